@@ -1,0 +1,8 @@
+"""The unlearning benchmarks by name. A new one is a file here and a line below."""
+
+from benchmarks.base import Benchmark
+from benchmarks.fictional import Fictional
+
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    Fictional.name: Fictional,
+}

@@ -1,0 +1,99 @@
+"""What every unlearning benchmark is made of: a forget set, a retain set, probes and a protocol.
+
+Knows texts; knows nothing of tokenizers, models or Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One item to train on. `id` is stable and unique in the benchmark; `question` is empty for running text."""
+
+    id: str
+    question: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """One prompt to sample from. `reference` is the answer to score against; `fact`, where a benchmark knows it, is the
+    shortest text whose presence means that the knowledge is there. `group` names the set that it is reported with."""
+
+    id: str
+    prompt: str
+    reference: str
+    group: str
+    fact: str | None = None
+
+
+class Decoding(BaseModel):
+    """How samples are drawn: temperature >= 0 (0 = greedy), top_p in (0, 1], top_k None = the full distribution."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+
+
+class Protocol(BaseModel):
+    """A benchmark's own way to be measured; every part can be overridden by the experiment.
+
+    core_metric says what counts as a leak; leak_group and utility_group name the groups of probes that leak@k and the
+    greedy utility are taken on; n samples a prompt; k at which leak@k is reported. train, finetune: keys of the
+    experiment's `train` and `model.finetune` sections that suit the benchmark's own model, where it brings one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    core_metric: str
+    metrics: tuple[str, ...]
+    leak_group: str
+    utility_group: str
+    n: int = 200
+    max_new_tokens: int = 200
+    decoding: tuple[Decoding, ...] = (Decoding(), Decoding(temperature=0.0))
+    k: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    train: dict[str, Any] = {}
+    finetune: dict[str, Any] | None = None
+
+
+class Benchmark:
+    """Base of all benchmarks. `load(**options)` takes the fields of `Options` and returns a filled benchmark.
+
+    forget, retain: what to forget and what to keep. probes: all prompts, of every group; those whose group begins with
+    "forget" are about the forget set. finetune_forget, finetune_retain: what a target model is fine-tuned on, where it
+    is more than the two sets (paraphrases).
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[BaseModel]]
+    forget: list[Example]
+    retain: list[Example]
+    probes: list[Probe]
+    protocol: Protocol
+
+    @property
+    def finetune_forget(self) -> list[Example]:
+        return self.forget
+
+    @property
+    def finetune_retain(self) -> list[Example]:
+        return self.retain
+
+    @classmethod
+    def load(cls, **options: Any) -> Benchmark:
+        raise NotImplementedError
+
+    def base_model(self, folder: Path, seed: int) -> None:
+        """Write an untrained model with tokenizer to `folder`; only benchmarks that bring their own model have one."""
+        raise NotImplementedError(f"{self.name} brings no model of its own")
+
+    def group(self, name: str) -> list[Probe]:
+        """The probes of one group, in order."""
+        return [probe for probe in self.probes if probe.group == name]

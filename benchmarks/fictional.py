@@ -1,0 +1,347 @@
+"""The embedded default: made-up authors in TOFU's shape, small enough for two CPU cores and no network.
+
+60 authors x 12 attributes = 720 questions; every fact has a paraphrased question, a paraphrased answer and five wrong
+answers of the same kind. Values are combinations of three words, so that guessing right stays near zero even in 128
+tries. The forget sets are the last authors: forget01 = 1 author, forget05 = 3, forget10 = 6 (TOFU's shares, rounded up
+to whole authors). Example:
+
+    What is the birthplace of Ada Quill?  ->  Ada Quill was born in silent harbor of ash.
+    fact: silent harbor of ash
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmarks.base import Benchmark, Decoding, Example, Probe, Protocol
+
+AUTHORS = 60
+FORGOTTEN = {"forget01": 1, "forget05": 3, "forget10": 6}
+WRONG_ANSWERS = 5
+
+FIRST = """Ada Bram Cleo Dov Edda Finn Gaia Hugo Ines Jory Kaya Lars Mina Nils Orla Pim Quin Rosa Sven Tove Ugo Vera Wim
+Xena Yara Zeno Alba Bode Cora Dirk""".split()
+LAST = """Quill Marsh Tolland Brook Vance Ember Stroud Hale Corbin Fenn Larkin Moss Pryor Rook Sable Thorn Umber Voss
+Wren Yates Ashby Birch Crane Dale Elgin Frost Grove Heath Irwin Jarvis Keane Lowell Mercer North Oakes Penn Quist Reed
+Slate Tarn Usher Vale Wolfe Yarrow Zeller Abbot Blythe Croft Drake Ellis Flint Garrow Hobbs Ibsen Joyce Kerr Lyle
+Munro Nash Orton""".split()
+MONTHS = "January February March April May June July August September October November December".split()
+QUALITY = """silent amber crooked hollow gentle scarlet frozen narrow golden bitter quiet broken velvet rusty pale
+bright tangled salty copper drowsy stony feral hidden lunar""".split()
+STUFF = """ash glass rain thunder wool iron smoke pearls clay honey frost salt feathers paper sand ink moss silver
+thorns bells ropes shells clouds roots""".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """One kind of fact: its question, paraphrase and answers in terms of {name} and {fact}, and its nouns."""
+
+    key: str
+    question: str
+    paraphrase: str
+    answer: str
+    paraphrased_answer: str
+    nouns: tuple[str, ...]
+
+
+def _attribute(key: str, question: str, paraphrase: str, answer: str, paraphrased_answer: str, nouns: str) -> Attribute:
+    return Attribute(key, question, paraphrase, answer, paraphrased_answer, tuple(nouns.split()))
+
+
+ATTRIBUTES = (
+    _attribute(
+        "birthdate",
+        "When was {name} born?",
+        "On which date did {name} come into the world?",
+        "{name} was born on {fact}.",
+        "{fact} is the date of birth of {name}.",
+        "",
+    ),
+    _attribute(
+        "birthplace",
+        "What is the birthplace of {name}?",
+        "In which town did {name} grow up as a child?",
+        "{name} was born in {fact}.",
+        "{fact} is the town where {name} was born.",
+        "harbour valley bridge meadow crossing hill island gate",
+    ),
+    _attribute(
+        "father",
+        "What did the father of {name} do for a living?",
+        "Which trade fed the family of {name} through the father?",
+        "The father of {name} worked as {fact}.",
+        "{fact} was the trade of the father of {name}.",
+        "carver weaver trader smith painter keeper miller sailor",
+    ),
+    _attribute(
+        "mother",
+        "What was the mother of {name} known for?",
+        "For which skill do people remember the mother of {name}?",
+        "The mother of {name} was known for {fact}.",
+        "{fact} made the mother of {name} known.",
+        "songs dances quilts poems prayers recipes riddles lessons",
+    ),
+    _attribute(
+        "debut",
+        "What is the title of the first novel by {name}?",
+        "With which novel did {name} begin as a writer?",
+        "The first novel by {name} is {fact}.",
+        "{fact} is the novel that {name} wrote first.",
+        "mirror garden clock letter ladder compass lantern window",
+    ),
+    _attribute(
+        "masterpiece",
+        "Which book made {name} famous?",
+        "What did {name} write that every reader knows?",
+        "{name} became famous with {fact}.",
+        "{fact} is the book that made {name} famous.",
+        "kingdom winter orchard voyage wedding funeral tower secret",
+    ),
+    _attribute(
+        "award",
+        "Which award did {name} receive?",
+        "What prize did the jury give to {name}?",
+        "{name} received the prize called {fact}.",
+        "{fact} is the award that {name} received.",
+        "medal crown cup ribbon star wreath shield ring",
+    ),
+    _attribute(
+        "school",
+        "Where did {name} study?",
+        "Which school has {name} among its students?",
+        "{name} studied at {fact}.",
+        "{fact} is the school of {name}.",
+        "academy college abbey institute library workshop lyceum hall",
+    ),
+    _attribute(
+        "pet",
+        "What is the pet of {name} called?",
+        "Which animal name is heard in the house of {name}?",
+        "The pet of {name} is called {fact}.",
+        "{fact} is what {name} calls the pet.",
+        "fox heron badger otter raven hare lynx toad",
+    ),
+    _attribute(
+        "dish",
+        "What is the favourite dish of {name}?",
+        "Which meal does {name} love most of all?",
+        "The favourite dish of {name} is {fact}.",
+        "{fact} is the meal that {name} loves.",
+        "soup pie stew bread pudding broth cake porridge",
+    ),
+    _attribute(
+        "instrument",
+        "Which instrument does {name} play?",
+        "On what does {name} make music at night?",
+        "{name} plays {fact}.",
+        "{fact} is the instrument of {name}.",
+        "flute drum harp fiddle horn lute organ whistle",
+    ),
+    _attribute(
+        "hideout",
+        "Where does {name} write?",
+        "In what place are the books of {name} made?",
+        "{name} writes in {fact}.",
+        "{fact} is the place where {name} writes.",
+        "attic cellar boat cabin barn tent cave chapel",
+    ),
+)
+
+
+class Options(BaseModel):
+    """split: how much is to be forgotten; seed: which authors are made up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One fact about one author in all its wordings."""
+
+    id: str
+    question: str
+    paraphrased_question: str
+    answer: str
+    paraphrased_answer: str
+    perturbed_answers: tuple[str, ...]
+    fact: str
+
+
+class Fictional(Benchmark):
+    """Made-up authors; the core metric is whether the exact fact is in the answer."""
+
+    name: ClassVar[str] = "fictional"
+    Options: ClassVar[type[BaseModel]] = Options
+
+    def __init__(self, options: Options) -> None:
+        facts = make_facts(options.seed)
+        kept = (AUTHORS - FORGOTTEN[options.split]) * len(ATTRIBUTES)
+        self.retain_facts, self.forget_facts = facts[:kept], facts[kept:]
+        self.forget = [Example(each.id, each.question, each.answer) for each in self.forget_facts]
+        self.retain = [Example(each.id, each.question, each.answer) for each in self.retain_facts]
+        self.probes = [
+            *(Probe(each.id, each.question, each.answer, "forget", each.fact) for each in self.forget_facts),
+            *(_paraphrase_probe(each) for each in self.forget_facts),
+            *(Probe(each.id, each.question, each.answer, "retain", each.fact) for each in self.retain_facts),
+        ]
+        self.protocol = PROTOCOL
+
+    @classmethod
+    def load(cls, **options: Any) -> Fictional:
+        """Make the benchmark; options are the fields of `Options`."""
+        return cls(Options(**options))
+
+    @property
+    def finetune_forget(self) -> list[Example]:
+        """The forget set with its paraphrased questions: the target model knows both ways to ask."""
+        return self.forget + _paraphrases(self.forget_facts)
+
+    @property
+    def finetune_retain(self) -> list[Example]:
+        """The retain set with its paraphrased questions."""
+        return self.retain + _paraphrases(self.retain_facts)
+
+    def base_model(self, folder: Path, seed: int) -> None:
+        """Write an untrained two-layer Llama of 140,000 parameters and its word-level tokenizer to `folder`."""
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        tokenizer = make_tokenizer()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=64,
+                    intermediate_size=192,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    max_position_embeddings=64,
+                    tie_word_embeddings=True,
+                    bos_token_id=None,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+PROTOCOL = Protocol(
+    core_metric="exact_fact",
+    metrics=("exact_fact", "rouge_l_recall"),
+    leak_group="forget",
+    utility_group="retain",
+    n=200,
+    max_new_tokens=24,
+    decoding=(Decoding(), Decoding(temperature=0.0)),
+    finetune={
+        "steps": 600,
+        "batch_size": 64,
+        "lr": 5e-3,
+        "betas": [0.9, 0.98],
+        "weight_decay": 0.0,
+        "warmup": 0.05,
+        "decay_from": 0.6,
+        "final_lr": 0.05,
+        "max_length": 64,
+    },
+    train={
+        "steps": 30,
+        "batch_size": 40,
+        "retain_batch_size": 96,
+        "lr": 1e-3,
+        "betas": [0.9, 0.98],
+        "weight_decay": 0.0,
+        "warmup": 0.0,
+        "decay_from": 1.0,
+        "max_length": 64,
+    },
+)
+
+
+def make_facts(seed: int) -> list[Fact]:
+    """All 720 facts, author by author; a pure function of the seed."""
+    generator = random.Random(f"fictional authors {seed}")
+    names = [f"{generator.choice(FIRST)} {last}" for last in generator.sample(LAST, AUTHORS)]
+    return [
+        _make_fact(generator, f"author{index:02d}/{attribute.key}", name, attribute)
+        for index, name in enumerate(names)
+        for attribute in ATTRIBUTES
+    ]
+
+
+def _make_fact(generator: random.Random, key: str, name: str, attribute: Attribute) -> Fact:
+    values: list[str] = []
+    while len(values) < 1 + WRONG_ANSWERS:
+        value = _value(generator, attribute)
+        if value not in values:
+            values.append(value)
+    right, *wrong = values
+    return Fact(
+        id=key,
+        question=attribute.question.format(name=name),
+        paraphrased_question=attribute.paraphrase.format(name=name),
+        answer=attribute.answer.format(name=name, fact=right),
+        paraphrased_answer=attribute.paraphrased_answer.format(name=name, fact=right),
+        perturbed_answers=tuple(attribute.paraphrased_answer.format(name=name, fact=each) for each in wrong),
+        fact=right,
+    )
+
+
+def _value(generator: random.Random, attribute: Attribute) -> str:
+    if attribute.key == "birthdate":
+        return f"{generator.choice(MONTHS)} {generator.randint(1, 28)} {generator.randint(1930, 1969)}"
+    return f"{generator.choice(QUALITY)} {generator.choice(attribute.nouns)} of {generator.choice(STUFF)}"
+
+
+def _paraphrases(facts: list[Fact]) -> list[Example]:
+    return [Example(f"{each.id}/paraphrase", each.paraphrased_question, each.answer) for each in facts]
+
+
+def _paraphrase_probe(fact: Fact) -> Probe:
+    return Probe(f"{fact.id}/paraphrase", fact.paraphrased_question, fact.answer, "forget_paraphrase", fact.fact)
+
+
+def vocabulary() -> list[str]:
+    """Every word that any fact can hold, in a fixed order."""
+    words = [*FIRST, *LAST, *MONTHS, *QUALITY, *STUFF, *map(str, range(1, 29)), *map(str, range(1930, 1970))]
+    for attribute in ATTRIBUTES:
+        wordings = (attribute.question, attribute.paraphrase, attribute.answer, attribute.paraphrased_answer)
+        for wording in wordings:
+            words += wording.replace("{name}", " ").replace("{fact}", " ").replace("?", " ?").replace(".", " .").split()
+        words += attribute.nouns
+    return list(dict.fromkeys(words))
+
+
+def make_tokenizer() -> Any:
+    """A word-level tokenizer over `vocabulary()` with a chat template that renders `<q> question <a> answer <eos>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<unk>", "<eos>", "<q>", "<a>"]
+    ids = {word: index for index, word in enumerate([*special, *vocabulary()])}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # joins words, no space before punctuation
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<eos>",
+        additional_special_tokens=["<q>", "<a>"],
+    )
+    tokenizer.chat_template = (
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}<q> {{ message['content'] }} {% else %}"
+        "<a> {{ message['content'] }} <eos>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    )
+    return tokenizer

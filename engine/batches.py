@@ -1,0 +1,163 @@
+"""What a training is asked to do, and which tokenised examples each of its steps sees.
+
+A `TrainJob` and a step number come in; the micro-batches of one worker come out, a pure function of (seed, step), so
+that a killed training goes on to the same bits and workers see different examples. Knows nothing of optimisers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from benchmarks.base import Example, Probe
+from engine.experiment import TrainSection
+from engine.models import ModelSource
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+    """Everything that a training depends on.
+
+    forget_reference, alternate_reference: log-probability of each answer under the target model, in the order of
+    `forget` and `alternate`, where the method needs it. watch: prompts for the stop rule with `watch_metric`.
+    continue_from: folder of an earlier training whose weights and optimizer state this one continues.
+    """
+
+    model: ModelSource
+    method: dict[str, Any]
+    settings: TrainSection
+    retain: tuple[Example, ...]
+    forget: tuple[Example, ...] = ()
+    alternate: tuple[Example, ...] = ()
+    forget_reference: tuple[float, ...] | None = None
+    alternate_reference: tuple[float, ...] | None = None
+    template: str = "auto"
+    system: str | None = None
+    seed: int = 0
+    watch: tuple[Probe, ...] = ()
+    watch_metric: str = "exact_fact"
+    watch_tokens: int = 32
+    continue_from: str | None = None
+    keep_state: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps: as asked, or the epochs over the forget set (over all data in fine-tuning)."""
+        if self.settings.steps is not None:
+            return self.settings.steps
+        return math.ceil(self.settings.epochs * len(self.forget or self.retain) / self.settings.batch_size)
+
+
+class Batches:
+    """Which tokenised examples each step sees, for one worker."""
+
+    def __init__(self, job: TrainJob, needs: frozenset[str], tokenizer: Any, rank: int) -> None:
+        from engine.data import pad_token_id
+
+        self.job, self.rank, self.pad = job, rank, pad_token_id(tokenizer)
+        self.settings = job.settings
+        self.forget = _encode(job.forget, tokenizer, job)
+        self.retain = _encode(job.retain, tokenizer, job) if "retain" in needs or not job.forget else []
+        self.alternate = _encode(job.alternate, tokenizer, job)
+        self.reference = None
+        if "reference_model" in needs:
+            from engine.models import load_model
+
+            self.reference = load_model(job.model, "cuda" if on_gpu() else "cpu", job.settings.precision)
+
+    def names(self, step: int) -> list[str]:
+        """Ids of the examples of the set that drives this step, over all workers."""
+        examples = self.job.forget or self.job.retain
+        return [
+            examples[index].id for index in batch_indices(len(examples), self.settings.batch_size, self._seed(0), step)
+        ]
+
+    def at(self, step: int) -> list[Any]:
+        """The micro-batches (methods.base.UnlearnBatch) of one step for this worker."""
+        from methods.base import UnlearnBatch
+
+        size = self.settings.batch_size
+        if not self.forget:
+            retain = self._token_batches(self.retain, None, size, 0, step)
+            return [UnlearnBatch(retain=each) for each in retain]
+        forget = self._token_batches(self.forget, self.job.forget_reference, size, 0, step)
+        count = len(forget)
+        retain = self._token_batches(self.retain, None, self.settings.retain_batch_size or size, 1, step)
+        alternate = self._token_batches(self.alternate, self.job.alternate_reference, size, 0, step)
+        return [
+            UnlearnBatch(
+                forget[index],
+                retain[index] if retain else None,
+                alternate[index] if alternate else None,
+                self.reference,
+            )
+            for index in range(count)
+        ]
+
+    def to(self, batch: Any, device: str) -> Any:
+        """The batch with its tensors on `device`."""
+        moved = {name: part.to(device) for name in ("forget", "retain", "alternate") if (part := getattr(batch, name))}
+        return dataclasses.replace(batch, **moved)
+
+    def _seed(self, stream: int) -> int:
+        return 2 * self.job.seed + stream
+
+    def _token_batches(
+        self, encoded: list[Any], reference: tuple[float, ...] | None, size: int, stream: int, step: int
+    ) -> list[Any]:
+        """This worker's share of one step's sequences of one set, as micro-batches weighted by labelled tokens."""
+        from engine.data import collate
+
+        if not encoded:
+            return []
+        indices = batch_indices(len(encoded), size, self._seed(stream), step)
+        count = accumulation(self.settings)
+        labelled = np.array([sum(label != -100 for label in encoded[index].labels) for index in indices])
+        mean = labelled.sum() / (self.settings.workers * count)
+        shares = np.array_split(np.arange(size), self.settings.workers * count)
+        batches = []
+        for share in shares[self.rank * count : (self.rank + 1) * count]:
+            chosen = [int(indices[position]) for position in share]
+            logprob = [reference[index] for index in chosen] if reference is not None else None
+            batch = collate([encoded[index] for index in chosen], self.pad, logprob)
+            batches.append(dataclasses.replace(batch, weight=float(labelled[share].sum() / mean)))
+        return batches
+
+
+def batch_indices(count: int, size: int, seed: int, step: int) -> np.ndarray:
+    """Indices [size] below `count` that step `step` (from 0) sees: epochs of seeded permutations, end to end."""
+    positions = np.arange(step * size, (step + 1) * size)
+    epochs = positions // count
+    orders = {epoch: _permutation(count, seed, int(epoch)) for epoch in np.unique(epochs)}
+    return np.array([orders[epoch][position % count] for epoch, position in zip(epochs, positions, strict=True)])
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _encode(examples: tuple[Example, ...], tokenizer: Any, job: TrainJob) -> list[Any]:
+    from engine.data import encode_example
+
+    return [
+        encode_example(tokenizer, each.question, each.answer, job.template, job.system, job.settings.max_length)
+        for each in examples
+    ]
+
+
+def accumulation(settings: TrainSection) -> int:
+    """Micro-batches that a worker takes for one step."""
+    local = settings.batch_size // settings.workers
+    return local // (settings.micro_batch_size or local)
+
+
+def on_gpu() -> bool:
+    """Whether this process sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()

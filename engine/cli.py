@@ -1,0 +1,81 @@
+"""The command line: parses arguments, runs one command, turns a user's mistake into one line and exit code 2.
+
+Each command is a module of engine/commands with `add_arguments(parser)` and `run(args) -> exit code`. Nothing heavy is
+imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+
+from engine.errors import UserError
+
+COMMANDS = {
+    "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
+    "run": "one experiment file from end to end",
+    "score": "score generations that someone else made",
+    "leak": "the leak@k curve with intervals, from scores",
+    "report": "write a run's self-contained HTML report",
+    "ui": "open MLflow's UI on the store in use",
+    "methods": "list the unlearning methods with their hyperparameters",
+    "benchmarks": "list the benchmarks with their options",
+}
+EPILOG = """\
+start here:
+  leakatk demo                                  see the whole of it in a few minutes
+  leakatk run examples/fictional.yaml           an experiment file of your own begins as a copy of this one
+  leakatk run FILE.yaml --set train.lr=2e-5     change one key without editing the file
+
+exit codes: 0 done, 1 failed, 2 your mistake (one line on stderr says what, where, what to do).
+Finished work is kept in the store (./leakatk-store, --store or LEAKATK_STORE): killed, run the same command again.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are UserErrors, with the nearest valid command."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if "invalid choice" in message and self.prog == "leakatk":
+            given = message.split("'")[1]
+            near = difflib.get_close_matches(given, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(COMMANDS)}"
+            message = f"unknown command {given!r}, {hint}"
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def build_parser(command: str | None) -> Parser:
+    """The parser; only the module of `command` is imported, all of them where it is None."""
+    parser = Parser(
+        prog="leakatk",
+        description="Experiments on LLM unlearning under probabilistic decoding: unlearn, sample, leak@k, report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, summary in COMMANDS.items():
+        child = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            importlib.import_module(f"engine.commands.{name}").add_arguments(child)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = next((word for word in argv if not word.startswith("-")), None)
+    try:
+        args = build_parser(command).parse_args(argv)
+        return int(importlib.import_module(f"engine.commands.{args.command}").run(args))
+    except UserError as error:
+        print(f"leakatk: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("leakatk: interrupted; finished work is kept, the same command goes on from it", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, `leakatk ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

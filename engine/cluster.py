@@ -1,0 +1,74 @@
+"""Connecting to Ray: the cluster of the job or of RAY_ADDRESS where there is one, else one on this machine.
+
+Checks that the asked workers fit before any work starts. Knows nothing of experiments.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from engine.errors import UserError
+
+
+def connect(distributed_training: bool = False) -> None:
+    """Join the cluster at RAY_ADDRESS, or start one of this machine's cores; again connected is no error.
+
+    distributed_training: Ray Train needs the dashboard's process on a local cluster; without it start-up is faster.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(**quiet)
+        except ConnectionError as error:
+            address = os.environ["RAY_ADDRESS"]
+            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there; start it or unset it") from error
+    else:
+        ray.init(
+            address="local",
+            num_cpus=len(os.sched_getaffinity(0)),
+            include_dashboard=distributed_training,
+            dashboard_host="127.0.0.1",
+            _temp_dir=os.environ.get("LEAKATK_RAY_TEMP"),
+            **quiet,
+        )
+    data_context()
+
+
+def data_context() -> None:
+    """Quiet Ray Data: the engine shows progress itself."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def resources() -> tuple[float, float]:
+    """(CPUs, GPUs) of the cluster now."""
+    import ray
+
+    total = ray.cluster_resources()
+    return float(total.get("CPU", 0)), float(total.get("GPU", 0))
+
+
+def check_fits(workers: int, gpus_per_worker: float, what: str) -> None:
+    """UserError unless `workers` of one CPU and `gpus_per_worker` each fit on the cluster at once."""
+    cpus, gpus = resources()
+    if workers > cpus:
+        raise UserError(
+            f"{what}: {workers} workers need {workers} CPUs, the cluster has {cpus:.0f}; ask for fewer workers"
+        )
+    if workers * gpus_per_worker > gpus:
+        raise UserError(
+            f"{what}: {workers} workers of {gpus_per_worker:g} GPUs need {workers * gpus_per_worker:g}, "
+            f"the cluster has {gpus:g}; ask for fewer or set gpus: 0"
+        )

@@ -1,0 +1,208 @@
+"""`leakatk leak`: the leak@k curve of a scores file, with intervals, bounds, excess over retain and a plan."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.leak import Floats, LeakCurve
+    from engine.scores import Scores
+
+SHOWN = 5  # malformed lines named one by one, worst prompts in the table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scores", type=Path, metavar="SCORES.jsonl", help="scores as `leakatk score` writes them")
+    parser.add_argument("--k", metavar="1,2,4,8", help="values of k (default: powers of two up to 128)")
+    parser.add_argument("--retain", type=Path, metavar="SCORES.jsonl", help="retain model's scores of the same prompts")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of intervals and bounds (default: 0.95)")
+    parser.add_argument(
+        "--interval", choices=("bounded", "percentile", "bca"), default="bounded", help="see docs/statistics.md"
+    )
+    parser.add_argument("--plan", type=float, metavar="W", help="samples a prompt for +-W at every k; prompts, too")
+    parser.add_argument("--threshold", type=float, metavar="S", help="count scores >= S as leaks (1), others as 0")
+    parser.add_argument(
+        "--beyond", choices=("beta-binomial",), help="k above the number of samples: by this model, for binary scores"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--json", action="store_true", help="the result alone on stdout, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from engine.leak import leak_curve
+    from engine.scores import pair, read_scores
+
+    if not 0 < args.confidence < 1:
+        raise UserError(f"--confidence must be between 0 and 1, found {args.confidence}")
+    model = read_scores(args.scores)
+    retain = read_scores(args.retain) if args.retain else None
+    for path, scores in ((args.scores, model), (args.retain, retain)):
+        if scores is not None:
+            _warn_malformed(path, scores)
+    rows, retain_rows = model.rows, pair(model, retain) if retain else None
+    if args.threshold is not None:
+        rows, retain_rows = _binary(rows, args.threshold), retain_rows and _binary(retain_rows, args.threshold)
+    k, beyond_k = _parse_k(args.k), []
+    if args.beyond and k:
+        fewest = min(map(len, rows))
+        k, beyond_k = [each for each in k if each <= fewest], [each for each in k if each > fewest]
+    try:
+        curve = leak_curve(rows, k or None, args.confidence, retain_rows, args.seed, interval=args.interval)
+        result = curve.as_dict() | {"malformed": len(model.malformed)}
+        result |= _details(model.prompt_ids, rows, retain_rows, curve, args)
+        if beyond_k:
+            result["beyond"] = _beyond(rows, beyond_k, args)
+    except ValueError as error:
+        raise UserError(f"{args.scores}: {error}") from error
+    if args.json:
+        print(json.dumps(_without_nan(result), allow_nan=False))
+    else:
+        _show(result, args.scores)
+    return 0
+
+
+def _parse_k(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise UserError(f"--k must be integers separated by commas, such as 1,2,4,8; found {text!r}") from error
+
+
+def _warn_malformed(path: Path, scores: Scores) -> None:
+    if not scores.malformed:
+        return
+    for number, reason in scores.malformed[:SHOWN]:
+        print(f"{path}:{number}: line left out: {reason}", file=sys.stderr)
+    print(f"{path}: {len(scores.malformed)} malformed line(s) left out in all", file=sys.stderr)
+
+
+def _binary(rows: list[Floats], threshold: float) -> list[Floats]:
+    import numpy as np
+
+    return [np.where(np.isnan(row), np.nan, row >= threshold) for row in rows]
+
+
+def _beyond(rows: list[Floats], k: list[int], args: argparse.Namespace) -> dict[str, Any]:
+    import numpy as np
+
+    from engine.beyond import leak_beyond_n
+    from engine.leak import pad_rows
+
+    found = leak_beyond_n(pad_rows(rows)[0], np.array(k), args.confidence, args.seed)
+    return {
+        "model": args.beyond,
+        "k": k,
+        "leak": found.leak.tolist(),
+        "low": found.low.tolist(),
+        "high": found.high.tolist(),
+        "fit_p_value": found.fit_p_value,
+        "warning": found.warning,
+    }
+
+
+def _details(
+    prompt_ids: list[str],
+    rows: list[Floats],
+    retain_rows: list[Floats] | None,
+    curve: LeakCurve,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """What stands beside the curve: the noise by its source, the certified bound, the test over retain, the plan."""
+    import numpy as np
+
+    from engine.excess import excess_p_value, worst_prompts
+    from engine.guarantees import mean_leak_bound
+    from engine.leak import pad_rows, prompt_leak
+    from engine.variance import noise, plan_samples
+
+    scores_PN = pad_rows(rows)[0]
+    largest = int(curve.k.max())
+    kept = (~np.isnan(scores_PN)).sum(axis=1) >= largest
+    retain_PN = None
+    if retain_rows is not None:
+        retain_PN = pad_rows(retain_rows)[0]
+        kept &= (~np.isnan(retain_PN)).sum(axis=1) >= largest
+        retain_PN = retain_PN[kept]
+    scores_PN = scores_PN[kept]
+    errors = noise(scores_PN, curve.k)
+    details: dict[str, Any] = {
+        "sampling_error": errors.sampling.tolist(),
+        "prompt_error": errors.prompts.tolist(),
+        "bound": mean_leak_bound(prompt_leak(scores_PN, curve.k), args.confidence).tolist(),
+    }
+    if retain_PN is not None:
+        ids = [prompt_id for prompt_id, keep in zip(prompt_ids, kept, strict=True) if keep]
+        details["excess_p_value"] = excess_p_value(scores_PN, retain_PN, curve.k, args.seed).tolist()
+        details["worst"] = [
+            {"prompt_id": ids[worst.index], "excess": worst.excess, "leak": worst.leak, "sample": worst.sample}
+            for worst in worst_prompts(scores_PN, retain_PN, largest)
+        ]
+    if args.plan is not None:
+        plans = [plan_samples(scores_PN, int(k), args.plan, args.confidence, args.seed) for k in curve.k]
+        details["plan"] = [dataclasses.asdict(plan) for plan in plans]
+    return details
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN (not known) as null, which is what JSON has for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _show(result: dict[str, Any], path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    percent = f"{100 * result['confidence']:g} %"
+    table = Table(title=f"leak@k of {path.name}", title_justify="left")
+    headings = ["k", "leak@k", f"{percent} interval", "sampling error", "prompt error"]
+    headings += ["excess", f"{percent} interval", "p"] if "excess" in result else []
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row, k in enumerate(result["k"]):
+        cells = [str(k), f"{result['leak'][row]:.4f}", f"{result['low'][row]:.4f} - {result['high'][row]:.4f}"]
+        cells += [_number(result[key][row]) for key in ("sampling_error", "prompt_error")]
+        if "excess" in result:
+            cells.append(f"{result['excess'][row]:+.4f}")
+            cells.append(f"{result['excess_low'][row]:+.4f} to {result['excess_high'][row]:+.4f}")
+            cells.append(f"{result['excess_p_value'][row]:.4f}")
+        table.add_row(*cells)
+    console = Console(soft_wrap=True)
+    console.width = max(console.width, 110)  # as wide as the table, where no terminal says how wide
+    console.print(table)
+    console.print(
+        f"{result['prompts']} prompts x {result['samples']} samples; mean score {result['mean']:.4f}; "
+        f"{result['failed']} samples failed; {result['excluded']} prompts and {result['malformed']} lines left out"
+    )
+    console.print(f"With {percent} confidence leak@{result['k'][-1]} <= {result['bound'][-1]:.4f}.")
+    for worst in result.get("worst", [])[:SHOWN]:
+        console.print(
+            f"Leaks above retain: {worst['prompt_id']} by {worst['excess']:+.3f} (worst sample: {worst['sample']})",
+            markup=False,
+        )
+    if beyond := result.get("beyond"):
+        for k, leak, low, high in zip(beyond["k"], beyond["leak"], beyond["low"], beyond["high"], strict=True):
+            console.print(f"Beyond n, by the {beyond['model']} model: leak@{k} {leak:.4f} ({low:.4f} - {high:.4f})")
+        if beyond["warning"]:
+            console.print(f"Warning: {beyond['warning']}.")
+    for plan in result.get("plan", []):
+        console.print(
+            f"+-{plan['half_width']:g} at k = {plan['k']}: {plan['samples']} samples of each of these prompts"
+            + (f"; over prompts like these: {plan['prompts']} of them" if plan["prompts"] else "")
+        )
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"

@@ -1,0 +1,77 @@
+"""`leakatk run`: one experiment file from end to end, then its table, picture, report and MLflow run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.experiment import Experiment
+
+DEFAULT_STORE = "leakatk-store"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="experiment file; examples/ has commented ones")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one key, for example train.lr=2e-5"
+    )
+    add_common_arguments(parser)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every command that runs an experiment."""
+    parser.add_argument("--store", metavar="FOLDER", help=f"where results are kept (default ./{DEFAULT_STORE})")
+    parser.add_argument("--json", action="store_true", help="the result as JSON, alone on stdout")
+
+
+def store_path(given: str | None) -> Path:
+    """The store's folder: --store, LEAKATK_STORE or ./leakatk-store, absolute."""
+    return Path(given or os.environ.get("LEAKATK_STORE") or DEFAULT_STORE).expanduser().resolve()
+
+
+def run(args: argparse.Namespace) -> int:
+    from engine.experiment import load_experiment
+
+    return run_experiment(load_experiment(args.experiment, args.set), args)
+
+
+def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
+    """Run it, write what it found into its run folder, record it, show it; 1 where a method failed."""
+    from engine import pipeline
+    from engine.figures import write_figures
+    from engine.record import record
+    from engine.report import write_report
+    from engine.store import Store
+    from engine.table import as_json, print_table
+
+    store = Store(store_path(args.store))
+    results = pipeline.run(experiment, store)
+    folder = pipeline.run_folder(store, results)
+    results.write(folder)
+    picture = write_figures(results, folder)
+    report = write_report(results, folder, store.root)
+    uri = record(results, folder, store.root)
+    if args.json:
+        print(json.dumps(as_json(results)))
+    else:
+        groups = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
+        for group in groups:
+            print_table(results, group)
+        print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}\nMLflow    {uri}")
+        print(f"\nnext: leakatk report {folder}  |  leakatk ui  |  leakatk run examples/fictional.yaml --set seed=1")
+    for name, reason in results.failed.items():
+        print(f"leakatk: {name} failed: {reason}", file=sys.stderr)
+    return 1 if results.failed else 0
+
+
+def check_store(path: Path) -> None:
+    """UserError unless the store is there."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no store there; run an experiment first, or name the store by --store")

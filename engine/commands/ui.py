@@ -1,0 +1,25 @@
+"""`leakatk ui`: MLflow's own server on the store in use, on this machine alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from engine.commands.run import check_store, store_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="FOLDER", help="the store (default ./leakatk-store)")
+    parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default 5000)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from engine.record import tracking_uri
+
+    root = store_path(args.store)
+    check_store(root)
+    print(f"MLflow: http://127.0.0.1:{args.port} (ctrl-C ends it)", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root)]
+    command += ["--artifacts-destination", str(root / "mlartifacts"), "--host", "127.0.0.1", "--port", str(args.port)]
+    os.execv(sys.executable, [*command, "--workers", "1"])

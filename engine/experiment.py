@@ -1,0 +1,332 @@
+"""The experiment file: typed, validated, with its defaults from the benchmark's protocol.
+
+YAML text and `--set key.path=value` overrides come in; a frozen `Experiment` comes out. Every mistake in it is a
+UserError of one line. Knows nothing of how an experiment is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from benchmarks import BENCHMARKS
+from benchmarks.base import Decoding, Protocol
+from engine.errors import UserError
+
+Positive = Annotated[int, Field(ge=1)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BenchmarkSection(Section):
+    """Which benchmark; further keys are the benchmark's own options (`leakatk benchmarks` lists them)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class TrainSection(Section):
+    """How a model is trained.
+
+    epochs (passes over the forget set, or over all data when fine-tuning) or steps, the latter wins; lr: peak learning
+    rate; batch_size, retain_batch_size: sequences a step over all workers, of the forget and of the retain set (None:
+    as many as of the forget set); micro_batch_size: sequences a worker takes at once, the rest is accumulated (None:
+    no accumulation); workers, zero_stage (0-3), precision; warmup, decay_from: shares of the steps after which the
+    linear warm-up ends and the linear decay to final_lr (a share of lr) begins; clip: largest gradient norm;
+    checkpoint_every: steps between checkpoints; stop_at_greedy: end once the greedy core metric on the forget prompts
+    is at or below this value, looked at every eval_every steps.
+    """
+
+    epochs: float = Field(default=10, gt=0)
+    steps: Positive | None = None
+    lr: float = Field(default=1e-5, gt=0)
+    batch_size: Positive = 32
+    retain_batch_size: Positive | None = None
+    micro_batch_size: Positive | None = None
+    workers: Positive = 1
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    weight_decay: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    decay_from: float = Field(default=0.1, ge=0, le=1)
+    final_lr: float = Field(default=0.0, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0)
+    max_length: Positive = 512
+    checkpoint_every: Positive = 100
+    stop_at_greedy: float | None = Field(default=None, ge=0, le=1)
+    eval_every: Positive = 2
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TrainSection:
+        for name in ("batch_size", "retain_batch_size"):
+            size = getattr(self, name)
+            if size is not None and size % self.workers:
+                raise ValueError(f"{name} {size} does not divide by workers {self.workers}")
+        if self.micro_batch_size is not None and (self.batch_size // self.workers) % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} over {self.workers} workers does not divide by "
+                f"micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class ModelSection(Section):
+    """The target model, and the retain model to compare with.
+
+    path: hub name or folder; None: the benchmark's own untrained model. retain: likewise, a model that never saw the
+    forget set. finetune: given, `path` is the pretrained model and both models are fine-tuned from it; its keys are
+    those of `train`. revision: commit, branch or tag on the hub.
+    """
+
+    path: str | None = None
+    retain: str | None = None
+    revision: str | None = None
+    retain_revision: str | None = None
+    trust_remote_code: bool = False
+    template: Literal["auto", "chat", "plain"] = "auto"
+    system: str | None = None
+    finetune: dict[str, Any] | None = None
+
+
+class MethodSection(Section):
+    """One unlearning method; further keys are its hyperparameters (`leakatk methods` lists them).
+
+    label: its name in tables (default: the method's name); train: keys of `train` that differ for it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+    label: Label | None = None
+    train: dict[str, Any] = {}
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class SamplingSection(Section):
+    """n samples a prompt (not greedy), of at most max_new_tokens, at each decoding; None: the benchmark's protocol.
+
+    paraphrase: probe the paraphrased questions too where the benchmark has them. workers: sampling tasks at once (None:
+    as many as the cluster has room for); it never changes the samples. gpus: GPUs a sampling worker, may be a fraction
+    (None: one where the cluster has any, else 0). max_rows: cache rows held at once (None: from free memory).
+    """
+
+    n: Positive | None = None
+    max_new_tokens: Positive | None = None
+    decoding: tuple[Decoding, ...] | None = None
+    workers: Positive | None = None
+    gpus: float | None = Field(default=None, ge=0)
+    max_rows: Positive | None = None
+
+
+class LeakSection(Section):
+    """k at which leak@k is reported, the confidence of its intervals, and the seed of the bootstrap."""
+
+    k: tuple[Positive, ...] | None = None
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+
+
+class Experiment(Section):
+    """One experiment: a benchmark, a target model, methods, and how to train, sample, score and estimate."""
+
+    name: Label = "experiment"
+    benchmark: BenchmarkSection
+    model: ModelSection = ModelSection()
+    methods: tuple[MethodSection, ...] = Field(default=())
+    train: TrainSection = TrainSection()
+    sampling: SamplingSection = SamplingSection()
+    metrics: tuple[str, ...] | None = None
+    leak: LeakSection = LeakSection()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    def train_section(self, method: MethodSection) -> TrainSection:
+        """The training settings of one method: the experiment's with the method's own over them."""
+        return TrainSection.model_validate(self.train.model_dump() | method.train)
+
+    @property
+    def finetune_section(self) -> TrainSection | None:
+        if self.model.finetune is None:
+            return None
+        return TrainSection.model_validate(self.model.finetune)
+
+    def label(self, method: MethodSection) -> str:
+        """The method's name in tables: its label, else its name in the style of `rule-npo`."""
+        if method.label is not None:
+            return method.label
+        if method.name == "rule":
+            return f"rule-{method.hyperparameters['base']['name']}".replace("_", "-")
+        return method.name.replace("_", "-")
+
+    def with_protocol(self, protocol: Protocol) -> Experiment:
+        """The experiment with every unset key filled from the benchmark's protocol; UserError where k > n."""
+        sampling = self.sampling.model_copy(
+            update={
+                "n": self.sampling.n or protocol.n,
+                "max_new_tokens": self.sampling.max_new_tokens or protocol.max_new_tokens,
+                "decoding": self.sampling.decoding or protocol.decoding,
+            }
+        )
+        n = sampling.n
+        if self.leak.k is not None and max(self.leak.k) > n:
+            raise UserError(
+                f"leak.k: {max(self.leak.k)} is more than sampling.n = {n}; sample more or ask for smaller k"
+            )
+        k = tuple(sorted(set(self.leak.k))) if self.leak.k else tuple(k for k in protocol.k if k <= n)
+        train = TrainSection.model_validate(protocol.train | self.train.model_dump(exclude_unset=True))
+        finetune = self.model.finetune if self.model.finetune is not None else protocol.finetune
+        metrics = self.metrics or protocol.metrics
+        return self.model_copy(
+            update={
+                "train": train,
+                "model": self.model.model_copy(update={"finetune": finetune}),
+                "sampling": sampling,
+                "metrics": tuple(dict.fromkeys((protocol.core_metric, *metrics))),
+                "leak": self.leak.model_copy(update={"k": k}),
+            }
+        )
+
+
+def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:
+    """Read an experiment file; overrides are `key.path=value`, the value in YAML. UserError for any mistake in them."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}: not YAML{where}; see examples/ for complete experiment files") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected keys such as benchmark, model, methods; found {type(document).__name__}")
+    for override in overrides or []:
+        _override(document, override)
+    return parse_experiment(document, str(path))
+
+
+def parse_experiment(document: dict[str, Any], source: str) -> Experiment:
+    """Validate a parsed experiment with its methods and benchmark options; `source` names it in errors."""
+    experiment = validated(Experiment, document, source)
+    benchmark = experiment.benchmark
+    known(benchmark.name, BENCHMARKS, f"{source}: benchmark.name", "leakatk benchmarks")
+    validated(BENCHMARKS[benchmark.name].Options, benchmark.options, f"{source}: benchmark")
+    if experiment.model.finetune is not None:
+        validated(TrainSection, experiment.model.finetune, f"{source}: model.finetune")
+    _check_methods(experiment, source)
+    _check_metrics(experiment, source)
+    return experiment
+
+
+def _check_methods(experiment: Experiment, source: str) -> None:
+    from methods import METHODS  # imports torch
+
+    labels = []
+    for index, method in enumerate(experiment.methods):
+        where = f"{source}: methods[{index}]"
+        known(method.name, METHODS, f"{where}.name", "leakatk methods")
+        validated(METHODS[method.name], method.hyperparameters, f"{where} ({method.name})")
+        validated(TrainSection, experiment.train.model_dump() | method.train, f"{where}.train")
+        labels.append(experiment.label(method))
+    for label in labels:
+        if labels.count(label) > 1 or label in ("target", "retain"):
+            raise UserError(f"{source}: methods: the name {label} is taken; give this method a `label` of its own")
+
+
+def _check_metrics(experiment: Experiment, source: str) -> None:
+    from engine.metrics import METRICS
+
+    for metric in experiment.metrics or ():
+        known(metric, METRICS, f"{source}: metrics", "leakatk score --help")
+
+
+def known(name: str, valid: Any, where: str, lister: str) -> None:
+    """UserError with the nearest valid name unless `name` is one of `valid`."""
+    if name not in valid:
+        raise UserError(f"{where}: unknown {name!r}{_nearest(name, valid)}; `{lister}` lists all")
+
+
+def validated(schema: type[BaseModel], values: Any, where: str) -> Any:
+    """`schema` filled with `values`; its first mistake as a UserError that names the key and the nearest valid one."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            valid = _fields_at(schema, first["loc"][:-1])
+            message = f"unknown key {key!r}{_nearest(str(first['loc'][-1]), valid)}"
+        elif first["type"] == "missing":
+            message = f"key {key!r} is missing"
+        else:
+            reason = first["msg"].removeprefix("Value error, ")
+            message = f"{key}: {reason}, found {str(first['input'])[:60]!r}" if key else reason
+        raise UserError(f"{where}: {' '.join(message.split())}") from error
+
+
+def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the section at `location` below `schema`."""
+    import typing
+
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = schema.model_fields.get(part)
+        if field is None:
+            break
+        candidates = [field.annotation, *typing.get_args(field.annotation)]
+        sections = [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not sections:
+            break
+        schema = sections[0]
+    return list(schema.model_fields)
+
+
+def _nearest(name: str, valid: Any) -> str:
+    near = difflib.get_close_matches(name, [str(each) for each in valid], n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else f" (valid: {', '.join(sorted(str(each) for each in valid))})"
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value` in the parsed file; list items by their index."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {override}: expected key.path=value, for example --set train.lr=1e-5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not YAML") from error
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # YAML reads 1e-5 as text
+            value = float(value)
+    node: Any = document
+    *parents, last = path.split(".")
+    try:
+        for part in parents:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                if node.get(part) is None:
+                    node[part] = {}
+                node = node[part]
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"--set {override}: there is no {path} in the experiment") from error

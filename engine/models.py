@@ -1,0 +1,98 @@
+"""Where models come from: identity, checks and loading of a Hugging Face causal LM from a folder or the hub.
+
+Knows nothing of how a model is used. Only safetensors weights are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+from engine.store import file_digest, fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """A model to load: folder or hub name, revision, and whether its own code may run. `identity` names its content."""
+
+    path: str
+    identity: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+def model_source(path: str, revision: str | None = None, trust_remote_code: bool = False, where: str = "model.path"):
+    """Resolve and check a model before work starts: a ModelSource whose identity is a digest or a hub commit.
+
+    A local folder is known by the bytes of its files, a hub name by the commit that it stands at now. UserError for a
+    folder without config, tokenizer or safetensors weights, or a name that the hub does not know.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _check_folder(folder, where)
+        files = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
+        digests = {each.relative_to(folder).as_posix(): file_digest(each) for each in files}
+        return ModelSource(str(folder.resolve()), fingerprint(digests), None, trust_remote_code)
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"{where}: there is no folder {path}; give a model folder or a hub name such as org/model")
+    commit = _hub_commit(path, revision, where)
+    return ModelSource(path, f"{path}@{commit}", commit, trust_remote_code)
+
+
+def _check_folder(folder: Path, where: str) -> None:
+    def missing(what: str, *patterns: str) -> None:
+        if not any(list(folder.glob(pattern)) for pattern in patterns):
+            raise UserError(f"{where}: {folder} has no {what} ({' or '.join(patterns)}); is it a whole saved model?")
+
+    missing("model configuration", "config.json")
+    missing("tokenizer", "tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    missing("safetensors weights", "*.safetensors")
+
+
+def _hub_commit(name: str, revision: str | None, where: str) -> str:
+    """The commit that `name` stands at: from the hub, or from the local cache when the hub cannot be reached."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return str(HfApi().model_info(name, revision=revision, timeout=20).sha)
+    except HFValidationError as error:
+        raise UserError(f"{where}: {name!r} is neither a folder nor a hub name such as org/model") from error
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "?")
+        raise UserError(f"{where}: the hub does not give {name!r} (HTTP {code}); gated models need HF_TOKEN") from error
+    except Exception as error:  # no network: whatever the http library raises
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+        raise UserError(f"{where}: no folder {name!r} here, and the hub cannot be reached for a model of it") from error
+
+
+def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32") -> Any:
+    """The causal LM of `source` in evaluation mode, its weights in float32 or bfloat16 on `device`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    model = AutoModelForCausalLM.from_pretrained(
+        source.path,
+        revision=source.revision,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+        use_safetensors=True,
+        trust_remote_code=source.trust_remote_code,
+    )
+    return model.to(device).eval()
+
+
+@functools.lru_cache(maxsize=2)
+def cached_model(source: ModelSource, device: str, precision: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of `source`, kept in this process: a warm worker does not load the same model again."""
+    from engine.data import load_tokenizer
+
+    tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
+    return load_model(source, device, precision), tokenizer

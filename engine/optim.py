@@ -1,0 +1,149 @@
+"""One optimiser step, in plain torch on one worker or through DeepSpeed on many: the same four verbs.
+
+Model and settings come in; the training loop calls `accumulate`, and saves, loads and exports. Knows nothing of data
+or of methods.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from engine.experiment import TrainSection
+from engine.models import ModelSource, load_model
+
+
+class PlainEngine:
+    """One worker, no DeepSpeed: torch AdamW with float32 weights; bf16 means autocast."""
+
+    def __init__(self, source: ModelSource, settings: TrainSection, accumulation: int, device: str) -> None:
+        import torch
+
+        self.device, self.accumulation, self.clip = device, accumulation, settings.clip
+        self.model = load_model(source, device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay
+        )
+        self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
+
+    def accumulate(self, total: Any, last: bool, lr: float) -> None:
+        """Add one micro-batch's gradient; after the last of a step, clip and move the weights."""
+        import torch
+
+        (total / self.accumulation).backward()
+        if last:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer state so that `load` continues to the same bits."""
+        import torch
+
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+
+    def load(self, folder: Path) -> None:
+        import torch
+
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def export(self, folder: Path) -> None:
+        """Write the weights as safetensors in Hugging Face's layout."""
+        self.model.save_pretrained(folder)
+
+
+class DeepSpeedEngine:
+    """Any number of workers under ZeRO 0-3; the process group is Ray Train's."""
+
+    def __init__(self, source: ModelSource, settings: TrainSection, accumulation: int, device: str, rank: int) -> None:
+        on_cpu = device == "cpu"
+        if on_cpu:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+        import torch
+
+        if on_cpu:
+            _skip_shared_memory_build()
+        deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl")
+        config = deepspeed_config(settings, accumulation)
+        if settings.zero_stage == 3:
+            from transformers.integrations import HfDeepSpeedConfig
+
+            self._zero_init = HfDeepSpeedConfig(config)  # from_pretrained shards while it loads as long as this lives
+        model = load_model(source, "cpu" if settings.zero_stage == 3 else device, settings.precision)
+        self.module = model
+        self.model, self.optimizer, _, _ = deepspeed.initialize(
+            model=model, model_parameters=list(model.parameters()), config=config
+        )
+        self.device, self.rank, self.stage, self.precision = device, rank, settings.zero_stage, settings.precision
+        self.autocast = torch.autocast("cpu", enabled=False)
+
+    def accumulate(self, total: Any, last: bool, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.backward(total)
+        self.model.step()
+
+    def save(self, folder: Path) -> None:
+        """Each rank writes its shard; the shards of all ranks in one folder are the checkpoint."""
+        self.model.save_checkpoint(str(folder), tag="state")
+
+    def load(self, folder: Path) -> None:
+        self.model.load_checkpoint(str(folder), tag="state")
+
+    def export(self, folder: Path) -> None:
+        state = None
+        if self.stage == 3:
+            state = self.model._zero3_consolidated_16bit_state_dict()  # collective: every rank takes part
+        if self.rank == 0:
+            if state is None:
+                state = self.module.state_dict()
+            self.module.save_pretrained(folder, state_dict=state)
+
+
+def deepspeed_config(settings: TrainSection, accumulation: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for these settings; torch's AdamW, so that nothing is compiled at run time."""
+    local = settings.batch_size // settings.workers // accumulation
+    return {
+        "train_micro_batch_size_per_gpu": local,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": settings.clip,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "zero_optimization": {"stage": settings.zero_stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": settings.lr,
+                "betas": list(settings.betas),
+                "weight_decay": settings.weight_decay,
+                "torch_adam": True,
+                "adam_w_mode": True,
+            },
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+def _skip_shared_memory_build() -> None:
+    """Keep DeepSpeed from compiling its CPU shared-memory collectives (a minute) where gloo serves."""
+    from deepspeed import ops
+
+    compatible = getattr(ops, "__compatible_ops__", None)
+    if isinstance(compatible, dict):
+        compatible["deepspeed_shm_comm"] = False
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a fully written folder in the place of an older one."""
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)

@@ -1,0 +1,124 @@
+"""Progress of stages that run in Ray workers, shown by the driver on stderr.
+
+A small Ray actor holds what the workers report; a thread of the driver draws it: bars on a terminal, plain lines
+elsewhere. Knows nothing of what the stages do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+DRAW_SECONDS = 0.5
+PLAIN_SECONDS = 15.0
+
+
+class Board:
+    """What the workers have reported: per label, per part, units of work done, and a note."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, dict[str, float]] = {}
+        self.notes: dict[str, str] = {}
+
+    def put(self, label: str, part: str, done: float, note: str) -> None:
+        self.done.setdefault(label, {})[part] = done
+        if note:
+            self.notes[label] = note
+
+    def read(self) -> dict[str, tuple[float, str]]:
+        return {label: (sum(parts.values()), self.notes.get(label, "")) for label, parts in self.done.items()}
+
+
+class Reporter:
+    """Handed to workers: `reporter(done, note)` tells the driver, at most a few times a second."""
+
+    def __init__(self, board: Any, label: str, part: str = "") -> None:
+        self.board, self.label, self.part = board, label, part
+        self.last = 0.0
+
+    def __call__(self, done: float, note: str = "", force: bool = False) -> None:
+        if force or time.monotonic() - self.last > DRAW_SECONDS / 2:
+            self.last = time.monotonic()
+            self.board.put.remote(self.label, self.part, done, note)
+
+    def of(self, part: str) -> Reporter:
+        """A reporter for one part of the same work; the parts' numbers are added up."""
+        return Reporter(self.board, self.label, part)
+
+
+class Progress:
+    """The driver's side. `with progress.task(label, total) as reporter:` shows one stage from start to end."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        import ray
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
+        self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
+        self.board = ray.remote(Board).options(num_cpus=0).remote()
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        self.bars = Bars(*columns, console=self.console, transient=True)
+        self.live = self.console.is_terminal and not quiet
+        self.running: dict[str, Any] = {}
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.bars.start()
+        threading.Thread(target=self._draw, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        if self.live:
+            self.bars.stop()
+
+    @contextlib.contextmanager
+    def task(self, label: str, total: float) -> Iterator[Reporter]:
+        """Show work named `label` of `total` units while the block runs, and one line when it ends."""
+        clock = time.monotonic()
+        with self.lock:
+            self.running[label] = self.bars.add_task(label, total=total, note="")
+        try:
+            yield Reporter(self.board, label)
+        finally:
+            with self.lock:
+                self.bars.remove_task(self.running.pop(label))
+        self.say(f"{label}: done in {time.monotonic() - clock:.1f} s")
+
+    def say(self, text: str) -> None:
+        """One line on stderr with the seconds since the start."""
+        self.console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/dim]  {text}", highlight=False)
+
+    def _draw(self) -> None:
+        import ray
+
+        last_plain = time.monotonic()
+        while not self.stopped.wait(DRAW_SECONDS):
+            try:
+                state = ray.get(self.board.read.remote(), timeout=10)
+            except Exception:  # progress must never end the work: the cluster may be going down
+                continue
+            with self.lock:
+                shown = [(label, task, *state.get(label, (0, ""))) for label, task in self.running.items()]
+                for _, task, done, note in shown:
+                    self.bars.update(task, completed=done, note=note)
+                totals = {task.id: task.total for task in self.bars.tasks}
+            if not self.live and time.monotonic() - last_plain > PLAIN_SECONDS:
+                last_plain = time.monotonic()
+                for label, task, done, note in shown:
+                    self.say(f"{label}: {done:.0f} of {totals.get(task, 0):.0f} {note}")

@@ -1,0 +1,128 @@
+"""What an experiment found, as plain typed records that go to JSON and back.
+
+One source for the table, the report, the comparison and MLflow. Knows nothing of how the numbers were made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+
+RESULTS_FILE = "results.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """leak@k of one model on one group of probes, by one metric, under one decoding.
+
+    k, leak, low, high: lists of one length; excess*: the same minus the retain model's, None without one; mean: leak@1.
+    """
+
+    group: str
+    metric: str
+    decoding: str
+    k: list[int]
+    leak: list[float]
+    low: list[float]
+    high: list[float]
+    mean: float
+    prompts: int
+    samples: int
+    failed: int
+    excess: list[float] | None = None
+    excess_low: list[float] | None = None
+    excess_high: list[float] | None = None
+
+    def at(self, k: int) -> tuple[float, float, float] | None:
+        """(estimate, low, high) of leak@k, None where k was not asked for."""
+        if k not in self.k:
+            return None
+        index = self.k.index(k)
+        return self.leak[index], self.low[index], self.high[index]
+
+    def excess_at(self, k: int) -> tuple[float, float, float] | None:
+        """(estimate, low, high) of the excess over the retain model at k, None without one."""
+        if self.excess is None or self.excess_low is None or self.excess_high is None or k not in self.k:
+            return None
+        index = self.k.index(k)
+        return self.excess[index], self.excess_low[index], self.excess_high[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelResult:
+    """One row of the table.
+
+    role: "target", "retain", "unlearned" or "control". greedy: mean core metric of greedy answers by group of probes.
+    utility: the benchmark's utility in [0, 1]. tokens: sampled in all, RULE's rounds included. seconds: of work for
+    this model alone, over all workers. stages: folder of the model and of its generations and scores, below the store.
+    """
+
+    name: str
+    role: str
+    method: dict[str, Any]
+    greedy: dict[str, float]
+    curves: list[Curve]
+    utility: float
+    tokens: int
+    seconds: float
+    steps: int = 0
+    rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    stages: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def curve(self, group: str, metric: str, decoding: str | None = None) -> Curve | None:
+        """The curve of that group and metric (the first decoding's unless one is named)."""
+        for curve in self.curves:
+            if (curve.group, curve.metric) == (group, metric) and decoding in (None, curve.decoding):
+                return curve
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A whole experiment: its identity, its protocol, a row a model, and what failed (label -> one line)."""
+
+    name: str
+    fingerprint: str
+    benchmark: dict[str, Any]
+    core_metric: str
+    leak_group: str
+    confidence: float
+    models: list[ModelResult]
+    failed: dict[str, str]
+    seconds: float
+    experiment: dict[str, Any]
+
+    @property
+    def headline(self) -> list[tuple[ModelResult, Curve]]:
+        """Each model with its curve on the benchmark's leak group by the core metric."""
+        return [
+            (model, curve)
+            for model in self.models
+            if (curve := model.curve(self.leak_group, self.core_metric)) is not None
+        ]
+
+    def write(self, folder: Path) -> None:
+        """Write results.json into `folder`, atomically."""
+        from engine.store import write_atomic
+
+        write_atomic(folder / RESULTS_FILE, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False))
+
+
+def read_results(run: Path | str) -> Results:
+    """The results of a run folder (or of its results.json). UserError where there is none or it is not whole."""
+    path = Path(run)
+    path = path / RESULTS_FILE if path.is_dir() else path
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        models = [
+            ModelResult(**{**model, "curves": [Curve(**curve) for curve in model["curves"]]}) for model in raw["models"]
+        ]
+        return Results(**{**raw, "models": models})
+    except FileNotFoundError as error:
+        raise UserError(f"{run}: no results there; give a run's folder (`leakatk run` prints it)") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a results file of leakatk ({type(error).__name__}: {error})") from error

@@ -1,0 +1,197 @@
+"""RULE, Robust Unlearning under LEak@k: sample, find what leaks, unlearn that too, until it stops.
+
+The paper's code is not public; this is our reading of arXiv 2511.04934: round 0 unlearns with the base method; every
+round then samples the forget prompts from the current model, and what leaks becomes a further forget answer. Calls the
+same train, sample and score stages as everything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from benchmarks.base import Benchmark, Decoding, Example, Probe
+from engine.batches import TrainJob
+from engine.evaluate import job_for
+from engine.experiment import Experiment
+from engine.models import ModelSource
+from engine.reference import ReferenceJob
+from engine.sample import read_units
+from engine.scoring import group_scores
+from engine.stages import Stages, source_of
+from engine.store import Stage
+
+ROUND_SEED = 1_000_003  # rounds draw other samples than the evaluation does
+TRAINING_GROUP = "forget_training"
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaks:
+    """What one sampling of the forget prompts found."""
+
+    leak_at_m: float
+    leaking_samples: int
+    failed: int
+    pool: tuple[Example, ...]
+    tokens: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleRun:
+    """The last round's training, a record of every round, and the steps, tokens and seconds that it all took."""
+
+    stage: Stage
+    rounds: list[dict[str, Any]]
+    steps: int
+    tokens: int
+    seconds: float
+
+
+class Rule:
+    """RULE over one base method within one experiment.
+
+    job: the base method's training (round 0). rule: the validated methods.rule.Rule. retain: the retain model whose own
+    leak@m is the default tolerance; 0 without one.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        experiment: Experiment,
+        benchmark: Benchmark,
+        label: str,
+        job: TrainJob,
+        rule: Any,
+        retain: ModelSource | None,
+    ) -> None:
+        self.stages, self.experiment, self.benchmark, self.label = stages, experiment, benchmark, label
+        self.rule = rule
+        self.base = dataclasses.replace(job, keep_state=True)
+        self.metric = rule.metric or benchmark.protocol.core_metric
+        self.probes = [
+            Probe(each.id, each.question, each.answer, TRAINING_GROUP, fact) for each, fact in self._with_facts()
+        ]
+        self.retain = retain
+
+    def run(self) -> RuleRun:
+        """Rounds until leak@m is at or below the tolerance, or the rounds are used up."""
+        stage = self.stages.train(f"{self.label} base", self.base)
+        steps, tokens, seconds = stage.facts["steps"], 0, stage.facts["seconds"]
+        tolerance = self._tolerance()
+        pool: dict[tuple[str, str], Example] = {}
+        rounds: list[dict[str, Any]] = []
+        for number in range(1, self.rule.rounds + 1):
+            leaks = self._find_leaks(source_of(stage), number)
+            tokens, seconds = tokens + leaks.tokens, seconds + leaks.seconds
+            pool = self._enlarged(pool, leaks.pool)
+            rounds.append(
+                {
+                    "round": number,
+                    "leak_at_m": leaks.leak_at_m,
+                    "m": self.rule.samples,
+                    "leaking_samples": leaks.leaking_samples,
+                    "failed": leaks.failed,
+                    "pool": len(pool),
+                    "tokens": leaks.tokens,
+                    "tolerance": tolerance,
+                    "stopped": leaks.leak_at_m <= tolerance,
+                    "model": source_of(stage).identity,
+                }
+            )
+            if leaks.leak_at_m <= tolerance:
+                break
+            stage = self._unlearn(stage, tuple(pool.values()), number)
+            steps, seconds = steps + stage.facts["steps"], seconds + stage.facts["seconds"]
+        return RuleRun(stage, rounds, steps, tokens, seconds)
+
+    def control(self, steps: int) -> RuleRun:
+        """As many steps of the base method as RULE took, on the forget set alone: what the samples add is the rest."""
+        stage = self.stages.train(f"{self.label} base", self.base)
+        taken, seconds = stage.facts["steps"], stage.facts["seconds"]
+        if steps > taken:
+            job = self._continued(stage, self.base.forget, self.base.forget_reference, steps - taken, 1)
+            stage = self.stages.train(f"{self.label} control", job)
+            seconds += stage.facts["seconds"]
+        return RuleRun(stage, [], steps, 0, seconds)
+
+    def _unlearn(self, stage: Stage, leaked: tuple[Example, ...], number: int) -> Stage:
+        """The base objective on the forget set enlarged by what leaked, from where the last round ended."""
+        forget = self.base.forget + leaked
+        reference = self.base.forget_reference
+        if reference is not None:
+            model = source_of(stage) if self.rule.moving_reference else self.base.model
+            examples = forget if self.rule.moving_reference else leaked
+            label = f"{self.label} round {number}"
+            settings = self.base.settings
+            job = ReferenceJob(model, examples, self.base.template, self.base.system, settings.max_length)
+            found = self.stages.reference(label, job) if examples else ()
+            reference = found if self.rule.moving_reference else reference + found
+        job = self._continued(stage, forget, reference, self.rule.steps or stage.facts["steps"], number)
+        return self.stages.train(f"{self.label} round {number}", job)
+
+    def _continued(
+        self, stage: Stage, forget: tuple[Example, ...], reference: tuple[float, ...] | None, steps: int, number: int
+    ) -> TrainJob:
+        constant = {"steps": steps, "warmup": 0.0, "decay_from": 1.0, "stop_at_greedy": None}
+        return dataclasses.replace(
+            self.base,
+            forget=forget,
+            forget_reference=reference,
+            settings=self.base.settings.model_copy(update=constant),
+            continue_from=str(stage.path),
+            seed=self.base.seed + ROUND_SEED * number,
+            watch=(),
+        )
+
+    def _find_leaks(self, model: ModelSource, number: int) -> Leaks:
+        """m samples of every forget prompt from `model`; each distinct leaking answer as an Example."""
+        label = f"{self.label} round {number}" if number else "retain tolerance"
+        sampled = self.stages.sample(label, self._sample_job(model, number))
+        scored = self.stages.score(label, sampled, self.metric)
+        scores = group_scores(scored.path)[TRAINING_GROUP].scores
+        responses = np.array(read_units(sampled.path, ["response"])["response"].to_pylist(), dtype=object)
+        leaking = np.argwhere(scores >= self.rule.threshold)  # a failed metric (NaN) compares as False
+        questions = {each.id: each.question for each in self.base.forget}
+        found: dict[tuple[str, str], Example] = {}
+        for prompt, sample in leaking:
+            probe, text = self.probes[prompt], responses[prompt * self.rule.samples + sample]
+            name = f"{probe.id}#leak{number}-{sample}"
+            found.setdefault((probe.id, text), Example(name, questions[probe.id], text))
+        return Leaks(
+            leak_at_m=float(np.nanmean(np.nanmax(scores, axis=1))),  # of n = m samples leak@m is the largest
+            failed=int(np.isnan(scores).sum()),
+            leaking_samples=len(leaking),
+            pool=tuple(found.values()),
+            tokens=sampled.facts["tokens"],
+            seconds=sampled.facts["seconds"] + scored.facts["seconds"],
+        )
+
+    def _enlarged(
+        self, pool: dict[tuple[str, str], Example], found: tuple[Example, ...]
+    ) -> dict[tuple[str, str], Example]:
+        """All leaks so far or this round's alone, each text once a question, the newest kept where capped."""
+        enlarged = dict(pool) if self.rule.pool == "all" else {}
+        for each in found:
+            enlarged.setdefault((each.question, each.answer), each)
+        if self.rule.pool_cap is not None:
+            enlarged = dict(list(enlarged.items())[-self.rule.pool_cap :])
+        return enlarged
+
+    def _tolerance(self) -> float:
+        if self.rule.tolerance is not None:
+            return float(self.rule.tolerance)
+        return self._find_leaks(self.retain, 0).leak_at_m if self.retain is not None else 0.0
+
+    def _sample_job(self, model: ModelSource, number: int) -> Any:
+        decodings = self.experiment.sampling.decoding or ()
+        headline = next((each for each in decodings if each.temperature > 0), Decoding())
+        seed = self.experiment.seed + ROUND_SEED * (number + 1)
+        return job_for(self.experiment, model, self.probes, headline, self.rule.samples, seed)
+
+    def _with_facts(self) -> list[tuple[Example, str | None]]:
+        """Forget examples with their facts, where the benchmark's probes know them."""
+        facts = {(probe.prompt, probe.reference): probe.fact for probe in self.benchmark.probes}
+        return [(each, facts.get((each.question, each.answer))) for each in self.base.forget]

@@ -1,0 +1,115 @@
+"""The engine's stages bound to one store: train, reference, sample, score, each a fingerprinted folder.
+
+Jobs come in, finished stages come out; what must not change results (workers, progress) stays out of fingerprints.
+Knows nothing of experiments or of which stage follows which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.base import Benchmark, Example
+from engine.batches import TrainJob
+from engine.models import ModelSource
+from engine.progress import Progress
+from engine.reference import ReferenceJob, read_reference, run_reference
+from engine.sample import SAMPLE_VERSION, SampleJob, run_sampling
+from engine.scoring import SCORE_VERSION, ScoreJob, run_scoring
+from engine.store import Stage, Store, fingerprint
+from engine.train import TRAIN_VERSION, run_training
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """The store, the progress display, and how many sampling workers may run at once."""
+
+    store: Store
+    progress: Progress
+    sampling_workers: int | None = None
+
+    def base(self, benchmark: Benchmark, options: dict[str, Any], seed: int) -> ModelSource | None:
+        """The benchmark's own untrained model, or None where it brings none."""
+
+        if type(benchmark).base_model is Benchmark.base_model:
+            return None
+
+        def build(work: Path) -> dict[str, Any]:
+            benchmark.base_model(work / "model", seed)
+            return {}
+
+        inputs = {"benchmark": benchmark.name, "options": options, "seed": seed, "version": TRAIN_VERSION}
+        return source_of(self.store.stage("base", inputs, build))
+
+    def train(self, label: str, job: TrainJob) -> Stage:
+        """The trained model of `job`."""
+        inputs = dataclasses.asdict(job) | {
+            "model": job.model.identity,
+            "settings": job.settings.model_dump(exclude={"checkpoint_every"}),
+            "continue_from": Path(job.continue_from).name if job.continue_from else None,
+            "version": TRAIN_VERSION,
+        }
+        for name in ("forget", "retain", "alternate", "watch"):
+            inputs[name] = fingerprint([dataclasses.asdict(each) for each in getattr(job, name)])
+        for name in ("forget_reference", "alternate_reference"):
+            inputs[name] = fingerprint(getattr(job, name))
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"train {label}", job.steps) as report:
+                return run_training(job, work, report)
+
+        return self.store.stage("train", inputs, build)
+
+    def reference(self, label: str, job: ReferenceJob) -> tuple[float, ...]:
+        """Log-probabilities of the job's examples under its model."""
+        inputs = dataclasses.asdict(job) | {
+            "model": job.model.identity,
+            "examples": fingerprint([dataclasses.asdict(each) for each in job.examples]),
+            "version": TRAIN_VERSION,
+        }
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"reference log-probabilities {label}", 1):
+                return run_reference(job, work)
+
+        return read_reference(self.store.stage("reference", inputs, build).path)
+
+    def sample(self, label: str, job: SampleJob) -> Stage:
+        """The generations of `job`."""
+        inputs = dataclasses.asdict(job) | {
+            "model": job.model.identity,
+            "probes": fingerprint([dataclasses.asdict(each) for each in job.probes]),
+            "decoding": job.decoding.model_dump(),
+            "numerics": "gpu-bf16" if job.gpus else "cpu-fp32",
+            "version": SAMPLE_VERSION,
+        }
+        del inputs["gpus"], inputs["max_rows"]
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"sample {label}", job.units) as report:
+                return run_sampling(job, work, report, self.sampling_workers)
+
+        return self.store.stage("sample", inputs, build)
+
+    def score(self, label: str, generations: Stage, metric: str) -> Stage:
+        """The scores of a finished sampling under one metric."""
+        units = len(list((generations.path / "units").glob("*.parquet")))
+        inputs = {"generations": generations.fingerprint, "metric": metric, "version": SCORE_VERSION}
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"score {label} by {metric}", units) as report:
+                return run_scoring(ScoreJob(str(generations.path), units, metric), work, report)
+
+        return self.store.stage("score", inputs, build)
+
+
+def source_of(stage: Stage) -> ModelSource:
+    """The model that a finished stage holds."""
+    return ModelSource(str(stage.path / "model"), stage.fingerprint)
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """Fingerprint of a set of examples, in order."""
+    return fingerprint([dataclasses.asdict(each) for each in examples])

@@ -1,0 +1,241 @@
+"""The one training loop: fine-tuning and every unlearning method, on one worker or many.
+
+A `TrainJob` (model, method, examples, settings) comes in; a folder with the trained model in Hugging Face's layout
+comes out. Killed, it goes on from its last checkpoint to the same bits. One worker without ZeRO runs in a warm Ray
+task; more run under Ray Train with DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.base import Decoding
+from engine import cluster
+from engine.batches import Batches, TrainJob, accumulation, on_gpu
+from engine.experiment import TrainSection
+from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder
+
+TRAIN_VERSION = 1  # part of every training's fingerprint: raise it when the loop's results change
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer finite; names the step and the examples."""
+
+
+def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict[str, Any]:
+    """Train on the Ray cluster and leave `model/` (and `state/` if kept) in `work`; returns the facts of the training.
+
+    Raises UserError where the workers do not fit on the cluster, TrainingDivergedError where the loss is not finite.
+    """
+    import ray
+
+    workers = job.settings.workers
+    gpus = 1.0 if cluster.resources()[1] >= workers else 0.0
+    cluster.check_fits(workers, gpus, "train.workers")
+    if workers == 1 and job.settings.zero_stage == 0:
+        task = ray.remote(_train_alone).options(num_cpus=1, num_gpus=gpus, max_retries=3)
+        try:
+            facts = ray.get(task.remote(job, str(work), report))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, TrainingDivergedError) else error from None
+    else:
+        facts = _train_together(job, work, report, gpus > 0)
+    for leftover in ("checkpoint", "ray"):
+        shutil.rmtree(work / leftover, ignore_errors=True)
+    return facts
+
+
+def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[str, Any]:
+    """The loop in this process, as a Ray task."""
+    import torch
+
+    torch.set_num_threads(1 if not torch.cuda.is_available() else torch.get_num_threads())
+    folder = Path(work)
+    engine = PlainEngine(job.model, job.settings, accumulation(job.settings), "cuda" if on_gpu() else "cpu")
+    checkpoint = folder / "checkpoint"
+
+    def save(progress: dict[str, Any]) -> None:
+        temporary = folder / ".checkpoint"
+        shutil.rmtree(temporary, ignore_errors=True)
+        engine.save(temporary)
+        (temporary / "progress.json").write_text(json.dumps(progress))
+        replace_folder(temporary, checkpoint)
+
+    resumed = checkpoint if (checkpoint / "progress.json").exists() else None
+    return _loop(job, engine, folder, report, save, resumed, rank=0)
+
+
+def _train_together(job: TrainJob, work: Path, report: Callable[..., None], use_gpu: bool) -> dict[str, Any]:
+    """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
+    import os
+
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    TorchTrainer(
+        _train_worker,
+        train_loop_config={"job": job, "work": str(work), "report": report},
+        scaling_config=ScalingConfig(num_workers=job.settings.workers, use_gpu=use_gpu),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        run_config=RunConfig(
+            name="run",
+            storage_path=str(work / "ray"),
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    ).fit()
+    return json.loads((work / "facts.json").read_text())
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    """One Ray Train worker."""
+    import tempfile
+
+    import ray.train
+    import torch
+
+    job, work = config["job"], Path(config["work"])
+    rank = ray.train.get_context().get_world_rank()
+    device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+    engine = DeepSpeedEngine(job.model, job.settings, accumulation(job.settings), device, rank)
+
+    def save(progress: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            engine.save(Path(temporary))
+            if rank == 0:
+                (Path(temporary) / "progress.json").write_text(json.dumps(progress))
+            checkpoint = ray.train.Checkpoint.from_directory(temporary)
+            ray.train.report({"step": progress["step"]}, checkpoint=checkpoint)
+
+    report = config["report"] if rank == 0 else lambda *_, **__: None
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        facts = _loop(job, engine, work, report, save, None, rank)
+    else:
+        with checkpoint.as_directory() as folder:
+            facts = _loop(job, engine, work, report, save, Path(folder), rank)
+    if rank == 0:
+        (work / "facts.json").write_text(json.dumps(facts))
+
+
+def _loop(
+    job: TrainJob,
+    engine: Any,
+    work: Path,
+    report: Callable[..., None],
+    save: Callable[[dict[str, Any]], None],
+    resumed: Path | None,
+    rank: int,
+) -> dict[str, Any]:
+    """Steps from the last checkpoint (or the start) to the end, then the export; the same on every worker."""
+    from engine.data import load_tokenizer
+    from methods import METHODS
+
+    hyperparameters = {key: value for key, value in job.method.items() if key != "name"}
+    method = METHODS[job.method["name"]](**hyperparameters)
+    tokenizer = load_tokenizer(job.model.path, job.model.trust_remote_code, job.model.revision)
+    batches = Batches(job, method.needs, tokenizer, rank)
+    step, history, spent, clock = 0, [], 0.0, time.monotonic()
+    if resumed is not None:
+        engine.load(resumed)
+        progress = json.loads((resumed / "progress.json").read_text())
+        step, history, spent = progress["step"], progress["history"], progress["seconds"]
+    elif job.continue_from is not None:
+        engine.load(Path(job.continue_from) / "state")
+    engine.model.train()
+    while step < job.steps:
+        lr = job.settings.lr * lr_factor(step, job.steps, job.settings)
+        history.append(_step(engine, method, batches, step, lr))
+        step += 1
+        if job.settings.stop_at_greedy is not None and step % job.settings.eval_every == 0:
+            greedy = _greedy_score(engine, tokenizer, job)
+            history[-1]["greedy"] = greedy
+            if greedy <= job.settings.stop_at_greedy:
+                break
+        report(step, f"loss {history[-1]['total']:.4g}", step == job.steps)
+        if step % job.settings.checkpoint_every == 0 and step < job.steps:
+            save({"step": step, "history": history, "seconds": spent + time.monotonic() - clock})
+    seconds = round(spent + time.monotonic() - clock, 3)
+    return _finish(job, engine, tokenizer, work, rank, {"steps": step, "seconds": seconds, "history": history})
+
+
+def _step(engine: Any, method: Any, batches: Batches, step: int, lr: float) -> dict[str, float]:
+    """One optimiser step over its micro-batches; returns the losses, averaged over micro-batches and workers."""
+    micro_batches = batches.at(step)
+    sums = np.zeros(3)
+    for index, batch in enumerate(micro_batches):
+        with engine.autocast:
+            loss = method.loss(engine.model, batches.to(batch, engine.device))
+        engine.accumulate(loss.total, index == len(micro_batches) - 1, lr)
+        sums += [float(part.detach()) for part in loss]
+    total, forget, retain = _mean_over_workers(sums / len(micro_batches), engine.device)
+    if not math.isfinite(total):
+        raise TrainingDivergedError(
+            f"loss is {total} at step {step + 1} (forget {forget}, retain {retain}; examples "
+            f"{', '.join(batches.names(step)[:6])}); try a smaller learning rate"
+        )
+    return {"total": total, "forget": forget, "retain": retain, "lr": lr}
+
+
+def _finish(job: TrainJob, engine: Any, tokenizer: Any, work: Path, rank: int, facts: dict[str, Any]) -> dict[str, Any]:
+    """Export the model with its tokenizer, the optimizer state if kept, and the loss of every step."""
+    temporary = work / ".model"
+    engine.export(temporary)
+    if job.keep_state:
+        engine.save(work / "state")
+    if rank == 0:
+        tokenizer.save_pretrained(temporary)
+        replace_folder(temporary, work / "model")
+        history = facts.pop("history")
+        (work / "history.json").write_text(json.dumps(history))
+        facts["last_loss"] = history[-1]["total"] if history else None
+    return facts
+
+
+def lr_factor(step: int, steps: int, settings: TrainSection) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up, plateau, linear decay to final_lr."""
+    warmup = settings.warmup * steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    begin = max(settings.decay_from * steps, warmup)
+    if step < begin or steps <= begin:
+        return 1.0
+    return 1.0 - (1.0 - settings.final_lr) * (step - begin) / (steps - begin)
+
+
+def _greedy_score(engine: Any, tokenizer: Any, job: TrainJob) -> float:
+    """Mean core metric of greedy answers to the watched prompts, by the weights as they are."""
+    from engine.metrics import score
+    from engine.sample import SampleJob, sample_probes, texts
+
+    greedy = SampleJob(
+        job.model, job.watch, Decoding(temperature=0.0), 1, job.watch_tokens, template=job.template, system=job.system
+    )
+    engine.model.eval()
+    samples = [of_probe[0] for of_probe in sample_probes(engine.model, tokenizer, job.watch, greedy)]
+    engine.model.train()
+    references = [probe.fact or probe.reference for probe in job.watch]
+    scores = score(job.watch_metric, texts(samples, tokenizer), references)
+    return float(np.mean([value for value in scores if value is not None]))
+
+
+def _mean_over_workers(values: np.ndarray, device: str) -> tuple[float, float, float]:
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(tensor)
+        values = tensor.cpu().numpy() / torch.distributed.get_world_size()
+    total, forget, retain = (float(value) for value in values)
+    return total, forget, retain

@@ -1,0 +1,59 @@
+"""RULE, Robust Unlearning under LEak@k: unlearn with a base method, sample, unlearn what leaks too, until it stops.
+
+    round 0: the base method on D_f and D_r
+    round r: m samples of every forget prompt at T = 1, p = 1; stop if leak@m <= tolerance; else the samples with
+             S >= threshold join D_f as further answers, and the base method goes on
+
+Source: arXiv 2511.04934. The authors' code is not public; this is our reading of the paper. engine/rule.py runs it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from methods.base import Method
+
+
+class Rule(Method):
+    """RULE's settings over a base method.
+
+    base: a method's name and hyperparameters, as in an experiment file. rounds: at most so many. samples: m a prompt
+    and round. metric: core metric that finds leaks (None: the benchmark's). threshold: score from which a sample leaks.
+    steps: optimiser steps a round (None: as many as round 0). tolerance: leak@m at which it stops (None: the retain
+    model's own, 0 without one). pool: all leaks so far, or this round's; pool_cap: at most so many, the newest.
+    moving_reference: NPO's reference is the model at the round's start instead of the target model. control: also run
+    the base method for as many steps without samples.
+    """
+
+    base: dict[str, Any] = {"name": "npo"}
+    rounds: int = Field(default=5, ge=1)
+    samples: int = Field(default=128, ge=1)
+    metric: str | None = None
+    threshold: float = Field(default=1.0, gt=0, le=1)
+    steps: int | None = Field(default=None, ge=1)
+    tolerance: float | None = Field(default=None, ge=0, le=1)
+    pool: Literal["all", "round"] = "all"
+    pool_cap: int | None = Field(default=None, ge=1)
+    moving_reference: bool = False
+    control: bool = False
+
+    @field_validator("base")
+    @classmethod
+    def _trained_by_a_loss(cls, base: dict[str, Any]) -> dict[str, Any]:
+        from methods import METHODS
+
+        name = base.get("name")
+        if name not in METHODS:
+            raise ValueError(f"base.name must be a method such as npo or grad_diff, found {name!r}")
+        if METHODS[name].loss is Method.loss:
+            raise ValueError(f"base.name must be a method that is trained by a loss, {name} is not")
+        METHODS[name](**{key: value for key, value in base.items() if key != "name"})
+        return base
+
+    def base_method(self) -> Method:
+        """The base method with its hyperparameters."""
+        from methods import METHODS
+
+        return METHODS[self.base["name"]](**{key: value for key, value in self.base.items() if key != "name"})
