@@ -63,9 +63,9 @@ def adaptive_leak(
 ) -> AdaptiveLeak:
     """Sample until leak@k of these prompts is known to +- half_width, spending little on prompts that surely leak.
 
-    draw(prompt indices, count) returns one array of `count` new scores in [0, 1] for each index. top: scores from it on
-    stop a prompt; unbiased where no score exceeds it. Raises ValueError for fewer than two prompts and where no rule of
-    max_samples reaches the half-width.
+    draw(prompt indices, count) returns one array of `count` new scores in [0, 1] for each index, with none failed.
+    top: scores from it on stop a prompt; unbiased where no score exceeds it.
+    Raises ValueError for fewer than two prompts and where no rule of max_samples reaches the half-width.
     """
     if prompts < 2:
         raise ValueError("adaptive sampling plans each prompt on the others and needs two prompts or more")

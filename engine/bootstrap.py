@@ -41,9 +41,9 @@ def mean_interval(
     if interval not in INTERVALS:
         raise ValueError(f"interval must be one of {', '.join(INTERVALS)}, found {interval!r}")
     rng = np.random.default_rng(seed)
-    if interval == "bounded":
-        return _bounded(values, confidence, rng, resamples, bounds)
     low, high = _bounded(values, confidence, rng, resamples, bounds)
+    if interval == "bounded":
+        return low, high
     varies = np.ptp(values, axis=0) > _SAME
     varying = values[:, varies]
     means = np.concatenate([shares @ varying for shares in _prompt_shares(rng, resamples, len(values))])

@@ -231,14 +231,19 @@ class _Tree:
             logits = logits_RV[start : start + block]
             mine = slice(None) if len(logits) == len(logits_RV) else (row_S >= start) & (row_S < start + block)
             row = row_S[mine] - start
-            model_logprobs = torch.log_softmax(logits.double(), dim=-1)
+            weights = _weights(logits, 1.0)
+            cumulative = weights.cumsum(dim=-1)
             if self.strategy.temperature == 0:
                 token = logits.argmax(dim=-1)[row]
             else:
                 uniform = self._uniforms(step)[sample_S[mine]]
-                token, logprob_S[mine] = draw(logits, model_logprobs, self.strategy, row, uniform)
+                if self.strategy != Strategy():
+                    restricted = _restricted(logits, self.strategy)
+                    token, logprob_S[mine] = draw(restricted, restricted.cumsum(dim=-1), row, uniform)
+                else:
+                    token, logprob_S[mine] = draw(weights, cumulative, row, uniform)
             token_S[mine] = token
-            model_logprob_S[mine] = model_logprobs[row, token]
+            model_logprob_S[mine] = (weights[row, token] / cumulative[row, -1]).log()
         return token_S, logprob_S, model_logprob_S
 
     def _uniforms(self, step: int) -> Tensor:
@@ -250,40 +255,48 @@ class _Tree:
         return self.uniforms[step]
 
 
-def draw(
-    logits_RV: Tensor, model_logprobs_RV: Tensor, strategy: Strategy, row_S: Tensor, uniform_S: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The token of each sample and its log-probability (float64) under the sampling distribution of its row."""
-    if strategy.temperature == 1:
-        probs_RV = model_logprobs_RV.exp()
-    else:
-        probs_RV = torch.softmax(logits_RV.double() / strategy.temperature, dim=-1)
-    if strategy.top_k is not None and strategy.top_k < probs_RV.shape[1]:
-        kept_RV = probs_RV.sort(dim=-1, descending=True, stable=True).indices[:, : strategy.top_k]
-        probs_RV = torch.zeros_like(probs_RV).scatter(1, kept_RV, probs_RV.gather(1, kept_RV))
-    if strategy.top_p < 1:
-        probs_RV = _nucleus(probs_RV / probs_RV.sum(dim=-1, keepdim=True), strategy.top_p)
-    cumulative_RV = probs_RV.cumsum(dim=-1)
+def draw(weights_RV: Tensor, cumulative_RV: Tensor, row_S: Tensor, uniform_S: Tensor) -> tuple[Tensor, Tensor]:
+    """The token of each sample by inverse CDF of its row's weights, and its log-probability: int64 and float64 [S].
+
+    weights_RV >= 0 need not sum to 1; cumulative_RV is their running sum; uniform_S in [0, 1).
+    """
     total_R = cumulative_RV[:, -1]
     # One row of thresholds a cache row: the samples on it side by side, the rest of the row unused.
     order = torch.argsort(row_S, stable=True)
-    counts_R = torch.bincount(row_S, minlength=len(probs_RV))
+    counts_R = torch.bincount(row_S, minlength=len(weights_RV))
     place_S = torch.arange(len(row_S), device=row_S.device) - (counts_R.cumsum(0) - counts_R)[row_S[order]]
-    threshold_RM = torch.zeros((len(probs_RV), int(counts_R.max())), dtype=torch.float64, device=row_S.device)
+    threshold_RM = torch.zeros((len(weights_RV), int(counts_R.max())), dtype=torch.float64, device=row_S.device)
     below_S = torch.minimum(uniform_S * total_R[row_S], torch.nextafter(total_R, torch.zeros_like(total_R))[row_S])
     threshold_RM[row_S[order], place_S] = below_S[order]
     token_RM = torch.searchsorted(cumulative_RV, threshold_RM, right=True)
     token_S = torch.empty_like(row_S)
     token_S[order] = token_RM[row_S[order], place_S]
-    return token_S, (probs_RV[row_S, token_S] / total_R[row_S]).log()
+    return token_S, (weights_RV[row_S, token_S] / total_R[row_S]).log()
 
 
-def _nucleus(probs_RV: Tensor, top_p: float) -> Tensor:
-    """Probabilities with all but the smallest set of the likeliest tokens that holds top_p set to zero."""
-    sorted_RV, order_RV = probs_RV.sort(dim=-1, descending=True, stable=True)
-    before_RV = sorted_RV.cumsum(dim=-1) - sorted_RV
-    kept_RV = torch.where(before_RV < top_p, sorted_RV, 0.0)
-    return torch.zeros_like(probs_RV).scatter(1, order_RV, kept_RV)
+def _weights(logits_RV: Tensor, temperature: float) -> Tensor:
+    """exp((logits - max) / temperature) in float64. Only elementwise steps and, later, running sums: unlike a library
+    softmax, whose sums are ordered by the shape, they give a row the same bits in any batch."""
+    logits_RV = logits_RV.double()
+    return ((logits_RV - logits_RV.amax(dim=-1, keepdim=True)) / temperature).exp()
+
+
+def _restricted(logits_RV: Tensor, strategy: Strategy) -> Tensor:
+    """Weights at the strategy's temperature, zero outside its top-k and its nucleus."""
+    weights_RV = _weights(logits_RV, strategy.temperature)
+    if strategy.top_k is not None and strategy.top_k < weights_RV.shape[1]:
+        kept_RV = weights_RV.sort(dim=-1, descending=True, stable=True).indices[:, : strategy.top_k]
+        weights_RV = torch.zeros_like(weights_RV).scatter(1, kept_RV, weights_RV.gather(1, kept_RV))
+    return _nucleus(weights_RV, strategy.top_p) if strategy.top_p < 1 else weights_RV
+
+
+def _nucleus(weights_RV: Tensor, top_p: float) -> Tensor:
+    """Weights with all but the smallest set of the likeliest tokens that holds the share top_p set to zero."""
+    sorted_RV, order_RV = weights_RV.sort(dim=-1, descending=True, stable=True)
+    cumulative_RV = sorted_RV.cumsum(dim=-1)
+    before_RV = cumulative_RV - sorted_RV
+    kept_RV = torch.where(before_RV < top_p * cumulative_RV[:, -1:], sorted_RV, 0.0)
+    return torch.zeros_like(weights_RV).scatter(1, order_RV, kept_RV)
 
 
 def default_rows(model: Any, length: int) -> int:

@@ -100,17 +100,15 @@ def leak_curve(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, found {confidence}")
     model_PN, drawn_P = pad_rows(scores)
-    failed = int(drawn_P.sum() - (~np.isnan(model_PN)).sum())
+    failed = int(drawn_P.sum() - valid_samples(model_PN).sum())
     sets = [model_PN]
     if retain_scores is not None:
         retain_PN, retain_drawn_P = pad_rows(retain_scores)
         if len(retain_PN) != len(model_PN):
-            raise ValueError(
-                f"model has {len(model_PN)} prompts and retain has {len(retain_PN)}: they must be the same"
-            )
+            raise ValueError(f"model has {len(model_PN)} prompts, retain has {len(retain_PN)}: they must be the same")
         sets.append(retain_PN)
         drawn_P = np.minimum(drawn_P, retain_drawn_P)
-    valid_P = np.min([(~np.isnan(each_PN)).sum(axis=1) for each_PN in sets], axis=0)
+    valid_P = valid_samples(*sets)
     if not valid_P.any():
         raise ValueError("no prompt has a valid sample: every score failed")
     k_K = default_k(int(valid_P[valid_P > 0].min())) if k is None else _check_k(k, int(drawn_P.min()))
@@ -119,14 +117,12 @@ def leak_curve(
         raise ValueError(f"k = {k_K.max()} but no prompt has more than {valid_P.max()} valid samples")
 
     leak_PK = prompt_leak(model_PN[kept_P], k_K)
-    low_K, high_K = mean_interval(leak_PK, confidence, seed, interval, resamples, bounds=(0.0, 1.0))
+    low_K, high_K = mean_interval(leak_PK, confidence, seed, interval, resamples)
     excess_K = excess_low_K = excess_high_K = None
     if retain_scores is not None:
         excess_PK = leak_PK - prompt_leak(sets[1][kept_P], k_K)
-        excess_K = excess_PK.mean(axis=0)
-        excess_low_K, excess_high_K = mean_interval(
-            excess_PK, confidence, seed, interval, resamples, bounds=(-1.0, 1.0)
-        )
+        excess_K, both = excess_PK.mean(axis=0), (-1.0, 1.0)
+        excess_low_K, excess_high_K = mean_interval(excess_PK, confidence, seed, interval, resamples, both)
     return LeakCurve(
         k=k_K,
         leak=leak_PK.mean(axis=0),
@@ -142,6 +138,11 @@ def leak_curve(
         excluded=int((~kept_P).sum()),
         confidence=confidence,
     )
+
+
+def valid_samples(*sets_PN: Floats) -> Ints:
+    """Samples with a score of each prompt, the fewest over the sets (model, retain): int64 [prompts]."""
+    return np.min([(~np.isnan(scores_PN)).sum(axis=1) for scores_PN in sets_PN], axis=0)
 
 
 def prompt_leak(scores_PN: Floats, k_K: Ints) -> Floats:

@@ -117,34 +117,27 @@ def _details(
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """What stands beside the curve: the noise by its source, the certified bound, the test over retain, the plan."""
-    import numpy as np
-
     from engine.excess import excess_p_value, worst_prompts
     from engine.guarantees import mean_leak_bound
-    from engine.leak import pad_rows, prompt_leak
+    from engine.leak import pad_rows, prompt_leak, valid_samples
     from engine.variance import noise, plan_samples
 
-    scores_PN = pad_rows(rows)[0]
+    sets = [pad_rows(each)[0] for each in (rows, retain_rows) if each is not None]
     largest = int(curve.k.max())
-    kept = (~np.isnan(scores_PN)).sum(axis=1) >= largest
-    retain_PN = None
-    if retain_rows is not None:
-        retain_PN = pad_rows(retain_rows)[0]
-        kept &= (~np.isnan(retain_PN)).sum(axis=1) >= largest
-        retain_PN = retain_PN[kept]
-    scores_PN = scores_PN[kept]
+    kept = valid_samples(*sets) >= largest
+    scores_PN, *retain = (scores[kept] for scores in sets)
     errors = noise(scores_PN, curve.k)
     details: dict[str, Any] = {
         "sampling_error": errors.sampling.tolist(),
         "prompt_error": errors.prompts.tolist(),
         "bound": mean_leak_bound(prompt_leak(scores_PN, curve.k), args.confidence).tolist(),
     }
-    if retain_PN is not None:
+    if retain:
         ids = [prompt_id for prompt_id, keep in zip(prompt_ids, kept, strict=True) if keep]
-        details["excess_p_value"] = excess_p_value(scores_PN, retain_PN, curve.k, args.seed).tolist()
+        details["excess_p_value"] = excess_p_value(scores_PN, retain[0], curve.k, args.seed).tolist()
         details["worst"] = [
             {"prompt_id": ids[worst.index], "excess": worst.excess, "leak": worst.leak, "sample": worst.sample}
-            for worst in worst_prompts(scores_PN, retain_PN, largest)
+            for worst in worst_prompts(scores_PN, retain[0], largest)
         ]
     if args.plan is not None:
         plans = [plan_samples(scores_PN, int(k), args.plan, args.confidence, args.seed) for k in curve.k]

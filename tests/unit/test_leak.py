@@ -154,7 +154,7 @@ def test_pairing_narrows_the_excess_interval():
 
 
 def test_retain_with_other_prompts_is_refused():
-    with pytest.raises(ValueError, match="2 prompts and retain has 1"):
+    with pytest.raises(ValueError, match="2 prompts, retain has 1"):
         leak_curve(SCORES, retain_scores=SCORES[:1])
 
 

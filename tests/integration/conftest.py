@@ -1,0 +1,21 @@
+"""One local Ray cluster for all integration tests, in a folder of its own."""
+
+import tempfile
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_cluster():
+    import os
+
+    from engine import cluster
+
+    with tempfile.TemporaryDirectory(prefix="lk") as folder:  # short: socket paths have a limit
+        os.environ["LEAKATK_RAY_TEMP"] = folder
+        cluster.connect(distributed_training=True)
+        yield
+        import ray
+
+        ray.shutdown()
+        del os.environ["LEAKATK_RAY_TEMP"]
