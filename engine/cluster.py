@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
@@ -40,6 +41,16 @@ def connect(distributed_training: bool = False) -> None:
             **quiet,
         )
     data_context()
+
+
+def has_gpus() -> bool:
+    """Whether the cluster has GPUs; this machine is asked without starting a cluster on it."""
+    import ray
+
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+        connect()
+        return resources()[1] >= 1
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def data_context() -> None:

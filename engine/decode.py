@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Below four rows BLAS takes other kernels, whose last bits differ; padded up, a row's result is the same in any batch.
-FEWEST_ROWS = 8
+# BLAS takes other kernels for the last few rows of a batch, whose last bits differ; with the number of rows padded to a
+# multiple of eight, a row's result is the same in any batch (float32 on a CPU, one thread).
+ROW_MULTIPLE = 8
 MOST_ROWS = 4096
 DRAW_ELEMENTS = 2**25  # probabilities held at once while drawing, in float64
 
@@ -156,10 +157,10 @@ class _Tree:
             try:
                 cache, logits_RV = self._forward(branch)
             except torch.OutOfMemoryError:
-                if len(branch.tokens_R) <= FEWEST_ROWS:
+                if len(branch.tokens_R) <= ROW_MULTIPLE:
                     raise
                 torch.cuda.empty_cache()
-                self.rows = max(FEWEST_ROWS, len(branch.tokens_R) // 2)
+                self.rows = max(ROW_MULTIPLE, len(branch.tokens_R) // 2)
                 branches += self._split(branch)
                 continue
             branches += self._advance(cache, logits_RV, branch.sample_S, branch.row_S, branch.step)
@@ -211,14 +212,10 @@ class _Tree:
 
     def _forward(self, branch: _Branch) -> tuple[Any, Tensor]:
         """The cache of the branch's own rows with its tokens appended, and the logits that follow them."""
-        count = len(branch.tokens_R)
-        missing = max(0, FEWEST_ROWS - count)
-        parent_R = torch.cat([branch.parent_R, branch.parent_R[-1:].expand(missing)]) if missing else branch.parent_R
-        tokens_R = torch.cat([branch.tokens_R, branch.tokens_R[-1:].expand(missing)]) if missing else branch.tokens_R
-        cache = _select(branch.cache, parent_R)
+        cache = _select(branch.cache, _padded(branch.parent_R))
         logits_RV = self.model(
-            input_ids=tokens_R[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[:count, -1]
+            input_ids=_padded(branch.tokens_R)[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits[: len(branch.tokens_R), -1]
         return cache, logits_RV
 
     def _draw(self, logits_RV: Tensor, sample_S: Tensor, row_S: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -310,7 +307,7 @@ def default_rows(model: Any, length: int) -> int:
         free = torch.cuda.mem_get_info(model.device)[0]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(FEWEST_ROWS, min(MOST_ROWS, free // 3 // size))
+    return max(ROW_MULTIPLE, min(MOST_ROWS, free // 3 // size))
 
 
 def _groups(prompts: Sequence[Sequence[int]], rows: int) -> Iterator[list[int]]:
@@ -329,12 +326,15 @@ def _prefill(model: Any, ids_PT: Tensor) -> _Prefill:
     """The cache of each prompt and the logits that follow it."""
     from transformers import DynamicCache
 
-    count = len(ids_PT)
-    missing = max(0, FEWEST_ROWS - count)
-    padded = torch.cat([ids_PT, ids_PT[-1:].expand(missing, -1)]) if missing else ids_PT
     cache = DynamicCache(config=model.config)
-    logits = model(input_ids=padded, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-    return _Prefill(cache, logits[:count, -1])
+    logits = model(input_ids=_padded(ids_PT), past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return _Prefill(cache, logits[: len(ids_PT), -1])
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """`rows` with the last one repeated up to a multiple of ROW_MULTIPLE."""
+    missing = -len(rows) % ROW_MULTIPLE
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 def _select(cache: Any, rows: Tensor) -> Any:

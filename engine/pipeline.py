@@ -53,13 +53,19 @@ def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
         raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
     experiment = parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name)
     sections = [experiment.train_section(method) for method in experiment.methods]
-    distributed = any(section.workers > 1 or section.zero_stage > 0 for section in sections)
-    cluster.connect(distributed)
-    for section in sections:
-        cluster.check_fits(section.workers, 0, "train.workers")
+    if experiment.finetune_section is not None:
+        sections.append(experiment.finetune_section)
     experiment = _with_devices(experiment)
+
+    def prepare() -> None:
+        cluster.connect(any(section.workers > 1 or section.zero_stage > 0 for section in sections))
+        for section in sections:
+            cluster.check_fits(section.workers, 0, "train.workers")
+        if experiment.sampling.workers is not None:
+            cluster.check_fits(experiment.sampling.workers, experiment.sampling.gpus or 0, "sampling.workers")
+
     with Progress(quiet) as progress:
-        stages = Stages(store, progress, experiment.sampling.workers)
+        stages = Stages(store, progress, experiment.sampling.workers, prepare)
         models, failed = _Run(experiment, benchmark, stages).models()
     return Results(
         name=experiment.name,
@@ -92,7 +98,7 @@ def run_folder(store: Store, results: Results) -> Path:
 def _with_devices(experiment: Experiment) -> Experiment:
     if experiment.sampling.gpus is not None:
         return experiment
-    gpus = 1.0 if cluster.resources()[1] >= 1 else 0.0
+    gpus = 1.0 if cluster.has_gpus() else 0.0
     return experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"gpus": gpus})})
 
 

@@ -54,13 +54,12 @@ class Progress:
     """The driver's side. `with progress.task(label, total) as reporter:` shows one stage from start to end."""
 
     def __init__(self, quiet: bool = False) -> None:
-        import ray
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
         self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
-        self.board = ray.remote(Board).options(num_cpus=0).remote()
+        self.board: Any = None
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -90,8 +89,12 @@ class Progress:
     @contextlib.contextmanager
     def task(self, label: str, total: float) -> Iterator[Reporter]:
         """Show work named `label` of `total` units while the block runs, and one line when it ends."""
+        import ray
+
         clock = time.monotonic()
         with self.lock:
+            if self.board is None:
+                self.board = ray.remote(Board).options(num_cpus=0).remote()
             self.running[label] = self.bars.add_task(label, total=total, note="")
         try:
             yield Reporter(self.board, label)
@@ -109,6 +112,8 @@ class Progress:
 
         last_plain = time.monotonic()
         while not self.stopped.wait(DRAW_SECONDS):
+            if self.board is None:
+                continue
             try:
                 state = ray.get(self.board.read.remote(), timeout=10)
             except Exception:  # progress must never end the work: the cluster may be going down

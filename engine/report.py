@@ -81,8 +81,8 @@ def verdict(results: Results) -> list[str]:
     if rows[0][1].excess is None:
         worst = max(rows, key=lambda row: row[1].leak[-1])
         second = (
-            f"Sampled {k} times, {worst[0].name} leaks most, leak@{k} = {worst[1].leak[-1]:.2f}; without a retain model "
-            "luck cannot be told from leakage."
+            f"Sampled {k} times, {worst[0].name} leaks most, leak@{k} = {worst[1].leak[-1]:.2f}; "
+            "without a retain model luck cannot be told from leakage."
         )
     elif above:
         names = [f"{model.name} ({_interval(curve.excess_at(k))})" for model, curve in above]

@@ -7,11 +7,12 @@ Knows nothing of experiments or of which stage follows which.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from benchmarks.base import Benchmark, Example
+from benchmarks.base import Benchmark
 from engine.batches import TrainJob
 from engine.models import ModelSource
 from engine.progress import Progress
@@ -24,11 +25,24 @@ from engine.train import TRAIN_VERSION, run_training
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """The store, the progress display, and how many sampling workers may run at once."""
+    """The store, the progress display, how many sampling workers may run at once, and what must happen before the first
+    stage is built (joining the cluster): a run that finds everything finished starts none."""
 
     store: Store
     progress: Progress
-    sampling_workers: int | None = None
+    sampling_workers: int | None
+    prepare: Callable[[], None]
+    lock: Lock = dataclasses.field(default_factory=Lock)
+
+    def stage(self, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Stage:
+        """The store's stage, the cluster joined before it is built."""
+
+        def prepared(work: Path) -> dict[str, Any]:
+            with self.lock:
+                self.prepare()
+            return build(work)
+
+        return self.store.stage(kind, inputs, prepared)
 
     def base(self, benchmark: Benchmark, options: dict[str, Any], seed: int) -> ModelSource | None:
         """The benchmark's own untrained model, or None where it brings none."""
@@ -37,11 +51,13 @@ class Stages:
             return None
 
         def build(work: Path) -> dict[str, Any]:
-            benchmark.base_model(work / "model", seed)
+            import ray
+
+            ray.get(ray.remote(_write_base_model).options(num_cpus=1).remote(benchmark, work / "model", seed))
             return {}
 
         inputs = {"benchmark": benchmark.name, "options": options, "seed": seed, "version": TRAIN_VERSION}
-        return source_of(self.store.stage("base", inputs, build))
+        return source_of(self.stage("base", inputs, build))
 
     def train(self, label: str, job: TrainJob) -> Stage:
         """The trained model of `job`."""
@@ -60,7 +76,7 @@ class Stages:
             with self.progress.task(f"train {label}", job.steps) as report:
                 return run_training(job, work, report)
 
-        return self.store.stage("train", inputs, build)
+        return self.stage("train", inputs, build)
 
     def reference(self, label: str, job: ReferenceJob) -> tuple[float, ...]:
         """Log-probabilities of the job's examples under its model."""
@@ -74,7 +90,7 @@ class Stages:
             with self.progress.task(f"reference log-probabilities {label}", 1):
                 return run_reference(job, work)
 
-        return read_reference(self.store.stage("reference", inputs, build).path)
+        return read_reference(self.stage("reference", inputs, build).path)
 
     def sample(self, label: str, job: SampleJob) -> Stage:
         """The generations of `job`."""
@@ -91,7 +107,7 @@ class Stages:
             with self.progress.task(f"sample {label}", job.units) as report:
                 return run_sampling(job, work, report, self.sampling_workers)
 
-        return self.store.stage("sample", inputs, build)
+        return self.stage("sample", inputs, build)
 
     def score(self, label: str, generations: Stage, metric: str) -> Stage:
         """The scores of a finished sampling under one metric."""
@@ -102,14 +118,13 @@ class Stages:
             with self.progress.task(f"score {label} by {metric}", units) as report:
                 return run_scoring(ScoreJob(str(generations.path), units, metric), work, report)
 
-        return self.store.stage("score", inputs, build)
+        return self.stage("score", inputs, build)
+
+
+def _write_base_model(benchmark: Benchmark, folder: Path, seed: int) -> None:
+    benchmark.base_model(folder, seed)
 
 
 def source_of(stage: Stage) -> ModelSource:
     """The model that a finished stage holds."""
     return ModelSource(str(stage.path / "model"), stage.fingerprint)
-
-
-def examples_digest(examples: Sequence[Example]) -> str:
-    """Fingerprint of a set of examples, in order."""
-    return fingerprint([dataclasses.asdict(each) for each in examples])
