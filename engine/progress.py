@@ -50,6 +50,16 @@ class Reporter:
         return Reporter(self.board, self.label, part)
 
 
+class Silent:
+    """A reporter that tells nobody."""
+
+    def __call__(self, done: float, note: str = "", force: bool = False) -> None:
+        pass
+
+    def of(self, part: str) -> Silent:
+        return self
+
+
 class Progress:
     """The driver's side. `with progress.task(label, total) as reporter:` shows one stage from start to end."""
 

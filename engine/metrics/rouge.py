@@ -1,20 +1,24 @@
 """ROUGE-L, equal to the rouge-score library's values on every input, at a fraction of its time.
 
-The library's own tokenizer is called, with its stemmer behind a cache of words; texts are tokenised once, each distinct
-pair is compared once, and the longest common subsequence is rapidfuzz's.
+The library's tokenizer is done with bytes operations, its stemmer stands behind a cache of words, each text is
+tokenised once and each distinct pair compared once, by rapidfuzz's longest common subsequence over integers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Every byte that is no letter or digit becomes a space; upper case is gone before.
+_WORDS_ONLY = bytes(byte if chr(byte).isascii() and chr(byte).isalnum() else 32 for byte in range(256))
 
-class RougeL(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class RougeL:
     """Precision, recall and F1 of each pair: float64 [pairs] in [0, 1]."""
 
     precision: NDArray[np.float64]
@@ -22,45 +26,51 @@ class RougeL(NamedTuple):
     f1: NDArray[np.float64]
 
 
-class _CachedStemmer:
-    """nltk's Porter stemmer, as rouge-score uses it, remembering every word of this process."""
-
-    def __init__(self) -> None:
-        from nltk.stem.porter import PorterStemmer
-
-        self.stem = functools.lru_cache(maxsize=2**18)(PorterStemmer().stem)
-
-
-@functools.lru_cache(maxsize=1)
-def _stemmer() -> _CachedStemmer:
-    return _CachedStemmer()
-
-
 def rouge_l(candidates: Sequence[str], references: Sequence[str], stemmer: bool = True) -> RougeL:
-    """ROUGE-L of each candidate against its reference, with rouge-score's tokenizer and stemmer.
+    """ROUGE-L of each candidate against its reference, with rouge-score's tokenizer and stemmer: [pairs].
 
     Texts without a word in [a-z0-9] score 0. Raises ValueError for unequal lengths. Source: Lin 2004, with beta = 1.
     """
     from rapidfuzz.distance.LCSseq import similarity
-    from rouge_score.tokenize import tokenize
 
     if len(candidates) != len(references):
         raise ValueError(f"{len(candidates)} candidates and {len(references)} references: they must be pairs")
-    stem = _stemmer() if stemmer else None
-    tokens: dict[str, Any] = {text: tokenize(text, stem) for text in {*candidates, *references}}
-    values: dict[tuple[str, str], tuple[float, float, float]] = {}
-    pairs = list(zip(candidates, references, strict=True))
-    for pair in set(pairs):
-        candidate, reference = tokens[pair[0]], tokens[pair[1]]
-        common = similarity(reference, candidate) if candidate and reference else 0
-        values[pair] = _scores(common, len(candidate), len(reference))
-    table = np.array([values[pair] for pair in pairs], dtype=np.float64).reshape(len(pairs), 3)
-    return RougeL(table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy())
+    vocabulary = _Vocabulary(_stem_function() if stemmer else bytes)
+    tokens = {text: vocabulary.tokens(text) for text in {*candidates, *references}}
+    places: dict[tuple[str, str], int] = {}
+    index = [places.setdefault(pair, len(places)) for pair in zip(candidates, references, strict=True)]
+    compared = [(tokens[candidate], tokens[reference]) for candidate, reference in places]
+    common = np.array([similarity(candidate, reference) for candidate, reference in compared], dtype=np.float64)
+    lengths = np.array([(len(candidate), len(reference)) for candidate, reference in compared], dtype=np.float64)
+    precision, recall = (common / np.maximum(lengths.reshape(-1, 2).T, 1))[:, index]
+    total = precision + recall
+    f1 = 2 * precision * recall / np.where(total > 0, total, 1)  # in rouge-score's order: the last bit agrees
+    return RougeL(precision, recall, f1)
 
 
-def _scores(common: int, candidate: int, reference: int) -> tuple[float, float, float]:
-    """(precision, recall, F1), in rouge-score's order of operations so that the last bit agrees."""
-    if not common:
-        return 0.0, 0.0, 0.0
-    precision, recall = common / candidate, common / reference
-    return precision, recall, 2 * precision * recall / (precision + recall)
+class _Vocabulary(dict[bytes, int]):
+    """Word -> number of its stem, numbered as they come."""
+
+    def __init__(self, stem: Callable[[bytes], bytes]) -> None:
+        self.stem = stem
+        self.numbers: dict[bytes, int] = {}
+
+    def __missing__(self, word: bytes) -> int:
+        # rouge-score leaves words of up to three letters alone; no stem of a longer one is empty
+        stem = self.stem(word) if len(word) > 3 else word
+        number = self[word] = self.numbers.setdefault(stem, len(self.numbers))
+        return number
+
+    def tokens(self, text: str) -> list[int]:
+        """The text as rouge-score tokenises it: lower case, then words of [a-z0-9], then stems."""
+        words = text.lower().encode("ascii", "replace").translate(_WORDS_ONLY).split()
+        return list(map(self.__getitem__, words))
+
+
+@functools.lru_cache(maxsize=1)
+def _stem_function() -> Callable[[bytes], bytes]:
+    """nltk's Porter stemmer as rouge-score uses it, remembering the words of this process."""
+    from nltk.stem.porter import PorterStemmer
+
+    stem = PorterStemmer().stem
+    return functools.lru_cache(maxsize=2**18)(lambda word: stem(word.decode()).encode())

@@ -213,5 +213,5 @@ def test_running_out_of_memory_halves_the_rows_and_changes_nothing(llama, monkey
     "wrong", [{"temperature": -1}, {"top_p": 0}, {"top_k": 0}, {"max_new_tokens": 0}, {"prompt_ids": ["a"] * 5}]
 )
 def test_arguments_out_of_range_are_refused(llama, wrong):
-    with pytest.raises(ValueError, match="need|must"):
+    with pytest.raises(ValueError, match=r"need|must"):
         draw(llama, **wrong)

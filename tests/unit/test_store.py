@@ -96,7 +96,7 @@ def test_the_manifest_lists_every_file_and_no_temporary_one(tmp_path):
 
 def slow_build(root, log):
     def build(work):
-        with open(log, "a") as stream:
+        with log.open("a") as stream:
             stream.write("built\n")
         time.sleep(0.3)
         return {}
@@ -107,7 +107,7 @@ def slow_build(root, log):
 def test_two_processes_asking_at_once_build_it_once(tmp_path):
     log = tmp_path / "log"
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=slow_build, args=(tmp_path / "store", str(log))) for _ in range(2)]
+    processes = [spawn.Process(target=slow_build, args=(tmp_path / "store", log)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,0 +1,44 @@
+"""`leakatk benchmarks`: the benchmarks with their options and protocols."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the list as JSON, alone on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    from benchmarks import BENCHMARKS
+
+    rows = [_described(name, benchmark) for name, benchmark in BENCHMARKS.items()]
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    for row in rows:
+        console.print(f"[bold]{row['name']}[/bold]  {row['summary']}", highlight=False)
+        for key, option in row["options"].items():
+            console.print(f"    {key}: {option}", highlight=False, markup=False)
+    return 0
+
+
+def _described(name: str, benchmark: Any) -> dict[str, Any]:
+    """Name, first line of the module's text, and each option with its type and default."""
+    import inspect
+
+    module = inspect.getmodule(benchmark)
+    options = {
+        key: f"{_type_name(field.annotation)}, default {field.default!r}"
+        for key, field in benchmark.Options.model_fields.items()
+    }
+    return {"name": name, "summary": (module.__doc__ or "").splitlines()[0], "options": options}
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

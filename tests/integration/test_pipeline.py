@@ -1,0 +1,126 @@
+"""A small experiment from end to end: results, report, picture, MLflow; and again without any work."""
+
+import json
+import logging
+
+import pytest
+import yaml
+
+from engine.cli import main
+
+SMALL = {
+    "name": "small",
+    "benchmark": {"name": "fictional", "split": "forget01"},
+    "model": {"finetune": {"steps": 30, "batch_size": 32, "lr": 5e-3, "max_length": 64}},
+    "methods": [
+        {"name": "npo", "beta": 1.0, "train": {"steps": 4}},
+        {"name": "rule", "base": {"name": "npo"}, "rounds": 2, "samples": 8, "steps": 2, "threshold": 0.2,
+         "metric": "rouge_l_recall", "tolerance": 0.0, "control": True, "train": {"steps": 4}},
+    ],
+    "sampling": {"n": 16, "max_new_tokens": 12},
+    "leak": {"k": [1, 4, 16]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    return folder
+
+
+def run(folder, capsys):
+    code = main(["run", str(folder / "small.yaml"), "--store", str(folder / "store"), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_an_experiment_gives_a_row_a_model_with_intervals_and_excess(ran, capsys):
+    code, result = run(ran, capsys)
+    assert code == 0
+    assert [row["name"] for row in result["models"]] == ["target", "retain", "npo", "rule-npo", "npo-control"]
+    for row in result["models"]:
+        assert set(row["leak"]) == {"1", "4", "16"}
+        assert all(0 <= low <= estimate <= high <= 1 for estimate, low, high in row["leak"].values())
+        assert row["leak"]["1"][0] <= row["leak"]["4"][0] <= row["leak"]["16"][0]
+        excess, yardstick = row["excess"]["4"][0], result["models"][1]["leak"]["4"][0]
+        assert excess == pytest.approx(row["leak"]["4"][0] - yardstick)
+
+
+def test_a_second_run_works_nothing_again_and_says_the_same(ran, capsys):
+    _, first = run(ran, capsys)
+    manifests = {path: path.stat().st_mtime_ns for path in (ran / "store").glob("*/*/manifest.json")}
+    _, second = run(ran, capsys)
+    assert second["models"] == first["models"]
+    assert {path: path.stat().st_mtime_ns for path in (ran / "store").glob("*/*/manifest.json")} == manifests
+
+
+def test_rule_records_its_rounds_and_enlarges_its_pool(ran, capsys):
+    run(ran, capsys)
+    results = json.loads(next((ran / "store" / "runs").glob("*/results.json")).read_text())
+    ruled = next(model for model in results["models"] if model["name"] == "rule-npo")
+    control = next(model for model in results["models"] if model["name"] == "npo-control")
+    assert [each["round"] for each in ruled["rounds"]] == [1, 2]
+    assert all(each["leaking_samples"] > 0 for each in ruled["rounds"])
+    assert ruled["rounds"][0]["pool"] < ruled["rounds"][1]["pool"]
+    assert ruled["rounds"][0]["pool"] > 0
+    assert ruled["steps"] == control["steps"] == 8
+
+
+def test_mlflow_holds_each_model_once_with_its_curve_by_k(ran, capsys):
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    run(ran, capsys)
+    run(ran, capsys)
+    client = MlflowClient(f"sqlite:///{ran / 'store' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("leakatk")
+    runs = client.search_runs([experiment.experiment_id])
+    names = [each.info.run_name for each in runs]
+    assert sorted(set(names) - {"round 1", "round 2"}) == [
+        "npo",
+        "npo-control",
+        "retain",
+        "rule-npo",
+        "small",
+        "target",
+    ]
+    assert len(names) == 8
+    npo = next(each for each in runs if each.info.run_name == "npo")
+    parent = next(each for each in runs if each.info.run_name == "small")
+    assert npo.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    history = client.get_metric_history(npo.info.run_id, "leak_at_k.exact_fact")
+    assert [point.step for point in history] == [1, 4, 16]
+    artifacts = {each.path for each in client.list_artifacts(parent.info.run_id)}
+    assert {"results.json", "report.html", "leak_at_k.png"} <= artifacts
+
+
+def test_the_report_escapes_what_models_said(ran, capsys, monkeypatch):
+    from engine import report
+    from engine.results import read_results
+
+    run(ran, capsys)
+    folder = next((ran / "store" / "runs").iterdir())
+    hostile = report.WorstPrompt("<script>alert(1)</script>", "r", 1, 2, "<img src=x onerror=1>", "<b>", "", "<i>")
+    monkeypatch.setattr(report, "worst_prompts", lambda *_: [hostile])
+    page = report.write_report(read_results(folder), ran, ran / "store").read_text()
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_method_that_diverges_is_reported_beside_the_others(ran, capsys):
+    arguments = ["run", str(ran / "small.yaml"), "--store", str(ran / "store"), "--json"]
+    code = main([*arguments, "--set", "methods.0.train.lr=1e30", "--set", "methods.0.train.clip=1e30"])
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert code == 1
+    assert "loss is" in result["failed"]["npo"]
+    assert [row["name"] for row in result["models"]] == ["target", "retain", "rule-npo", "npo-control"]
+
+
+def test_more_workers_than_cores_are_refused_before_any_work(tmp_path, capsys):
+    document = SMALL | {"train": {"workers": 640, "batch_size": 640, "retain_batch_size": 640}}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
+    assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "store")]) == 2
+    assert "640 workers need 640 CPUs" in capsys.readouterr().err
+    assert not list((tmp_path / "store").glob("*/*/manifest.json"))

@@ -1,0 +1,96 @@
+"""Samples and scores do not depend on how the work was spread, interrupted or taken up again."""
+
+import os
+import signal
+import sys
+
+import pytest
+import ray
+
+from benchmarks.base import Decoding
+from engine.models import model_source
+from engine.progress import Silent
+from engine.sample import SampleJob, read_units, run_sampling
+from engine.scoring import ScoreJob, group_scores, run_scoring
+
+
+@pytest.fixture(scope="module")
+def job(base_model, fictional):
+    return SampleJob(
+        model_source(str(base_model)), tuple(fictional.probes[:100]), Decoding(), n=32, max_new_tokens=8, seed=1
+    )
+
+
+def sampled(job, folder, report=None, workers=None):
+    folder.mkdir(exist_ok=True)
+    facts = run_sampling(job, folder, report or Silent(), workers)
+    return facts, read_units(folder)
+
+
+@pytest.fixture(scope="module")
+def expected(job, tmp_path_factory):
+    return sampled(job, tmp_path_factory.mktemp("expected"))[1]
+
+
+def test_every_prompt_gets_its_samples_in_order(job, expected):
+    assert expected.num_rows == 100 * 32
+    assert expected["sample"].to_pylist() == list(range(32)) * 100
+    assert expected["prompt_id"].to_pylist()[::32] == [probe.id for probe in job.probes]
+
+
+@pytest.mark.parametrize(("workers", "rows"), [(1, None), (2, None), (1, 8), (2, 100)])
+def test_samples_are_bit_identical_for_any_number_of_workers_and_batch_size(job, expected, tmp_path, workers, rows):
+    import dataclasses
+
+    _, table = sampled(dataclasses.replace(job, max_rows=rows), tmp_path / "out", workers=workers)
+    assert table.equals(expected)
+
+
+class KillOnce:
+    """A reporter that kills the worker of one unit with SIGKILL, once, before the unit is reported."""
+
+    def __init__(self, marker, unit="?"):
+        self.marker, self.unit = marker, unit
+
+    def __call__(self, done, note="", force=False):
+        if self.unit == "1" and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def of(self, part):
+        return KillOnce(self.marker, part)
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(job, expected, tmp_path):
+    _, table = sampled(job, tmp_path / "out", KillOnce(tmp_path / "killed"))
+    assert (tmp_path / "killed").exists()
+    assert table.equals(expected)
+
+
+def test_only_missing_units_are_sampled_again(job, expected, tmp_path):
+    sampled(job, tmp_path / "out")
+    units = sorted((tmp_path / "out" / "units").glob("*.parquet"))
+    before = {unit.name: unit.stat().st_mtime_ns for unit in units}
+    units[0].unlink()
+    _, table = sampled(job, tmp_path / "out")
+    after = {unit.name: unit.stat().st_mtime_ns for unit in (tmp_path / "out" / "units").glob("*.parquet")}
+    assert table.equals(expected)
+    assert [name for name in before if before[name] != after[name]] == [units[0].name]
+
+
+def test_scores_stand_beside_their_samples(job, tmp_path):
+    sampled(job, tmp_path / "generations")
+    (tmp_path / "scores").mkdir()
+    facts = run_scoring(
+        ScoreJob(str(tmp_path / "generations"), job.units, "rouge_l_recall"), tmp_path / "scores", Silent()
+    )
+    assert facts["failed"] == 0
+    groups = group_scores(tmp_path / "scores")
+    assert {name: values.scores.shape for name, values in groups.items()} == {
+        "forget": (72, 32),
+        "forget_paraphrase": (28, 32),
+    }
+    assert groups["forget"].prompt_ids == [probe.id for probe in job.probes[:72]]

@@ -1,0 +1,114 @@
+"""One loop for one worker and for many: the same losses, the same model, whatever is killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import ray
+from safetensors.numpy import load_file
+
+from benchmarks.base import Example
+from engine.batches import TrainJob
+from engine.experiment import TrainSection
+from engine.models import model_source
+from engine.progress import Silent
+from engine.train import TrainingDivergedError, run_training
+
+
+@pytest.fixture
+def job(base_model, fictional):
+    settings = TrainSection(
+        steps=6, batch_size=8, retain_batch_size=12, lr=3e-3, weight_decay=0.0, warmup=0.0, checkpoint_every=2
+    )
+    return TrainJob(
+        model_source(str(base_model)),
+        {"name": "grad_diff", "gamma": 0.1},
+        settings,
+        retain=tuple(fictional.retain[:50]),
+        forget=tuple(fictional.forget[:20]),
+    )
+
+
+def trained(job, folder, report=None, /, **changes):
+    folder.mkdir()
+    settings = TrainSection.model_validate(job.settings.model_dump() | changes)
+    facts = run_training(dataclasses.replace(job, settings=settings), folder, report or Silent())
+    losses = [step["total"] for step in json.loads((folder / "history.json").read_text())]
+    return facts, losses, load_file(folder / "model" / "model.safetensors")
+
+
+def test_accumulated_micro_batches_equal_the_large_batch(job, tmp_path):
+    _, whole, weights = trained(job, tmp_path / "whole")
+    _, parts, accumulated = trained(job, tmp_path / "parts", micro_batch_size=2)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    for name, value in weights.items():
+        np.testing.assert_allclose(accumulated[name], value, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "stage"), [(2, 2), (2, 3)])
+def test_workers_and_zero_stages_give_the_losses_of_one_worker(job, tmp_path, workers, stage):
+    _, alone, weights = trained(job, tmp_path / "alone")
+    facts, together, gathered = trained(job, tmp_path / "together", workers=workers, zero_stage=stage)
+    assert facts["steps"] == 6
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    for name, value in weights.items():
+        np.testing.assert_allclose(gathered[name], value, atol=1e-4)
+
+
+def test_the_stop_rule_ends_training_early(job, fictional, tmp_path):
+    watch = tuple(fictional.group("forget")[:4])
+    stopping = dataclasses.replace(job, watch=watch, watch_tokens=8)
+    facts, losses, _ = trained(stopping, tmp_path / "stopped", stop_at_greedy=0.05, eval_every=2)
+    assert facts["steps"] == 2  # the untrained model knows nothing: the first look ends it
+    assert len(losses) == 2
+
+
+class KillOnce:
+    """A reporter that kills its worker with SIGKILL, once, when the training reaches a step."""
+
+    def __init__(self, marker, step):
+        self.marker, self.step = marker, step
+
+    def __call__(self, done, note="", force=False):
+        if done == self.step and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def of(self, part):
+        return self
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_bits(job, tmp_path, workers):
+    settings = {"workers": workers, "zero_stage": 2 if workers > 1 else 0}
+    marker = tmp_path / "killed"
+    _, losses, weights = trained(job, tmp_path / "killed-once", KillOnce(marker, 5), **settings)
+    _, undisturbed, expected = trained(job, tmp_path / "undisturbed", **settings)
+    assert marker.exists()
+    assert losses == undisturbed
+    assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_training_continues_another_with_its_weights_and_optimizer_state(job, tmp_path):
+    first = dataclasses.replace(job, keep_state=True)
+    trained(first, tmp_path / "first", decay_from=1.0)
+    warm = dataclasses.replace(first, continue_from=str(tmp_path / "first"))
+    cold = dataclasses.replace(job, model=model_source(str(tmp_path / "first" / "model")))
+    _, warm_losses, _ = trained(warm, tmp_path / "warm", decay_from=1.0)
+    _, cold_losses, _ = trained(cold, tmp_path / "cold", decay_from=1.0)
+    assert warm_losses[0] == cold_losses[0]  # the same weights before the first step
+    assert warm_losses[2] != cold_losses[2]  # Adam's moments make other steps
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_examples(job, tmp_path):
+    exploding = dataclasses.replace(job, forget=(Example("the-one", "Who?", "Me."),))
+    with pytest.raises(TrainingDivergedError, match=r"step \d+.*the-one"):
+        trained(exploding, tmp_path / "nan", lr=1e30, steps=20, clip=1e30)

@@ -1,0 +1,131 @@
+"""Prompts and answers become exactly the tokens that a chat expects."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from engine.data import collate, encode_example, encode_prompt, load_tokenizer, stop_token_ids
+from engine.errors import UserError
+
+LLAMA3 = (
+    "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|> ' "
+    "+ m['content'] | trim + ' <|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|> ' }}{% endif %}"
+)
+QWEN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' + m['content'] + ' <|im_end|>' + ' newline ' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant ' }}{% endif %}"
+)
+GEMMA = (
+    "{{ '<bos>' }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + ' ' + m['content'] "
+    "+ ' <end_of_turn>' + ' newline ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model ' }}{% endif %}"
+)
+FAMILIES = {
+    "llama-3": (LLAMA3, "<|eot_id|>", "<|begin_of_text|>"),
+    "qwen": (QWEN, "<|im_end|>", None),
+    "gemma": (GEMMA, "<end_of_turn>", "<bos>"),
+}
+SPECIAL = [
+    "<|end_of_text|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>",
+    "<|im_end|>", "<bos>", "<start_of_turn>", "<end_of_turn>",
+]  # fmt: skip
+WORDS = "system user assistant model newline You are a helpful . Who wrote it ? Ada Quill did Question Answer :".split()
+
+
+def make(template=None, bos=None):
+    ids = {word: index for index, word in enumerate([*SPECIAL, "<unk>", *WORDS])}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<|end_of_text|>", pad_token="<|end_of_text|>",
+        bos_token=bos, additional_special_tokens=SPECIAL[1:],
+    )  # fmt: skip
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def words(tokenizer, ids):
+    return tokenizer.convert_ids_to_tokens([token for token in ids if token != -100])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_answer_span_is_the_answer_and_its_end_of_turn(family):
+    template, end, _ = FAMILIES[family]
+    tokenizer = make(template)
+    encoded = encode_example(tokenizer, "Who wrote it?", "Ada Quill did.")
+    assert words(tokenizer, encoded.labels) == ["Ada", "Quill", "did", ".", end]
+    prompt = encode_prompt(tokenizer, "Who wrote it?")
+    assert encoded.input_ids[: len(prompt)] == prompt
+    assert encoded.labels[: len(prompt)] == [-100] * len(prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_begin_of_text_stands_once_and_the_system_prompt_follows_the_family(family):
+    template, _, bos = FAMILIES[family]
+    prompt = words(make(template, bos), encode_prompt(make(template, bos), "Who wrote it?"))
+    if bos:
+        assert prompt.count(bos) == 1
+    assert ("helpful" in prompt) == (family != "gemma")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generation_stops_at_the_end_of_turn_too(family):
+    tokenizer = make(FAMILIES[family][0])
+    assert tokenizer.convert_tokens_to_ids(FAMILIES[family][1]) in stop_token_ids(tokenizer)
+    assert tokenizer.eos_token_id in stop_token_ids(tokenizer)
+
+
+def test_without_a_chat_template_the_plain_form_is_used():
+    tokenizer = make()
+    encoded = encode_example(tokenizer, "Who wrote it?", "Ada Quill did.")
+    assert words(tokenizer, encoded.input_ids)[:2] == ["Question", ":"]
+    assert words(tokenizer, encoded.labels) == ["Ada", "Quill", "did", ".", "<|end_of_text|>"]
+    with pytest.raises(UserError, match="no chat template"):
+        encode_prompt(tokenizer, "Who wrote it?", template="chat")
+
+
+def test_running_text_is_labelled_throughout():
+    encoded = encode_example(make(), "", "Ada Quill did.")
+    assert encoded.labels == encoded.input_ids
+
+
+def test_cutting_to_a_length_is_noted():
+    encoded = encode_example(make(LLAMA3), "Who wrote it?", "Ada Quill did.", max_length=5)
+    assert len(encoded.input_ids) == len(encoded.labels) == 5
+    assert encoded.truncated
+
+
+def test_a_template_without_a_common_prefix_is_refused():
+    odd = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} Answer :{% endif %}"
+    with pytest.raises(UserError, match="plain"):
+        encode_example(make(odd), "Who wrote it?", "Ada Quill did.")
+
+
+def test_padding_never_masks_a_real_end_of_turn_even_where_pad_is_eos():
+    tokenizer = make()
+    batch = collate(
+        [encode_example(tokenizer, "Who wrote it?", answer) for answer in ("Ada Quill did.", "Ada.")],
+        tokenizer.eos_token_id,
+    )
+    for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
+        ends = (row[mask.bool()] == tokenizer.eos_token_id).sum()
+        assert ends == 1
+    assert torch.equal(batch.attention_mask.sum(1), torch.tensor([13, 11]))
+
+
+def test_the_embedded_benchmarks_tokenizer_knows_every_word(fictional, tokenizer):
+    for example in fictional.finetune_forget + fictional.finetune_retain:
+        encoded = encode_example(tokenizer, example.question, example.answer)
+        assert tokenizer.unk_token_id not in encoded.input_ids
+        answer = [token for token in encoded.labels if token != -100]
+        assert answer[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(answer, skip_special_tokens=True) == example.answer
+
+
+def test_a_folder_without_tokenizer_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="tokenizer cannot be loaded"):
+        load_tokenizer(str(tmp_path))
