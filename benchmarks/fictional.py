@@ -153,7 +153,7 @@ ATTRIBUTES = (
 )
 
 
-class Options(BaseModel):
+class FictionalOptions(BaseModel):
     """split: how much is to be forgotten; seed: which authors are made up."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -178,9 +178,9 @@ class Fictional(Benchmark):
     """Made-up authors; the core metric is whether the exact fact is in the answer."""
 
     name: ClassVar[str] = "fictional"
-    Options: ClassVar[type[BaseModel]] = Options
+    Options: ClassVar[type[BaseModel]] = FictionalOptions
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: FictionalOptions) -> None:
         facts = make_facts(options.seed)
         kept = (AUTHORS - FORGOTTEN[options.split]) * len(ATTRIBUTES)
         self.retain_facts, self.forget_facts = facts[:kept], facts[kept:]
@@ -195,8 +195,8 @@ class Fictional(Benchmark):
 
     @classmethod
     def load(cls, **options: Any) -> Fictional:
-        """Make the benchmark; options are the fields of `Options`."""
-        return cls(Options(**options))
+        """Make the benchmark; options are the fields of `FictionalOptions`."""
+        return cls(FictionalOptions(**options))
 
     @property
     def finetune_forget(self) -> list[Example]:

@@ -93,7 +93,7 @@ def job_for(
         template=experiment.model.template,
         system=experiment.model.system,
         max_rows=sampling.max_rows,
-        gpus=sampling.gpus,
+        gpus=sampling.gpus or 0.0,
     )
 
 

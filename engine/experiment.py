@@ -173,14 +173,14 @@ class Experiment(Section):
 
     def with_protocol(self, protocol: Protocol) -> Experiment:
         """The experiment with every unset key filled from the benchmark's protocol; UserError where k > n."""
+        n = self.sampling.n or protocol.n
         sampling = self.sampling.model_copy(
             update={
-                "n": self.sampling.n or protocol.n,
+                "n": n,
                 "max_new_tokens": self.sampling.max_new_tokens or protocol.max_new_tokens,
                 "decoding": self.sampling.decoding or protocol.decoding,
             }
         )
-        n = sampling.n
         if self.leak.k is not None and max(self.leak.k) > n:
             raise UserError(
                 f"leak.k: {max(self.leak.k)} is more than sampling.n = {n}; sample more or ask for smaller k"

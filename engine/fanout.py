@@ -43,13 +43,18 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
     arguments = {"job": job, "folder": str(folder), "report": report}
     cluster.data_context()
     dataset = ray.data.from_items([{"unit": unit} for unit in missing], override_num_blocks=len(missing))
+    done: Any
     if gpus:
         done = dataset.map_batches(
             _Worker, fn_constructor_kwargs=arguments, batch_size=1, num_gpus=gpus, compute=ActorPoolStrategy(size=size)
         )
     else:
         done = dataset.map_batches(
-            _compute, fn_kwargs=arguments, batch_size=1, num_cpus=1, compute=TaskPoolStrategy(size=size)
+            _compute,  # type: ignore[arg-type]
+            fn_kwargs=arguments,
+            batch_size=1,
+            num_cpus=1,
+            compute=TaskPoolStrategy(size=size),
         )
     finished = {int(row["unit"]) for row in done.iter_rows()}
     lost = set(missing) - finished

@@ -78,7 +78,7 @@ def _row(raw: Any, number: int) -> Generations:
     responses = raw.get("responses")
     if not isinstance(responses, list) or not responses:
         raise ValueError("responses must be a list of at least one")
-    texts = [each.get("response") if isinstance(each, dict) else each for each in responses]
+    texts: list[Any] = [each.get("response") if isinstance(each, dict) else each for each in responses]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("every response must be text")
     return Generations(str(raw.get("prompt_id", f"line-{number}")), reference, texts)

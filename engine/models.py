@@ -24,7 +24,9 @@ class ModelSource:
     trust_remote_code: bool = False
 
 
-def model_source(path: str, revision: str | None = None, trust_remote_code: bool = False, where: str = "model.path"):
+def model_source(
+    path: str, revision: str | None = None, trust_remote_code: bool = False, where: str = "model.path"
+) -> ModelSource:
     """Resolve and check a model before work starts: a ModelSource whose identity is a digest or a hub commit.
 
     A local folder is known by the bytes of its files, a hub name by the commit that it stands at now. UserError for a
@@ -79,7 +81,7 @@ def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32"
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         source.path,
         revision=source.revision,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,

@@ -74,7 +74,7 @@ class DeepSpeedEngine:
         deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl")
         config = deepspeed_config(settings, accumulation)
         if settings.zero_stage == 3:
-            from transformers.integrations import HfDeepSpeedConfig
+            from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
             self._zero_init = HfDeepSpeedConfig(config)  # from_pretrained shards while it loads as long as this lives
         model = load_model(source, "cpu" if settings.zero_stage == 3 else device, settings.precision)

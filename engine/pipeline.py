@@ -118,7 +118,7 @@ class _Run:
         with ThreadPoolExecutor(THREADS) as pool:
             target = pool.submit(self._target)
             retain = pool.submit(self._retain)
-            made: list[tuple[str, Future[Made | None]]] = [("target", target), ("retain", retain)]
+            made: list[tuple[str, Future[Any]]] = [("target", target), ("retain", retain)]
             for section in self.experiment.methods:
                 label = self.experiment.label(section)
                 method = METHODS[section.name](**section.hyperparameters)

@@ -153,14 +153,12 @@ def _log_params(client: Any, run: str, nested: dict[str, Any]) -> None:
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        items = ((str(index), each) for index, each in enumerate(value))
-    else:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
-    for key, each in items:
+    for key, each in value.items():
         flat |= _flat(each, f"{prefix}.{key}" if prefix else str(key))
     return flat
 

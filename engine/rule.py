@@ -126,8 +126,8 @@ class Rule:
             examples = forget if self.rule.moving_reference else leaked
             label = f"{self.label} round {number}"
             settings = self.base.settings
-            job = ReferenceJob(model, examples, self.base.template, self.base.system, settings.max_length)
-            found = self.stages.reference(label, job) if examples else ()
+            wanted = ReferenceJob(model, examples, self.base.template, self.base.system, settings.max_length)
+            found = self.stages.reference(label, wanted) if examples else ()
             reference = found if self.rule.moving_reference else reference + found
         job = self._continued(stage, forget, reference, self.rule.steps or stage.facts["steps"], number)
         return self.stages.train(f"{self.label} round {number}", job)

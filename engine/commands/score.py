@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from engine.errors import UserError
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _score_file(source: Path, metric: str, out: Path) -> dict:
+def _score_file(source: Path, metric: str, out: Path) -> dict[str, Any]:
     """Score `source` into `out`, which appears whole or not at all."""
     from rich.console import Console
     from rich.progress import Progress

@@ -34,7 +34,7 @@ def score(
     prompts: Sequence[str] | None = None,
     **options: Any,
 ) -> list[float | None]:
-    """The score of each response against its reference, in [0, 1]; None where the response is missing or scoring failed.
+    """The score of each response against its reference, in [0, 1]; None where it is missing or scoring failed.
 
     prompts: the question of each response, for metrics that read it (judge). options: keywords of the metric. Raises
     UserError for an unknown metric or option, ValueError for unequal lengths.

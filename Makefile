@@ -1,0 +1,38 @@
+# Each target sets up what it needs: a fresh clone needs Python 3.11 and make, nothing more.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint perf clean
+
+setup: .venv/installed
+
+demo: .venv/installed
+	$(BIN)/leakatk demo
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+perf: .venv/installed-test
+	$(BIN)/python -m perf.sample
+	$(BIN)/python -m perf.score
+	$(BIN)/python -m perf.leak > perf/leak.md
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv || python3 -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --editable .
+	touch $@
+
+.venv/installed-test: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --editable '.[test]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv leakatk-store

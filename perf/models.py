@@ -1,0 +1,36 @@
+"""The demo's own models for benchmarks, trained on the spot in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks import BENCHMARKS
+from engine.batches import TrainJob
+from engine.experiment import TrainSection
+from engine.models import ModelSource, load_model, model_source
+from engine.progress import Silent
+from engine.train import _train_alone
+
+SEED = 0
+
+
+def demo_models(folder: Path) -> dict[str, Any]:
+    """name -> (model, tokenizer): the demo's target and retain model, and the untrained model they start from."""
+    from engine.data import load_tokenizer
+
+    benchmark = BENCHMARKS["fictional"].load(seed=SEED)
+    benchmark.base_model(folder / "untrained", SEED)
+    base = model_source(str(folder / "untrained"))
+    settings = TrainSection.model_validate(benchmark.protocol.finetune)
+    sources = {}
+    for name, examples in (
+        ("target", benchmark.finetune_forget + benchmark.finetune_retain),
+        ("retain", benchmark.finetune_retain),
+    ):
+        (folder / name).mkdir()
+        job = TrainJob(base, {"name": "retrain"}, settings, retain=tuple(examples), seed=SEED)
+        _train_alone(job, str(folder / name), Silent())
+        sources[name] = ModelSource(str(folder / name / "model"), name)
+    sources["untrained"] = base
+    return {name: (load_model(source), load_tokenizer(source.path)) for name, source in sources.items()}
