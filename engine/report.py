@@ -42,7 +42,6 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape(default=True), trim_blocks=True
     )
-    environment.filters["interval"] = _interval
     unlearned = [model for model in results.models if model.role == "unlearned"]
     page = environment.get_template(TEMPLATE.name).render(
         results=results,
