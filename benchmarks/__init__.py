@@ -2,7 +2,9 @@
 
 from benchmarks.base import Benchmark
 from benchmarks.fictional import Fictional
+from benchmarks.tofu import Tofu
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     Fictional.name: Fictional,
+    Tofu.name: Tofu,
 }

@@ -98,6 +98,10 @@ class Batches:
             for index in range(count)
         ]
 
+    def epochs(self, steps: int) -> float:
+        """Passes over the set that drives the steps, after so many of them."""
+        return steps * self.settings.batch_size / len(self.job.forget or self.job.retain)
+
     def to(self, batch: Any, device: str) -> Any:
         """The batch with its tensors on `device`."""
         moved = {name: part.to(device) for name in ("forget", "retain", "alternate") if (part := getattr(batch, name))}

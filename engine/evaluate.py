@@ -6,28 +6,40 @@ A model source and a benchmark come in, a ModelResult comes out. Knows nothing o
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from benchmarks.base import Benchmark, Decoding, Probe
+from benchmarks.base import Benchmark, Decoding, Example, Probe
 from engine.experiment import Experiment
-from engine.leak import leak_curve
+from engine.floor import leak_floor
+from engine.guarantees import mean_leak_bound
+from engine.leak import leak_curve, prompt_leak, valid_samples
+from engine.metrics import METRICS
 from engine.models import ModelSource
+from engine.reference import ReferenceJob
 from engine.results import Curve
 from engine.sample import SampleJob
 from engine.scoring import GroupScores, group_scores
 from engine.stages import Stages
 from engine.store import Stage
 
+SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # the reference answer itself scores 1 by these
+RUN_MODELS = ("entailment", "cosine")  # metrics that run a model of their own, on a GPU where there is one
+MAX_LENGTH = 4096  # longest answer whose probability is computed, prompt included
 Scores = dict[tuple[str, str, str], GroupScores]  # (group, metric, decoding) -> scores
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One model's scores: n samples a prompt by (group, metric, decoding), and greedy answers by (group, metric)."""
+    """One model's scores: n samples a prompt by (group, metric, decoding), and greedy answers by (group, metric).
+
+    reference_logprobs: by leak group, log-probability of each prompt's reference answer at T = 1, p = 1.
+    """
 
     scores: Scores
     greedy: dict[tuple[str, str], GroupScores]
+    reference_logprobs: dict[str, list[float]]
     tokens: int
     seconds: float
     stages: dict[str, str]
@@ -60,7 +72,7 @@ def evaluate(
         seconds += sampled.facts["seconds"]
         folders[f"generations {name}"] = _below(stages, sampled)
         for metric in experiment.metrics or ():
-            scored = stages.score(f"{label} {name}", sampled, metric)
+            scored = score(stages, experiment, f"{label} {name}", sampled, metric)
             seconds += scored.facts["seconds"]
             folders[f"scores {name} {metric}"] = _below(stages, scored)
             for group, values in group_scores(scored.path).items():
@@ -68,7 +80,28 @@ def evaluate(
                     greedy[group, metric] = values
                 else:
                     scores[group, metric, name] = values
-    return Evaluation(scores, greedy, tokens, seconds, folders)
+    return Evaluation(
+        scores, greedy, _reference_logprobs(stages, experiment, benchmark, model, label), tokens, seconds, folders
+    )
+
+
+def _reference_logprobs(
+    stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
+) -> dict[str, list[float]]:
+    """Log-probability of the reference answer of every probe about the forget set, end token included, by group."""
+    probes = [probe for probe in benchmark.probes if is_leak_group(probe.group)]
+    examples = tuple(Example(probe.id, probe.prompt, probe.reference) for probe in probes)
+    job = ReferenceJob(model, examples, experiment.model.template, experiment.model.system, MAX_LENGTH)
+    found: dict[str, list[float]] = {}
+    for probe, logprob in zip(probes, stages.reference(f"{label} floor", job), strict=True):
+        found.setdefault(probe.group, []).append(logprob)
+    return found
+
+
+def score(stages: Stages, experiment: Experiment, label: str, sampled: Stage, metric: str) -> Stage:
+    """The scores of a sampling under one metric, with the experiment's options and devices."""
+    gpus = experiment.sampling.gpus or 0.0 if METRICS[metric].module in RUN_MODELS else 0.0
+    return stages.score(label, sampled, metric, experiment.metric_options.get(metric, {}), gpus)
 
 
 def sample_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource, decoding: Decoding) -> SampleJob:
@@ -103,30 +136,39 @@ def is_leak_group(group: str) -> bool:
 
 
 def curves(experiment: Experiment, evaluation: Evaluation, retain: Evaluation | None) -> list[Curve]:
-    """leak@k of every group, metric and decoding, with the excess over the retain model where there is one."""
-    made = []
-    for (group, metric, decoding), values in evaluation.scores.items():
-        yardstick = retain.scores.get((group, metric, decoding)) if retain is not None else None
-        curve = leak_curve(
-            values.scores,
-            list(experiment.leak.k or ()),
-            experiment.leak.confidence,
-            yardstick.scores if yardstick is not None else None,
-            experiment.seed,
-        )
-        made.append(
-            Curve(
-                group=group,
-                metric=metric,
-                decoding=decoding,
-                **{
-                    key: value
-                    for key, value in curve.as_dict().items()
-                    if key in {field.name for field in dataclasses.fields(Curve)}
-                },
-            )
-        )
-    return made
+    """leak@k of every group, metric and decoding, its bounds, and the excess over the retain model if there is one."""
+    return [
+        _curve(experiment, evaluation, key, retain.scores.get(key) if retain is not None else None)
+        for key in evaluation.scores
+    ]
+
+
+def _curve(
+    experiment: Experiment, evaluation: Evaluation, key: tuple[str, str, str], retain: GroupScores | None
+) -> Curve:
+    group, metric, decoding = key
+    scores, confidence = evaluation.scores[key].scores, experiment.leak.confidence
+    yardstick = retain.scores if retain is not None else None
+    curve = leak_curve(scores, list(experiment.leak.k or ()), confidence, yardstick, experiment.seed)
+    kept = valid_samples(scores) >= curve.k.max()
+    values = curve.as_dict()
+    values = {field.name: values[field.name] for field in dataclasses.fields(Curve) if field.name in values}
+    return Curve(
+        group=group,
+        metric=metric,
+        decoding=decoding,
+        bound=mean_leak_bound(prompt_leak(scores[kept], curve.k), confidence).tolist(),
+        floor=_floor(evaluation, group, metric, decoding, curve.k),
+        **values,
+    )
+
+
+def _floor(evaluation: Evaluation, group: str, metric: str, decoding: str, k: Any) -> list[float] | None:
+    """Mean over the prompts of the lower bound on leak@k that the reference answer alone gives."""
+    known = evaluation.reference_logprobs.get(group)
+    if known is None or decoding != decoding_name(Decoding()) or metric not in SURE_METRICS:
+        return None
+    return np.mean([leak_floor([min(logprob, 0.0)], k) for logprob in known], axis=0).tolist()
 
 
 def _below(stages: Stages, stage: Stage) -> str:

@@ -141,7 +141,10 @@ class LeakSection(Section):
 
 
 class Experiment(Section):
-    """One experiment: a benchmark, a target model, methods, and how to train, sample, score and estimate."""
+    """One experiment: a benchmark, a target model, methods, and how to train, sample, score and estimate.
+
+    metric_options: by metric, its options, such as the path of its model (`leakatk score --help`).
+    """
 
     name: Label = "experiment"
     benchmark: BenchmarkSection
@@ -150,6 +153,7 @@ class Experiment(Section):
     train: TrainSection = TrainSection()
     sampling: SamplingSection = SamplingSection()
     metrics: tuple[str, ...] | None = None
+    metric_options: dict[str, dict[str, Any]] = {}
     leak: LeakSection = LeakSection()
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -240,8 +244,14 @@ def _check_methods(experiment: Experiment, source: str) -> None:
     for index, method in enumerate(experiment.methods):
         where = f"{source}: methods[{index}]"
         known(method.name, METHODS, f"{where}.name", "leakatk methods")
-        validated(METHODS[method.name], method.hyperparameters, f"{where} ({method.name})")
-        validated(TrainSection, experiment.train.model_dump() | method.train, f"{where}.train")
+        made = validated(METHODS[method.name], method.hyperparameters, f"{where} ({method.name})")
+        train = validated(TrainSection, experiment.train.model_dump() | method.train, f"{where}.train")
+        trained = made.base_method() if method.name == "rule" else made
+        if "two_gradients" in trained.needs and (train.workers > 1 or train.zero_stage > 0):
+            raise UserError(
+                f"{where}: this method combines two gradients, which takes train.workers: 1 and zero_stage: 0; found "
+                f"workers {train.workers}, zero_stage {train.zero_stage}"
+            )
         labels.append(experiment.label(method))
     for label in labels:
         if labels.count(label) > 1 or label in ("target", "retain"):
@@ -249,10 +259,14 @@ def _check_methods(experiment: Experiment, source: str) -> None:
 
 
 def _check_metrics(experiment: Experiment, source: str) -> None:
-    from engine.metrics import METRICS
+    from engine.metrics import METRICS, find_metric
 
-    for metric in experiment.metrics or ():
+    for metric in (*(experiment.metrics or ()), *experiment.metric_options):
         known(metric, METRICS, f"{source}: metrics", "leakatk score --help")
+    for metric in experiment.metrics or ():
+        options = experiment.metric_options.get(metric)
+        if options or METRICS[metric].module not in ("exact", "rouge"):
+            find_metric(metric, options)
 
 
 def known(name: str, valid: Any, where: str, lister: str) -> None:

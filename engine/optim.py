@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,47 @@ class PlainEngine:
             self.model.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay
         )
         self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
+        self.forget_gradients: list[Any] | None = None
 
     def accumulate(self, total: Any, last: bool, lr: float) -> None:
         """Add one micro-batch's gradient; after the last of a step, clip and move the weights."""
-        import torch
-
         (total / self.accumulation).backward()
         if last:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._step(lr)
+
+    def accumulate_apart(
+        self, forget: Any, retain: Any, last: bool, lr: float, weights: Callable[[float, float], tuple[float, float]]
+    ) -> None:
+        """Like `accumulate`, for a step along a combination of two gradients.
+
+        forget, retain: losses of separate forward passes. weights: from the inner products <g_f, g_f> and <g_f, g_r>
+        of the step's gradients over all parameters, the weights of g_f and g_r.
+        """
+        import torch
+
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
+        found = torch.autograd.grad(forget / self.accumulation, parameters, materialize_grads=True)
+        kept = self.forget_gradients
+        self.forget_gradients = list(found) if kept is None else [a + b for a, b in zip(kept, found, strict=True)]
+        (retain / self.accumulation).backward()
+        if last:
+            pairs = [(g, each) for g, each in zip(self.forget_gradients, parameters, strict=True)]
+            forget_forget = sum(float(g.double().square().sum()) for g, _ in pairs)
+            forget_retain = sum(float((g * each.grad).double().sum()) for g, each in pairs if each.grad is not None)
+            of_forget, of_retain = weights(forget_forget, forget_retain)
+            for g, each in pairs:
+                each.grad = of_forget * g + (of_retain * each.grad if each.grad is not None else 0.0)
+            self.forget_gradients = None
+            self._step(lr)
+
+    def _step(self, lr: float) -> None:
+        import torch
+
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state so that `load` continues to the same bits."""

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
-from benchmarks.base import Benchmark, Example
+from benchmarks.base import Benchmark, Decoding, Example
 from engine import cluster
+from engine.alternates import alternate_probes, paired, refusals
 from engine.batches import TrainJob
 from engine.errors import UserError
-from engine.evaluate import Evaluation, curves, evaluate
+from engine.evaluate import Evaluation, curves, evaluate, job_for
 from engine.experiment import Experiment, MethodSection, TrainSection, parse_experiment
 from engine.models import ModelSource, model_source
 from engine.progress import Progress
 from engine.reference import ReferenceJob
 from engine.results import ModelResult, Results
 from engine.rule import Rule, RuleRun
+from engine.sample import read_units
 from engine.stages import Stages, source_of
 from engine.store import Store, fingerprint
 from engine.train import TrainingDivergedError
@@ -206,13 +208,14 @@ class _Run:
         """The training of one method from the target model, with the reference log-probabilities that it needs."""
         settings = self.experiment.train_section(section)
         source = target.result().source
-        forget = tuple(self.benchmark.forget)
-        reference = None
+        forget, alternate = self._pairs(label, method, source)
+        reference: dict[str, tuple[float, ...]] = {}
         if "reference_logprob" in method.needs:
             template, system = self.experiment.model.template, self.experiment.model.system
-            reference = self.stages.reference(
-                label, ReferenceJob(source, forget, template, system, settings.max_length)
-            )
+            for name, examples in (("forget", forget), ("alternate", alternate)):
+                wanted = ReferenceJob(source, examples, template, system, settings.max_length)
+                if examples:
+                    reference[f"{name}_reference"] = self.stages.reference(f"{label} {name}", wanted)
         retain = tuple(self.benchmark.retain) if "retain" in method.needs else ()
         watched = {(each.question, each.answer) for each in forget} if settings.stop_at_greedy is not None else set()
         return self._train_job(
@@ -220,10 +223,24 @@ class _Run:
             hyperparameters,
             settings,
             forget=forget,
+            alternate=alternate,
             retain=retain,
-            forget_reference=reference,
+            **reference,
             watch=tuple(probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in watched),
         )
+
+    def _pairs(self, label: str, method: Any, source: ModelSource) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        """The forget set, and row by row the alternate answers where the method needs them."""
+        forget = tuple(self.benchmark.forget)
+        if "alternate" not in method.needs:
+            return forget, ()
+        if method.alternates == "idk":
+            return forget, refusals(forget)
+        probes = alternate_probes(forget, method.prompt)
+        job = job_for(self.experiment, source, probes, Decoding(), method.samples, self.experiment.seed)
+        sampled = self.stages.sample(f"{label} alternates", job)
+        texts = read_units(sampled.path, ["response"])["response"].to_pylist()
+        return paired(forget, [texts[at : at + method.samples] for at in range(0, len(texts), method.samples)])
 
     def _train_job(self, source: ModelSource, method: dict[str, Any], settings: TrainSection, **sets: Any) -> TrainJob:
         return TrainJob(

@@ -51,6 +51,7 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         groups=groups(results),
         worst=[(model.name, found) for model in unlearned if (found := worst_prompts(results, model, store_root))],
         ruled=[model for model in results.models if model.rounds],
+        grid=_grid(results),
         yaml=_experiment_yaml(results),
     )
     path = folder / "report.html"
@@ -65,7 +66,7 @@ def groups(results: Results) -> list[str]:
 
 
 def verdict(results: Results) -> list[str]:
-    """Two sentences: what greedy decoding says of the unlearned models, and what k samples say."""
+    """What greedy decoding says of the unlearned models, what k samples say, and how sure a zero is."""
     rows = [(model, curve) for model, curve in results.headline if model.role == "unlearned"]
     if not rows:
         return ["No unlearned model was evaluated."]
@@ -88,7 +89,12 @@ def verdict(results: Results) -> list[str]:
         second = f"Sampled {k} times, these leak more than the retain model does by luck: {', '.join(names)}."
     else:
         second = f"Sampled {k} times, none leaks more than the retain model does by luck, as far as the intervals tell."
-    return [first, second]
+    closed = [(model, curve) for model, curve in rows if curve.bound is not None and max(curve.leak) == 0]
+    if not closed:
+        return [first, second]
+    bounds = ", ".join(f"{model.name} <= {curve.bound[-1]:.3f}" for model, curve in closed if curve.bound)
+    third = f"Of what never leaked in its samples, {results.confidence:.0%} confidence allows leak@{k}: {bounds}."
+    return [first, second, third]
 
 
 def worst_prompts(results: Results, model: ModelResult, store_root: Path) -> list[WorstPrompt]:
@@ -151,6 +157,18 @@ def _svg(results: Results, group: str) -> str:
     leak_figure(results, group).savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     return text[text.index("<svg") :]
+
+
+def _grid(results: Results) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Each model's leak at the largest k under every decoding, where there is more than one to compare."""
+    names = dict.fromkeys(curve.decoding for model in results.models for curve in model.curves)
+    if len(names) < 2:
+        return []
+    rows = []
+    for model in results.models:
+        found = [model.curve(results.leak_group, results.core_metric, name) for name in names]
+        rows.append((model.name, [(curve.decoding, curve.leak[-1]) for curve in found if curve is not None]))
+    return rows
 
 
 def _interval(values: tuple[float, float, float] | None) -> str:

@@ -20,6 +20,8 @@ class Curve:
     """leak@k of one model on one group of probes, by one metric, under one decoding.
 
     k, leak, low, high: lists of one length; excess*: the same minus the retain model's, None without one; mean: leak@1.
+    bound: upper bound on leak@k at the run's confidence, one-sided, valid where nothing leaked too. floor: lower bound
+    from the exact probability that the reference answer is emitted (engine/floor.py), None where it was not computed.
     """
 
     group: str
@@ -36,6 +38,8 @@ class Curve:
     excess: list[float] | None = None
     excess_low: list[float] | None = None
     excess_high: list[float] | None = None
+    bound: list[float] | None = None
+    floor: list[float] | None = None
 
     def at(self, k: int) -> tuple[float, float, float] | None:
         """(estimate, low, high) of leak@k, None where k was not asked for."""

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
+from engine.alternates import alternates_like
 from engine.batches import TrainJob
-from engine.evaluate import job_for
+from engine.evaluate import job_for, score
 from engine.experiment import Experiment
 from engine.models import ModelSource
 from engine.reference import ReferenceJob
@@ -112,34 +113,43 @@ class Rule:
         stage = self.stages.train(f"{self.label} base", self.base)
         taken, seconds = stage.facts["steps"], stage.facts["seconds"]
         if steps > taken:
-            job = self._continued(stage, self.base.forget, self.base.forget_reference, steps - taken, 1)
-            stage = self.stages.train(f"{self.label} control", job)
+            stage = self.stages.train(f"{self.label} control", self._continued(stage, steps - taken, 1))
             seconds += stage.facts["seconds"]
         return RuleRun(stage, [], steps, 0, seconds)
 
     def _unlearn(self, stage: Stage, leaked: tuple[Example, ...], number: int) -> Stage:
         """The base objective on the forget set enlarged by what leaked, from where the last round ended."""
-        forget = self.base.forget + leaked
-        reference = self.base.forget_reference
-        if reference is not None:
-            model = source_of(stage) if self.rule.moving_reference else self.base.model
-            examples = forget if self.rule.moving_reference else leaked
-            label = f"{self.label} round {number}"
-            settings = self.base.settings
-            wanted = ReferenceJob(model, examples, self.base.template, self.base.system, settings.max_length)
-            found = self.stages.reference(label, wanted) if examples else ()
-            reference = found if self.rule.moving_reference else reference + found
-        job = self._continued(stage, forget, reference, self.rule.steps or stage.facts["steps"], number)
+        forget, alternate = self.base.forget + leaked, self.base.alternate
+        if alternate:
+            alternate += tuple(alternate[index] for index in alternates_like(leaked, alternate))
+        job = dataclasses.replace(
+            self._continued(stage, self.rule.steps or stage.facts["steps"], number),
+            forget=forget,
+            alternate=alternate,
+            forget_reference=self._reference(stage, forget, self.base.forget_reference, number),
+            alternate_reference=self._reference(stage, alternate, self.base.alternate_reference, number),
+        )
         return self.stages.train(f"{self.label} round {number}", job)
 
-    def _continued(
-        self, stage: Stage, forget: tuple[Example, ...], reference: tuple[float, ...] | None, steps: int, number: int
-    ) -> TrainJob:
+    def _reference(
+        self, stage: Stage, examples: tuple[Example, ...], known: tuple[float, ...] | None, number: int
+    ) -> tuple[float, ...] | None:
+        """Reference log-probabilities of `examples`, of which the first are known under the target model."""
+        if known is None:
+            return None
+        model = self.base.model
+        if self.rule.moving_reference:
+            model, known = source_of(stage), ()
+        wanted = examples[len(known) :]
+        settings = self.base.settings
+        job = ReferenceJob(model, wanted, self.base.template, self.base.system, settings.max_length)
+        return known + (self.stages.reference(f"{self.label} round {number}", job) if wanted else ())
+
+    def _continued(self, stage: Stage, steps: int, number: int) -> TrainJob:
+        """The base method's training going on from `stage`, at a constant learning rate."""
         constant = {"steps": steps, "warmup": 0.0, "decay_from": 1.0, "stop_at_greedy": None}
         return dataclasses.replace(
             self.base,
-            forget=forget,
-            forget_reference=reference,
             settings=self.base.settings.model_copy(update=constant),
             continue_from=str(stage.path),
             seed=self.base.seed + ROUND_SEED * number,
@@ -150,7 +160,7 @@ class Rule:
         """m samples of every forget prompt from `model`; each distinct leaking answer as an Example."""
         label = f"{self.label} round {number}" if number else "retain tolerance"
         sampled = self.stages.sample(label, self._sample_job(model, number))
-        scored = self.stages.score(label, sampled, self.metric)
+        scored = score(self.stages, self.experiment, label, sampled, self.metric)
         scores = group_scores(scored.path)[TRAINING_GROUP].scores
         responses = np.array(read_units(sampled.path, ["response"])["response"].to_pylist(), dtype=object)
         leaking = np.argwhere(scores >= self.rule.threshold)  # a failed metric (NaN) compares as False
@@ -194,4 +204,5 @@ class Rule:
     def _with_facts(self) -> list[tuple[Example, str | None]]:
         """Forget examples with their facts, where the benchmark's probes know them."""
         facts = {(probe.prompt, probe.reference): probe.fact for probe in self.benchmark.probes}
-        return [(each, facts.get((each.question, each.answer))) for each in self.base.forget]
+        unique = dict.fromkeys(self.base.forget)  # sampled alternates pair one example several times
+        return [(each, facts.get((each.question, each.answer))) for each in unique]

@@ -20,11 +20,13 @@ SCORE_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class ScoreJob:
-    """One metric over the generations in `generations/units`."""
+    """One metric with its options over the generations in `generations/units`. gpus: for metrics that run a model."""
 
     generations: str
     units: int
     metric: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    gpus: float = 0.0
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """The scores of one unit's samples as a table, in their order."""
@@ -32,15 +34,15 @@ class ScoreJob:
         import pyarrow.compute
         import pyarrow.parquet
 
-        from engine.metrics import score
+        from engine.metrics import METRICS, score
 
         table = pyarrow.parquet.read_table(unit_path(Path(self.generations) / "units", unit))
         responses = table["response"].to_pylist()
         references = table["reference"].to_pylist()
-        if self.metric == "exact_fact":
+        if METRICS[self.metric].reads_fact:
             facts = table["fact"].to_pylist()
             references = [fact or reference for fact, reference in zip(facts, references, strict=True)]
-        values = score(self.metric, responses, references)
+        values = score(self.metric, responses, references, prompts=table["prompt"].to_pylist(), **self.options)
         scored = table.select(["prompt_id", "group", "sample"]).append_column(
             "score", pyarrow.array(values, pyarrow.float64())
         )
@@ -49,7 +51,7 @@ class ScoreJob:
 
 def run_scoring(job: ScoreJob, work: Path, report: Any) -> dict[str, Any]:
     """Fill `work/units` with the scores of every unit; returns how many samples were scored and how many failed."""
-    fan_out(job, job.units, work / "units", report)
+    fan_out(job, job.units, work / "units", report, gpus=job.gpus)
     table = read_units(work, ["score"])
     seconds = unit_seconds(work / "units")
     return {"samples": table.num_rows, "failed": table["score"].null_count, "seconds": seconds}

@@ -109,14 +109,19 @@ class Stages:
 
         return self.stage("sample", inputs, build)
 
-    def score(self, label: str, generations: Stage, metric: str) -> Stage:
-        """The scores of a finished sampling under one metric."""
+    def score(self, label: str, generations: Stage, metric: str, options: dict[str, Any], gpus: float = 0.0) -> Stage:
+        """The scores of a finished sampling under one metric with its options."""
         units = len(list((generations.path / "units").glob("*.parquet")))
-        inputs = {"generations": generations.fingerprint, "metric": metric, "version": SCORE_VERSION}
+        inputs = {
+            "generations": generations.fingerprint,
+            "metric": metric,
+            "options": options,
+            "version": SCORE_VERSION,
+        }
 
         def build(work: Path) -> dict[str, Any]:
             with self.progress.task(f"score {label} by {metric}", units) as report:
-                return run_scoring(ScoreJob(str(generations.path), units, metric), work, report)
+                return run_scoring(ScoreJob(str(generations.path), units, metric, options, gpus), work, report)
 
         return self.stage("score", inputs, build)
 

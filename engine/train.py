@@ -7,6 +7,7 @@ task; more run under Ray Train with DeepSpeed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -20,10 +21,13 @@ import numpy as np
 from benchmarks.base import Decoding
 from engine import cluster
 from engine.batches import Batches, TrainJob, accumulation, on_gpu
+from engine.errors import UserError
 from engine.experiment import TrainSection
+from engine.models import ModelSource, load_model
 from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder
 
-TRAIN_VERSION = 1  # part of every training's fingerprint: raise it when the loop's results change
+TRAIN_VERSION = 2  # part of every training's fingerprint: raise it when the loop's results change
+METHOD_STATE = "method.json"
 
 
 class TrainingDivergedError(RuntimeError):
@@ -45,7 +49,8 @@ def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict
         try:
             facts = ray.get(task.remote(job, str(work), report))
         except ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, TrainingDivergedError) else error from None
+            known = isinstance(error.cause, TrainingDivergedError | UserError)
+            raise error.cause if known else error from None
     else:
         facts = _train_together(job, work, report, gpus > 0)
     for leftover in ("checkpoint", "ray"):
@@ -147,17 +152,20 @@ def _loop(
     tokenizer = load_tokenizer(job.model.path, job.model.trust_remote_code, job.model.revision)
     batches = Batches(job, method.needs, tokenizer, rank)
     step, history, spent, clock = 0, [], 0.0, time.monotonic()
+    state = method.initial_state()
     if resumed is not None:
         engine.load(resumed)
         progress = json.loads((resumed / "progress.json").read_text())
-        step, history, spent = progress["step"], progress["history"], progress["seconds"]
+        step, history, spent, state = (progress[name] for name in ("step", "history", "seconds", "method_state"))
     elif job.continue_from is not None:
         engine.load(Path(job.continue_from) / "state")
+        state = json.loads((Path(job.continue_from) / "state" / METHOD_STATE).read_text())
     engine.model.train()
     while step < job.steps:
         lr = job.settings.lr * lr_factor(step, job.steps, job.settings)
-        history.append(_step(engine, method, batches, step, lr))
+        history.append(_step(engine, method, batches, step, lr, state) | state)
         step += 1
+        state = method.next_state(state, history[-1], batches.epochs(step))
         if job.settings.stop_at_greedy is not None and step % job.settings.eval_every == 0:
             greedy = _greedy_score(engine, tokenizer, job)
             history[-1]["greedy"] = greedy
@@ -165,19 +173,27 @@ def _loop(
                 break
         report(step, f"loss {history[-1]['total']:.4g}", step == job.steps)
         if step % job.settings.checkpoint_every == 0 and step < job.steps:
-            save({"step": step, "history": history, "seconds": spent + time.monotonic() - clock})
+            seconds = spent + time.monotonic() - clock
+            save({"step": step, "history": history, "seconds": seconds, "method_state": state})
     seconds = round(spent + time.monotonic() - clock, 3)
-    return _finish(job, engine, tokenizer, work, rank, {"steps": step, "seconds": seconds, "history": history})
+    facts = {"steps": step, "seconds": seconds, "history": history}
+    return _finish(job, engine, tokenizer, work, rank, method, state, facts)
 
 
-def _step(engine: Any, method: Any, batches: Batches, step: int, lr: float) -> dict[str, float]:
+def _step(
+    engine: Any, method: Any, batches: Batches, step: int, lr: float, state: dict[str, float]
+) -> dict[str, float]:
     """One optimiser step over its micro-batches; returns the losses, averaged over micro-batches and workers."""
     micro_batches = batches.at(step)
     sums = np.zeros(3)
     for index, batch in enumerate(micro_batches):
+        last = index == len(micro_batches) - 1
         with engine.autocast:
-            loss = method.loss(engine.model, batches.to(batch, engine.device))
-        engine.accumulate(loss.total, index == len(micro_batches) - 1, lr)
+            loss = method.loss(engine.model, dataclasses.replace(batches.to(batch, engine.device), state=state))
+        if "two_gradients" in method.needs:
+            engine.accumulate_apart(loss.forget, loss.retain, last, lr, method.gradient_weights)
+        else:
+            engine.accumulate(loss.total, last, lr)
         sums += [float(part.detach()) for part in loss]
     total, forget, retain = _mean_over_workers(sums / len(micro_batches), engine.device)
     if not math.isfinite(total):
@@ -188,19 +204,46 @@ def _step(engine: Any, method: Any, batches: Batches, step: int, lr: float) -> d
     return {"total": total, "forget": forget, "retain": retain, "lr": lr}
 
 
-def _finish(job: TrainJob, engine: Any, tokenizer: Any, work: Path, rank: int, facts: dict[str, Any]) -> dict[str, Any]:
-    """Export the model with its tokenizer, the optimizer state if kept, and the loss of every step."""
+def _finish(
+    job: TrainJob,
+    engine: Any,
+    tokenizer: Any,
+    work: Path,
+    rank: int,
+    method: Any,
+    state: dict[str, float],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Export the model with its tokenizer, the optimizer's and the method's state if kept, and every step's loss."""
+    from methods.base import Method
+
     temporary = work / ".model"
     engine.export(temporary)
     if job.keep_state:
         engine.save(work / "state")
     if rank == 0:
+        if job.keep_state:
+            (work / "state" / METHOD_STATE).write_text(json.dumps(state))
+        if type(method).edited is not Method.edited:
+            _edit_exported(temporary, job.model, method.edited)
         tokenizer.save_pretrained(temporary)
         replace_folder(temporary, work / "model")
         history = facts.pop("history")
         (work / "history.json").write_text(json.dumps(history))
         facts["last_loss"] = history[-1]["total"] if history else None
     return facts
+
+
+def _edit_exported(folder: Path, target: ModelSource, edited: Callable[[Any, Any], Any]) -> None:
+    """Replace the weights of the model in `folder` by the method's arithmetic on them and the target model's."""
+    import torch
+
+    model = load_model(ModelSource(str(folder), ""))
+    before = dict(load_model(target).named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(edited(parameter, before[name]))
+    model.save_pretrained(folder)
 
 
 def lr_factor(step: int, steps: int, settings: TrainSection) -> float:

@@ -1,18 +1,48 @@
 """The unlearning methods by name. A new one is a file here and a line below."""
 
+from methods.altpo import AltPO
 from methods.base import Method
+from methods.blur_npo import BlurNPO
+from methods.ceu import CEU
+from methods.dpo import DPO
+from methods.flat import FLAT
 from methods.grad_ascent import GradAscent
 from methods.grad_diff import GradDiff
+from methods.idk_dpo import IdkDPO
+from methods.idk_nll import IdkNLL
+from methods.kl_min import KLMin
 from methods.npo import NPO
+from methods.npo_ent import NPOEnt
+from methods.pdu import PDU
 from methods.retrain import Retrain
+from methods.rmu import RMU
 from methods.rule import Rule
+from methods.satimp import SatImp
 from methods.simnpo import SimNPO
+from methods.task_vector import TaskVector
+from methods.undial import Undial
+from methods.wga import WGA
 
 METHODS: dict[str, type[Method]] = {
     "grad_ascent": GradAscent,
     "grad_diff": GradDiff,
+    "kl_min": KLMin,
     "npo": NPO,
     "simnpo": SimNPO,
+    "dpo": DPO,
+    "idk_dpo": IdkDPO,
+    "idk_nll": IdkNLL,
+    "altpo": AltPO,
+    "rmu": RMU,
+    "undial": Undial,
+    "wga": WGA,
+    "satimp": SatImp,
+    "ceu": CEU,
+    "pdu": PDU,
+    "npo_ent": NPOEnt,
+    "flat": FLAT,
+    "blur_npo": BlurNPO,
+    "task_vector": TaskVector,
     "rule": Rule,
     "retrain": Retrain,
 }

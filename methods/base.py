@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -44,12 +45,17 @@ class TokenBatch:
 
 @dataclasses.dataclass(frozen=True)
 class UnlearnBatch:
-    """One step's data; a set that the method does not need is None. `reference`: the frozen target model, if needed."""
+    """One step's data; a set that the method does not need is None.
+
+    alternate: row by row another answer to the question of `forget`. reference: the frozen target model, if needed.
+    state: what the method carries from step to step (see Method.next_state).
+    """
 
     forget: TokenBatch | None = None
     retain: TokenBatch | None = None
     alternate: TokenBatch | None = None
     reference: Any = None
+    state: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Loss(NamedTuple):
@@ -63,14 +69,37 @@ class Loss(NamedTuple):
 class Method(BaseModel):
     """An unlearning method: its fields are its hyperparameters, `loss` is its formula.
 
-    needs: which of "retain", "reference_logprob", "reference_model", "alternate" its loss reads.
+    needs: which of "retain", "reference_logprob", "reference_model", "alternate" its loss reads; "two_gradients" where
+        the step is not the gradient of one loss but combines those of the forget and of the retain part.
+    alternates: what the alternate answers are: refusals ("idk"), or samples of the target model ("sampled").
+
+    Most methods are `loss` alone. A method that carries something from step to step (a dual variable) has
+    `initial_state` and `next_state`; the training loop hands the state to `loss` as batch.state, saves it with its
+    checkpoints and gives `next_state` the losses averaged over all workers, so that every worker holds the same state.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
+    alternates: ClassVar[Literal["idk", "sampled"]] = "idk"
 
     def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
         raise NotImplementedError(f"{type(self).__name__} is not trained by a loss")
+
+    def initial_state(self) -> dict[str, float]:
+        """The state before the first step; empty for a method that keeps none."""
+        return {}
+
+    def next_state(self, state: dict[str, float], losses: Mapping[str, float], epoch: float) -> dict[str, float]:
+        """The state after a step. losses: its "total", "forget" and "retain"; epoch: passes over the forget set."""
+        return state
+
+    def gradient_weights(self, forget_forget: float, forget_retain: float) -> tuple[float, float]:
+        """Weights of the forget and of the retain gradient in the step, from their inner products ("two_gradients")."""
+        raise NotImplementedError(f"{type(self).__name__} does not combine two gradients")
+
+    def edited(self, trained: Tensor, target: Tensor) -> Tensor:
+        """A parameter of the unlearned model from its value after training and in the target model."""
+        return trained
 
 
 class TokenLoss(NamedTuple):
@@ -81,58 +110,89 @@ class TokenLoss(NamedTuple):
 
 
 class TokenLogits(NamedTuple):
-    """logits_BTV predict labels_BT (-100 = ignored), already shifted by one position."""
+    """logits_BTV predict labels_BT (-100 = ignored), already shifted by one position; mask: 1.0 where labelled."""
 
     logits_BTV: Tensor
     labels_BT: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        return (self.labels_BT != IGNORED).float()
 
 
 def token_logits(model: Any, batch: TokenBatch) -> TokenLogits:
     """Logits at the positions that predict a labelled token in any row, with those labels.
 
     The output head, the dearest layer of small models, is run on these positions alone where the model allows it.
-    Positions count real tokens, so left and right padding give the same logits.
     """
     keep_T = (batch.labels[:, 1:] != IGNORED).any(dim=0).nonzero().squeeze(1)
-    positions_BT = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    accepted = _forward_parameters(model)
-    if "position_ids" in accepted:
-        inputs["position_ids"] = positions_BT
-    if "logits_to_keep" in accepted:
-        logits_BTV = model(**inputs, logits_to_keep=keep_T, use_cache=False).logits
+    inputs = model_inputs(model, batch)
+    if "logits_to_keep" in forward_parameters(model):
+        logits_BTV = model(**inputs, logits_to_keep=keep_T).logits
     else:
-        logits_BTV = model(**inputs, use_cache=False).logits[:, keep_T]
+        logits_BTV = model(**inputs).logits[:, keep_T]
     return TokenLogits(logits_BTV, batch.labels[:, keep_T + 1])
 
 
-def _forward_parameters(model: Any) -> Any:
-    """Names that the innermost model's forward takes (DeepSpeed and peft wrap it behind *args)."""
+def model_inputs(model: Any, batch: TokenBatch) -> dict[str, Any]:
+    """Arguments of the forward pass; positions count real tokens, so that padding on either side gives the same."""
+    inputs: dict[str, Any] = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "use_cache": False,
+    }
+    if "position_ids" in forward_parameters(model):
+        inputs["position_ids"] = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+    return inputs
+
+
+def innermost(model: Any) -> Any:
+    """The Hugging Face model inside what wraps it (DeepSpeed, DistributedDataParallel, peft)."""
     while True:
         inner = getattr(model, "module", None)
         if inner is None and hasattr(model, "get_base_model"):
             inner = model.get_base_model()
         if inner is None:
-            return inspect.signature(model.forward).parameters
+            return model
         model = inner
+
+
+def forward_parameters(model: Any) -> Any:
+    """Names that the innermost model's forward takes; wrappers hide them behind *args."""
+    return inspect.signature(innermost(model).forward).parameters
+
+
+def token_nll(logits: TokenLogits) -> TokenLoss:
+    """Cross-entropy l_t of every labelled token, in float32, from logits at hand."""
+    nll_BT = torch.nn.functional.cross_entropy(
+        logits.logits_BTV.flatten(0, 1).float(), logits.labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(logits.labels_BT)
+    return TokenLoss(nll_BT, logits.mask)
 
 
 def token_loss(model: Any, batch: TokenBatch) -> TokenLoss:
     """Cross-entropy l_t of every labelled token, in float32."""
-    logits_BTV, labels_BT = token_logits(model, batch)
-    nll_BT = torch.nn.functional.cross_entropy(
-        logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(labels_BT)
-    return TokenLoss(nll_BT, (labels_BT != IGNORED).to(nll_BT.dtype))
+    return token_nll(token_logits(model, batch))
+
+
+def token_mean(values_BT: Tensor, mask_BT: Tensor, batch: TokenBatch) -> Tensor:
+    """Mean of a value over all labelled tokens of the step, a scalar."""
+    return batch.weight * (values_BT * mask_BT).sum() / mask_BT.sum()
 
 
 def mean_nll(model: Any, batch: TokenBatch) -> Tensor:
-    """NLL: the mean of l_t over all labelled tokens of the step (METHODS notation), a scalar."""
+    """NLL: the mean of l_t over all labelled tokens of the step, a scalar."""
     nll_BT, mask_BT = token_loss(model, batch)
-    return batch.weight * nll_BT.sum() / mask_BT.sum()
+    return token_mean(nll_BT, mask_BT, batch)
 
 
 def sequence_nll(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """S, the sum of l_t over each sequence, and its number of labelled tokens |y|: two float [B]."""
     nll_BT, mask_BT = token_loss(model, batch)
     return nll_BT.sum(dim=1), mask_BT.sum(dim=1)
+
+
+def log_ratio(model: Any, batch: TokenBatch) -> Tensor:
+    """S_theta - S_ref = log p_ref - log p_theta of each answer: float [B]."""
+    assert batch.reference_logprob is not None
+    return sequence_nll(model, batch)[0] + batch.reference_logprob

@@ -18,24 +18,41 @@ def run(args: argparse.Namespace) -> int:
     rows = [_described(name, method) for name, method in METHODS.items()]
     if args.json:
         print(json.dumps(rows))
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("method", "what it does", "hyperparameters and defaults", "needs")
-    for row in rows:
-        fields = ", ".join(f"{key} {value}" for key, value in row["hyperparameters"].items())
-        table.add_row(row["name"], row["summary"], fields, ", ".join(row["needs"]))
-    Console().print(table)
+    else:
+        _show(rows)
     return 0
 
 
 def _described(name: str, method: Any) -> dict[str, Any]:
-    """Name, first line of its module's text, hyperparameters with defaults, and what its loss reads."""
-    module = inspect.getmodule(method)
+    """Name, first line and source of its module's text, hyperparameters with defaults, and what its loss reads."""
+    text = inspect.getdoc(inspect.getmodule(method)) or ""
     return {
         "name": name,
-        "summary": (inspect.getdoc(module) or "").splitlines()[0],
-        "hyperparameters": {key: field.default for key, field in method.model_fields.items()},
+        "summary": text.splitlines()[0],
+        "source": " ".join(text.partition("Source: ")[2].split()),
+        "hyperparameters": {
+            key: "required" if field.is_required() else field.default for key, field in method.model_fields.items()
+        },
         "needs": sorted(method.needs),
     }
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    import sys
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "what it does", "hyperparameters and defaults", "needs", "source", box=box.SIMPLE_HEAD)
+    table.columns[0].no_wrap = True
+    for row in rows:
+        fields = ", ".join(f"{key} {_short(value)}" for key, value in row["hyperparameters"].items())
+        table.add_row(row["name"], row["summary"], fields, ", ".join(row["needs"]), row["source"])
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _short(value: Any) -> str:
+    """A default on one line of a table cell; texts are cut."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else f"{text[:36]} ..."

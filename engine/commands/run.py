@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     """Run it, write what it found into its run folder, record it, show it; 1 where a method failed."""
     from engine import pipeline
+    from engine.export import write_scores
     from engine.figures import write_figures
     from engine.record import record
     from engine.report import write_report
@@ -56,6 +57,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     folder = pipeline.run_folder(store, results)
     results.write(folder)
     picture = write_figures(results, folder)
+    scores = write_scores(results, folder, store.root)
     report = write_report(results, folder, store.root)
     uri = record(results, folder, store.root)
     if args.json:
@@ -65,7 +67,12 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         for group in groups:
             print_table(results, group)
         print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}\nMLflow    {uri}")
-        print(f"\nnext: leakatk report {folder}  |  leakatk ui  |  leakatk run examples/fictional.yaml --set seed=1")
+        retain = scores / f"retain.{results.leak_group}.jsonl"
+        compare = f" --retain {retain}" if retain.exists() else ""
+        print("\nnext: open the report; then")
+        print(f"  leakatk leak {scores}/{results.models[-1].name}.{results.leak_group}.jsonl{compare}")
+        print(f"  leakatk ui --store {store.root}")
+        print("  leakatk run examples/fictional.yaml      a file to copy for an experiment of your own")
     for name, reason in results.failed.items():
         print(f"leakatk: {name} failed: {reason}", file=sys.stderr)
     return 1 if results.failed else 0

@@ -5,88 +5,134 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
+from engine.metrics import METRICS
 
-ROWS_AT_ONCE = 256
+if TYPE_CHECKING:
+    from engine.files import Generations
+
+SAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 4096, 2**24  # what is scored together, and so held in memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "generations", type=Path, metavar="FILE.jsonl", help="one row a prompt; README.md shows its form"
     )
-    parser.add_argument("--metric", required=True, help="exact_fact, rouge_l_recall, rouge_l_f1")
+    parser.add_argument("--metric", required=True, metavar="NAME", help="one of those below")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the metric, for example model=PATH_OR_HUB_NAME; a wrong key lists the valid ones",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="SCORES.jsonl", help="scores, for `leakatk leak`")
     parser.add_argument("--json", action="store_true", help="a summary as JSON, alone on stdout")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "metrics:\n" + "\n".join(f"  {name:18} {metric.summary}" for name, metric in METRICS.items())
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.experiment import known
-    from engine.metrics import METRICS
+    from engine.metrics import find_metric
 
-    known(args.metric, METRICS, "--metric", "leakatk score --help")
+    options = _options(args.option)
+    find_metric(args.metric, options)
     if args.out.resolve() == args.generations.resolve():
         raise UserError(f"--out {args.out}: is the file of generations; choose another name")
-    summary = _score_file(args.generations, args.metric, args.out)
-    for number, reason in summary.pop("examples"):
+    summary = _score_file(args.generations, args.metric, options, args.out)
+    malformed, examples = summary["malformed"], summary.pop("examples")
+    for number, reason in examples:
         print(f"leakatk: {args.generations}: line {number} left out: {reason}", file=sys.stderr)
+    if malformed > len(examples):
+        print(f"leakatk: {args.generations}: {malformed} malformed lines left out in all", file=sys.stderr)
+    for reason, count in summary["failures"].items():
+        print(f"leakatk: {count} samples failed: {reason}", file=sys.stderr)
     if args.json:
         print(json.dumps(summary))
     else:
         print(
             f"{summary['prompts']} prompts, {summary['samples']} samples scored by {args.metric}, "
-            f"{summary['failed']} failed, {summary['malformed']} lines left out -> {args.out}"
+            f"{summary['failed']} failed, {malformed} lines left out -> {args.out}"
         )
     return 0
 
 
-def _score_file(source: Path, metric: str, out: Path) -> dict[str, Any]:
+def _options(given: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs, the value in YAML: 0.1 is a number, yes is true."""
+    import yaml
+
+    options = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not equals or not key:
+            raise UserError(f"--option {each}: expected KEY=VALUE, for example --option model=org/name")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--option {each}: the value is not YAML") from error
+    return options
+
+
+def _score_file(source: Path, metric: str, options: dict[str, Any], out: Path) -> dict[str, Any]:
     """Score `source` into `out`, which appears whole or not at all."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from engine.files import Reading, read_generations
-    from engine.metrics import score
+    from engine.files import Reading, atomic_file, read_generations
+    from engine.metrics import score_counted
 
-    reading, samples, failed = Reading(), 0, 0
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        stream = temporary.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    reading, samples, failures = Reading(), 0, Counter[str]()
     console = Console(file=sys.stderr)
-    try:
-        with stream, Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task(f"score by {metric}", total=source.stat().st_size if source.exists() else None)
-            rows = read_generations(source, reading)
-            while batch := list(itertools.islice(rows, ROWS_AT_ONCE)):
-                references = [row.reference for row in batch for _ in row.responses]
-                try:
-                    values = iter(score(metric, [text for row in batch for text in row.responses], references))
-                except ValueError as error:
-                    raise UserError(f"{source}: {error}") from error
-                for row in batch:
-                    scores = list(itertools.islice(values, len(row.responses)))
-                    samples += len(scores)
-                    failed += sum(each is None for each in scores)
-                    stream.write(json.dumps({"prompt_id": row.prompt_id, "scores": scores}) + "\n")
-                bars.update(bar, completed=reading.bytes_read)
-            if not reading.rows:
-                why = f"line {reading.examples[0][0]}: {reading.examples[0][1]}" if reading.examples else "it is empty"
-                raise UserError(f"{source}: no row of generations in it ({why})")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic_file(out) as stream,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bars,
+    ):
+        bar = bars.add_task(f"score by {metric}", total=source.stat().st_size if source.is_file() else None)
+        for rows in _batches(read_generations(source, reading)):
+            references = [_reference(metric, row) for row in rows for _ in row.responses]
+            prompts = [row.prompt for row in rows for _ in row.responses]
+            responses = [text for row in rows for text in row.responses]
+            scored = score_counted(metric, responses, references, prompts, **options)
+            values = iter(scored.scores)
+            for row in rows:
+                scores = list(itertools.islice(values, len(row.responses)))
+                stream.write(json.dumps({"prompt_id": row.prompt_id, "scores": scores}) + "\n")
+            samples += len(responses)
+            failures += scored.failures
+            bars.update(bar, completed=reading.bytes_read)
+        if not reading.rows:
+            why = f"line {reading.examples[0][0]}: {reading.examples[0][1]}" if reading.examples else "it is empty"
+            raise UserError(f"{source}: no row of generations in it ({why})")
     return {
         "prompts": reading.rows,
         "samples": samples,
-        "failed": failed,
+        "failed": failures.total(),
+        "failures": dict(failures),
         "malformed": reading.malformed,
         "examples": reading.examples,
     }
+
+
+def _batches(rows: Iterable[Generations]) -> Iterator[list[Generations]]:
+    """Rows together up to SAMPLES_AT_ONCE samples or CHARACTERS_AT_ONCE characters, at least one row."""
+    batch: list[Generations] = []
+    samples = characters = 0
+    for row in rows:
+        batch.append(row)
+        samples += len(row.responses)
+        characters += sum(len(text or "") for text in row.responses)
+        if samples >= SAMPLES_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, samples, characters = [], 0, 0
+    if batch:
+        yield batch
+
+
+def _reference(metric: str, row: Generations) -> str:
+    return row.fact if row.fact is not None and METRICS[metric].reads_fact else row.reference

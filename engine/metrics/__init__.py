@@ -6,84 +6,130 @@ A new metric is a file here and a line below. Heavy libraries are imported when 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Scores = Sequence[float | None]
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """In place of a score: the metric could not tell, and why (few words, the same for the same cause)."""
+
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """compute(responses, references, prompts, *, options) -> one score or None for each; summary: one line."""
+    """`function` of engine.metrics.`module`, its `field` where it gives several, with `preset` options.
+
+    reads_fact: compares with the probe's fact where it has one, else with the whole reference. reads_prompt: takes the
+    prompts as a third argument.
+    """
 
     summary: str
-    compute: Callable[..., Scores]
+    module: str
+    function: str
+    field: str | None = None
+    preset: tuple[tuple[str, Any], ...] = ()
+    reads_fact: bool = False
+    reads_prompt: bool = False
 
-    @property
-    def options(self) -> list[str]:
-        """Names of the keyword options of `compute`."""
-        parameters = inspect.signature(self.compute).parameters.values()
-        return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    def load(self) -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"engine.metrics.{self.module}"), self.function)
+
+    def options(self) -> dict[str, Any]:
+        """The metric's options with their defaults; inspect.Parameter.empty where one must be given."""
+        parameters = inspect.signature(self.load()).parameters.values()
+        return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} | dict(self.preset)
+
+
+METRICS = {
+    "exact_fact": Metric(
+        "1 where the fact's words stand in the response, else 0", "exact", "exact_fact", reads_fact=True
+    ),
+    "rouge_l_recall": Metric("ROUGE-L recall of the reference, as rouge-score", "rouge", "rouge_l", "recall"),
+    "rouge_l_precision": Metric("ROUGE-L precision of the response, as rouge-score", "rouge", "rouge_l", "precision"),
+    "rouge_l_f1": Metric("ROUGE-L F1, as rouge-score", "rouge", "rouge_l", "f1"),
+    "entailment": Metric("1 where an NLI model reads the reference out of the response", "entailment", "entailment"),
+    "entailment_es": Metric(
+        "the paper's ES: entailment, but 0 where ROUGE-L recall is below 0.1",
+        "entailment",
+        "entailment",
+        preset=(("rouge_filter", 0.1),),
+    ),
+    "cosine": Metric("cosine similarity of sentence embeddings, at least 0", "cosine", "cosine"),
+    "judge": Metric("LLM judge: does the response reveal the reference? 0 or 1", "judge", "judge", reads_prompt=True),
+    "judge_graded": Metric(
+        "LLM judge: unrelated 0, relevant 0.5, explicit 1",
+        "judge",
+        "judge",
+        preset=(("rubric", "graded"),),
+        reads_prompt=True,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """scores: one in [0, 1] for each response, None = failed; failures: how many failed, by reason."""
+
+    scores: list[float | None]
+    failures: Counter[str]
 
 
 def score(
+    metric: str, responses: Sequence[str | None], references: Sequence[str], **options: Any
+) -> list[float | None]:
+    """The score of each response against its reference, in [0, 1]; None where it is missing or scoring failed."""
+    return score_counted(metric, responses, references, **options).scores
+
+
+def score_counted(
     metric: str,
     responses: Sequence[str | None],
     references: Sequence[str],
     prompts: Sequence[str] | None = None,
     **options: Any,
-) -> list[float | None]:
-    """The score of each response against its reference, in [0, 1]; None where it is missing or scoring failed.
+) -> Scored:
+    """`score` with the reasons of the failures. responses: None = missing sample. options: keywords of the metric.
 
-    prompts: the question of each response, for metrics that read it (judge). options: keywords of the metric. Raises
-    UserError for an unknown metric or option, ValueError for unequal lengths.
+    prompts: the question of each response, for metrics that read it. Raises UserError for an unknown metric or option,
+    ValueError for unequal lengths and what the metric itself refuses.
     """
-    from engine.experiment import known
-
-    known(metric, METRICS, "metric", "leakatk score --help")
-    for option in options:
-        known(option, METRICS[metric].options, f"options of {metric}", "leakatk score --help")
+    chosen = find_metric(metric, options)
     prompts = [""] * len(responses) if prompts is None else prompts
     if not len(responses) == len(references) == len(prompts):
         raise ValueError(f"{len(responses)} responses, {len(references)} references, {len(prompts)} prompts")
     there = [index for index, response in enumerate(responses) if response is not None]
-    values = METRICS[metric].compute(
-        [responses[i] for i in there], [references[i] for i in there], [prompts[i] for i in there], **options
-    )
+    columns = [responses, references, prompts] if chosen.reads_prompt else [responses, references]
+    found = chosen.load()(*([column[i] for i in there] for column in columns), **dict(chosen.preset) | options)
+    values = getattr(found, chosen.field) if chosen.field else found
     scores: list[float | None] = [None] * len(responses)
+    failures = Counter({"no response": len(responses) - len(there)} if len(there) < len(responses) else {})
     for index, value in zip(there, values, strict=True):
-        scores[index] = value
-    return scores
+        if isinstance(value, Failed):
+            failures[value.reason] += 1
+        else:
+            scores[index] = float(value)
+    return Scored(scores, failures)
 
 
-def _exact_fact(responses: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> Scores:
-    from engine.metrics.exact import exact_fact
+def find_metric(name: str, options: dict[str, Any] | None = None) -> Metric:
+    """The metric of this name, its options checked: UserError with the nearest valid name, or the option missing."""
+    from engine.errors import UserError
+    from engine.experiment import known
 
-    return exact_fact(responses, references).tolist()
-
-
-def _rouge_l_recall(responses: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> Scores:
-    from engine.metrics.rouge import rouge_l
-
-    return rouge_l(responses, references).recall.tolist()
-
-
-def _rouge_l_precision(responses: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> Scores:
-    from engine.metrics.rouge import rouge_l
-
-    return rouge_l(responses, references).precision.tolist()
-
-
-def _rouge_l_f1(responses: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> Scores:
-    from engine.metrics.rouge import rouge_l
-
-    return rouge_l(responses, references).f1.tolist()
-
-
-METRICS = {
-    "exact_fact": Metric("1 where the reference's words stand in the response, else 0", _exact_fact),
-    "rouge_l_recall": Metric("ROUGE-L recall of the reference, as rouge-score", _rouge_l_recall),
-    "rouge_l_precision": Metric("ROUGE-L precision of the response, as rouge-score", _rouge_l_precision),
-    "rouge_l_f1": Metric("ROUGE-L F1, as rouge-score", _rouge_l_f1),
-}
+    known(name, METRICS, "metric", "leakatk score --help")
+    metric = METRICS[name]
+    valid = metric.options()
+    for option, value in (options or {}).items():
+        known(option, valid, f"options of {name}", "leakatk score --help")
+        if isinstance(valid[option], int | float) and not (isinstance(value, int | float) and value > 0):
+            raise UserError(f"options of {name}: {option} must be a positive number, found {value!r}")
+    missing = [option for option, default in valid.items() if default is inspect.Parameter.empty]
+    missing = [option for option in missing if option not in (options or {})]
+    if missing:
+        raise UserError(f"metric {name} needs {', '.join(missing)}; give --option {missing[0]}=...")
+    return metric

@@ -91,7 +91,7 @@ def test_scores_of_foreign_generations_feed_the_leak_curve(tmp_path, capsys):
     generations.write_text("\n".join(["{broken", *map(json.dumps, rows)]))
     assert main(["score", str(generations), "--metric", "exact_fact", "--out", str(scores), "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"prompts": 3, "samples": 12, "failed": 0, "malformed": 1}
+    assert json.loads(captured.out) == {"prompts": 3, "samples": 12, "failed": 0, "failures": {}, "malformed": 1}
     assert "line 1 left out" in captured.err
     assert main(["leak", str(scores), "--k", "1,2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

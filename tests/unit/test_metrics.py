@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from engine.metrics import METRICS, score
+from engine.metrics import score
 from engine.metrics.exact import exact_fact
 from engine.metrics.rouge import rouge_l
 
@@ -86,8 +86,8 @@ def test_a_reference_without_words_is_refused():
         exact_fact(["a"], ["?!"])
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_gives_one_score_in_range_for_each_pair(metric):
+@pytest.mark.parametrize("metric", ["exact_fact", "rouge_l_recall", "rouge_l_precision", "rouge_l_f1"])
+def test_every_metric_of_words_gives_one_score_in_range_for_each_pair(metric):
     scores = score(metric, ["the fox", "", "a hare"], ["the fox", "the fox", "the fox"])
     assert scores[0] == 1.0
     assert scores[1] == 0.0

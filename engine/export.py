@@ -1,0 +1,30 @@
+"""A run's scores as JSON lines, for `leakatk leak` and for anything else that reads them.
+
+Results and the store come in; scores/<model>.<group>.jsonl come out, one row a prompt, null where the metric failed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from engine.results import Results
+
+
+def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
+    """Write each model's scores by the core metric under the first decoding; returns their folder."""
+    from engine.scoring import group_scores
+    from engine.store import write_atomic
+
+    out = folder / "scores"
+    out.mkdir(exist_ok=True)
+    for model, curve in results.headline:
+        stage = store_root / model.stages[f"scores {curve.decoding} {results.core_metric}"]
+        for group, values in group_scores(stage).items():
+            rows = (
+                {"prompt_id": prompt_id, "scores": [None if math.isnan(score) else score for score in scores]}
+                for prompt_id, scores in zip(values.prompt_ids, values.scores.tolist(), strict=True)
+            )
+            write_atomic(out / f"{model.name}.{group}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return out

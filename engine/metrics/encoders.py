@@ -1,0 +1,89 @@
+"""Encoder models (pair classifiers, embeddings) over many texts: loading by name or folder, length-sorted batches.
+
+Knows nothing of what the outputs mean. Only safetensors weights are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A model in evaluation mode with its tokenizer; max_tokens: the longest input it takes, special tokens and all."""
+
+    path: str
+    revision: str | None
+    model: Any
+    tokenizer: Any
+    max_tokens: int
+
+
+@functools.lru_cache(maxsize=2)
+def load_encoder(auto_class: str, path: str) -> Encoder:
+    """The model at `path` (folder or hub name) as transformers' `auto_class`, on the GPU if any; kept in this process.
+
+    float32. UserError where it is not there, not whole, or no such model.
+    """
+    import torch
+    import transformers
+
+    from engine.models import model_source
+
+    source = model_source(path, where="model")
+    where = {"revision": source.revision, "trust_remote_code": False}
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.path, **where)
+        loader = getattr(transformers, auto_class)
+        model = loader.from_pretrained(source.path, dtype=torch.float32, use_safetensors=True, **where)
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model {path}: cannot be loaded as {auto_class}: {first}") from error
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    longest = int(min(tokenizer.model_max_length, positions))
+    return Encoder(source.path, source.revision, model.to(device).eval(), tokenizer, longest)
+
+
+def run_batches(
+    encoder: Encoder, inputs: dict[str, list[list[int]]], batch_size: int, output: Callable[[Any, Any], Any]
+) -> NDArray[np.float64]:
+    """output(model's result, batch) of every input, in their order: float64 [inputs, ...].
+
+    inputs: what the tokenizer returned, not padded. Inputs of like length share a batch; each GPU batch that does not
+    fit in memory is halved.
+    """
+    import torch
+
+    ids = inputs["input_ids"]
+    waiting = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+    found: list[tuple[list[int], NDArray[np.float64]]] = []
+    while waiting:
+        chosen = waiting[:batch_size]
+        rows = {name: [column[index] for index in chosen] for name, column in inputs.items()}
+        batch = encoder.tokenizer.pad(rows, return_tensors="pt").to(encoder.model.device)
+        try:
+            with torch.inference_mode():
+                found.append((chosen, output(encoder.model(**batch), batch).double().cpu().numpy()))
+        except torch.cuda.OutOfMemoryError:
+            if len(chosen) == 1:
+                raise
+            batch_size = len(chosen) // 2
+            continue
+        waiting = waiting[len(chosen) :]
+    order = np.argsort(np.concatenate([chosen for chosen, _ in found]))
+    return np.concatenate([values for _, values in found])[order]
+
+
+def clean(texts: Sequence[str]) -> list[str]:
+    """Texts that tokenizers take: a lone surrogate, which is no character, becomes a question mark."""
+    return [text.encode("utf-8", "replace").decode() for text in texts]

@@ -1,0 +1,65 @@
+"""TOFU as the hub has it: sizes, ids, groups; and one clear line for data that is not whole."""
+
+import json
+
+import pytest
+
+from benchmarks import BENCHMARKS
+from engine.errors import UserError
+from tests.conftest import TOFU
+
+real = pytest.mark.skipif(not TOFU.is_dir(), reason=f"needs the TOFU data in {TOFU}")
+
+
+@pytest.fixture(scope="module")
+def forget10():
+    return BENCHMARKS["tofu"].load(path=str(TOFU), split="forget10")
+
+
+@real
+def test_sizes_are_the_published_ones(forget10):
+    assert (len(forget10.forget), len(forget10.retain)) == (400, 3600)
+    sizes = {group: len(forget10.group(group)) for group in dict.fromkeys(probe.group for probe in forget10.probes)}
+    assert sizes == {"forget": 400, "forget_paraphrase": 400, "retain": 400, "real_authors": 100, "world_facts": 117}
+
+
+@real
+def test_every_probe_and_example_has_an_id_of_its_own(forget10):
+    assert len({probe.id for probe in forget10.probes}) == len(forget10.probes)
+    assert len({each.id for each in forget10.forget + forget10.retain}) == 4000
+
+
+@real
+def test_paraphrases_ask_otherwise_for_the_same_answer(forget10):
+    for question, paraphrase in zip(forget10.group("forget"), forget10.group("forget_paraphrase"), strict=True):
+        assert question.prompt != paraphrase.prompt
+        assert question.reference == paraphrase.reference
+
+
+@real
+def test_forget_and_retain_set_share_no_author(forget10):
+    full = [json.loads(line) for line in (TOFU / "full.json").read_text().splitlines()]
+    assert [each.question for each in forget10.forget] == [row["question"] for row in full[-400:]]
+    assert [each.question for each in forget10.retain] == [row["question"] for row in full[:3600]]
+
+
+def test_an_absent_folder_is_the_users_mistake():
+    with pytest.raises(UserError, match="no such folder"):
+        BENCHMARKS["tofu"].load(path="/nowhere/tofu")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"question": "q"}, "no column answer, paraphrased_question; found question"),
+        (None, "no config 'forget10_perturbed'"),
+    ],
+)
+def test_a_missing_column_or_config_is_named(tmp_path, row, expected):
+    configs = ["forget10"] + (["forget10_perturbed"] if row else [])
+    lines = "".join(f"- config_name: {name}\n  data_files: {name}.json\n" for name in configs)
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{lines}---\n")
+    for name in configs:
+        (tmp_path / f"{name}.json").write_text(json.dumps(row or {"question": "q", "answer": "a"}) + "\n")
+    with pytest.raises(UserError, match=expected):
+        BENCHMARKS["tofu"].load(path=str(tmp_path))
