@@ -17,9 +17,12 @@ def load_rows(
     path: hub name, or folder of the same layout. Raises UserError for a data set, config, split or column that is not
     there, an empty split, and a gated data set; it says what was expected and what was found.
     """
+    import logging
+
     import datasets
 
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the last error is told in one line below
     folder = Path(path).expanduser()
     where = f"benchmark.path {path}"
     if path.startswith((".", "/", "~")) and not folder.is_dir():

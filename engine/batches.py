@@ -53,9 +53,9 @@ class TrainJob:
 
 
 class Batches:
-    """Which tokenised examples each step sees, for one worker."""
+    """Which tokenised examples each step sees, for one worker; `reference` is handed on with each batch."""
 
-    def __init__(self, job: TrainJob, needs: frozenset[str], tokenizer: Any, rank: int) -> None:
+    def __init__(self, job: TrainJob, needs: frozenset[str], tokenizer: Any, rank: int, reference: Any = None) -> None:
         from engine.data import pad_token_id
 
         self.job, self.rank, self.pad = job, rank, pad_token_id(tokenizer)
@@ -63,11 +63,7 @@ class Batches:
         self.forget = _encode(job.forget, tokenizer, job)
         self.retain = _encode(job.retain, tokenizer, job) if "retain" in needs or not job.forget else []
         self.alternate = _encode(job.alternate, tokenizer, job)
-        self.reference = None
-        if "reference_model" in needs:
-            from engine.models import load_model
-
-            self.reference = load_model(job.model, "cuda" if on_gpu() else "cpu", job.settings.precision)
+        self.reference = reference
 
     def names(self, step: int) -> list[str]:
         """Ids of the examples of the set that drives this step, over all workers."""

@@ -17,6 +17,7 @@ from engine.errors import UserError
 COMMANDS = {
     "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
     "run": "one experiment file from end to end",
+    "evaluate": "leak@k and utility of a model that exists already",
     "score": "score generations that someone else made",
     "leak": "the leak@k curve with intervals, from scores",
     "report": "write a run's self-contained HTML report",

@@ -191,7 +191,8 @@ class Experiment(Section):
             )
         k = tuple(sorted(set(self.leak.k))) if self.leak.k else tuple(k for k in protocol.k if k <= n)
         train = TrainSection.model_validate(protocol.train | self.train.model_dump(exclude_unset=True))
-        finetune = self.model.finetune if self.model.finetune is not None else protocol.finetune
+        own = protocol.finetune if self.model.path is None else None  # a given model is taken as it is
+        finetune = self.model.finetune if self.model.finetune is not None else own
         metrics = self.metrics or protocol.metrics
         return self.model_copy(
             update={
@@ -219,8 +220,8 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
         raise UserError(f"{path}: not YAML{where}; see examples/ for complete experiment files") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected keys such as benchmark, model, methods; found {type(document).__name__}")
-    for override in overrides or []:
-        _override(document, override)
+    for each in overrides or []:
+        override(document, each)
     return parse_experiment(document, str(path))
 
 
@@ -316,15 +317,15 @@ def _nearest(name: str, valid: Any) -> str:
     return f", did you mean {near[0]!r}?" if near else f" (valid: {', '.join(sorted(str(each) for each in valid))})"
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def override(document: dict[str, Any], change: str) -> None:
     """Set one `key.path=value` in the parsed file; list items by their index."""
-    path, equals, text = override.partition("=")
+    path, equals, text = change.partition("=")
     if not equals or not path:
-        raise UserError(f"--set {override}: expected key.path=value, for example --set train.lr=1e-5")
+        raise UserError(f"--set {change}: expected key.path=value, for example --set train.lr=1e-5")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not YAML") from error
+        raise UserError(f"--set {change}: the value is not YAML") from error
     if isinstance(value, str):
         with contextlib.suppress(ValueError):  # YAML reads 1e-5 as text
             value = float(value)
@@ -343,4 +344,4 @@ def _override(document: dict[str, Any], override: str) -> None:
         else:
             node[last] = value
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"--set {override}: there is no {path} in the experiment") from error
+        raise UserError(f"--set {change}: there is no {path} in the experiment") from error

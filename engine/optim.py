@@ -23,6 +23,7 @@ class PlainEngine:
         import torch
 
         self.device, self.accumulation, self.clip = device, accumulation, settings.clip
+        self.precision = settings.precision
         self.model = load_model(source, device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay
@@ -88,6 +89,10 @@ class PlainEngine:
         """Write the weights as safetensors in Hugging Face's layout."""
         self.model.save_pretrained(folder)
 
+    def frozen(self, source: ModelSource) -> Any:
+        """A second model, to read hidden states or logits of; it is not trained."""
+        return load_model(source, self.device, self.precision).requires_grad_(False)
+
 
 class DeepSpeedEngine:
     """Any number of workers under ZeRO 0-3; the process group is Ray Train's."""
@@ -136,6 +141,22 @@ class DeepSpeedEngine:
             if state is None:
                 state = self.module.state_dict()
             self.module.save_pretrained(folder, state_dict=state)
+
+    def frozen(self, source: ModelSource) -> Any:
+        """A second model, to read hidden states or logits of, sharded like the trained one; it is not trained."""
+        import deepspeed
+
+        model = load_model(source, "cpu" if self.stage == 3 else self.device, self.precision).requires_grad_(False)
+        if self.stage < 3:
+            return model
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "bf16": {"enabled": self.precision == "bf16"},
+            "zero_optimization": {"stage": 3},
+        }
+        wrapped = deepspeed.initialize(model=model, config=config)[0]
+        wrapped.eval()
+        return wrapped
 
 
 def deepspeed_config(settings: TrainSection, accumulation: int) -> dict[str, Any]:

@@ -34,10 +34,10 @@ def record(results: Results, folder: Path, store_root: Path) -> str:
         return uri
     import logging
 
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
+    for name in ("alembic", "mlflow"):  # after the import, which sets levels of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:

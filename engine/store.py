@@ -112,7 +112,12 @@ class Store:
             work = folder.with_suffix(".work")
             work.mkdir(exist_ok=True)
             clock, processor = time.time(), _processor_seconds()
-            facts = build(work)
+            try:
+                facts = build(work)
+            except BaseException:
+                with contextlib.suppress(OSError):  # it holds something to go on from
+                    work.rmdir()
+                raise
             manifest = {
                 "kind": kind,
                 "fingerprint": key,

@@ -150,7 +150,8 @@ def _loop(
     hyperparameters = {key: value for key, value in job.method.items() if key != "name"}
     method = METHODS[job.method["name"]](**hyperparameters)
     tokenizer = load_tokenizer(job.model.path, job.model.trust_remote_code, job.model.revision)
-    batches = Batches(job, method.needs, tokenizer, rank)
+    reference = engine.frozen(job.model) if "reference_model" in method.needs else None
+    batches = Batches(job, method.needs, tokenizer, rank, reference)
     step, history, spent, clock = 0, [], 0.0, time.monotonic()
     state = method.initial_state()
     if resumed is not None:
@@ -237,7 +238,9 @@ def _finish(
 def _edit_exported(folder: Path, target: ModelSource, edited: Callable[[Any, Any], Any]) -> None:
     """Replace the weights of the model in `folder` by the method's arithmetic on them and the target model's."""
     import torch
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    unset_hf_deepspeed_config()  # under ZeRO-3 it would shard what is loaded here
     model = load_model(ModelSource(str(folder), ""))
     before = dict(load_model(target).named_parameters())
     with torch.no_grad():

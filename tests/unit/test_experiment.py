@@ -32,6 +32,14 @@ def test_a_set_key_wins_over_the_protocol():
     assert experiment.leak.k == (1, 2, 4, 8, 16)
 
 
+def test_a_given_model_is_not_fine_tuned_unless_asked():
+    protocol = BENCHMARKS["fictional"].load().protocol
+    given = parse_experiment(GOOD | {"model": {"path": "org/model"}}, "file").with_protocol(protocol)
+    brought = parse_experiment(GOOD, "file").with_protocol(protocol)
+    assert given.model.finetune is None
+    assert brought.model.finetune == protocol.finetune
+
+
 def test_overrides_reach_sections_and_list_items(tmp_path):
     path = write(tmp_path, GOOD)
     changes = ["train.lr=2e-5", "methods.0.beta=0.25", "sampling.n=64", "leak.k=[1, 2]"]

@@ -184,9 +184,8 @@ def test_two_gradients_are_refused_on_many_workers_before_any_work(method, setti
 
 
 def test_the_task_vector_is_walked_backwards_from_the_target_model(job, target, tmp_path):
-    _, reinforced = trained(job, tmp_path / "reinforced", "task_vector", a=-1.0)
+    fine_tuning = dataclasses.replace(job, retain=job.forget, forget=())
+    _, reinforced = trained(fine_tuning, tmp_path / "reinforced", "retrain")
     _, unlearned = trained(job, tmp_path / "unlearned", "task_vector", a=2.0)
-    history, _ = trained(job, tmp_path / "still", "task_vector", a=0.0)
-    assert history[-1]["total"] < history[0]["total"]  # it is trained on the forget set, not against it
     for key, before in target.items():
         torch.testing.assert_close(unlearned[key], before - 2 * (reinforced[key] - before), rtol=0, atol=1e-5)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.base import Example
 from engine.batches import Batches, TrainJob
@@ -106,6 +106,23 @@ def test_only_methods_that_read_hidden_states_or_full_logits_hold_a_second_model
         "undial",
         "kl_min",
     }
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"rule"}))
+def test_absolute_positions_count_real_tokens_on_either_side_of_the_padding(name):
+    """GPT-2 learns a vector for each position: counted from the padding, they would be shifted."""
+    hyperparameters = {"rmu": {"layer": 1}, "pdu": {"eps": 0.0}}.get(name, {})
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = GPT2Config(vocab_size=V, n_embd=16, n_layer=2, n_head=2, n_positions=16, initializer_range=0.3)
+        models.append(GPT2LMHeadModel(config).eval())
+    found = []
+    for side in ("left", "right"):
+        tokens = collate([LONG, SHORT], END, [-6.0, -6.0], pad_side=side)
+        made = UnlearnBatch(forget=tokens, retain=tokens, alternate=tokens, reference=models[1])
+        found.append(total(name, models[0], made, **hyperparameters))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 # RMU's forward pass.

@@ -1,0 +1,31 @@
+"""`leakatk evaluate`: leak@k and utility of an existing model, with its excess over a retain model if one is given."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from engine.commands.run import add_common_arguments, run_experiment
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="PATH_OR_HUB_NAME", help="a model folder or hub name")
+    parser.add_argument("--retain", metavar="PATH_OR_HUB_NAME", help="a model that never saw the forget set")
+    parser.add_argument("--benchmark", required=True, metavar="NAME", help="`leakatk benchmarks` lists them")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="as in `leakatk run`: sampling.n=64"
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from engine.experiment import override, parse_experiment
+
+    document: dict[str, Any] = {
+        "name": "evaluate",
+        "benchmark": {"name": args.benchmark},
+        "model": {"path": args.model, "retain": args.retain},
+    }
+    for each in args.set:
+        override(document, each)
+    return run_experiment(parse_experiment(document, "leakatk evaluate"), args)
