@@ -124,3 +124,11 @@ def test_more_workers_than_cores_are_refused_before_any_work(tmp_path, capsys):
     assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "store")]) == 2
     assert "640 workers need 640 CPUs" in capsys.readouterr().err
     assert not list((tmp_path / "store").glob("*/*/manifest.json"))
+
+
+def test_methods_with_other_answers_get_refusals_or_samples_of_the_target_model(ran, capsys):
+    methods = "methods=[{name: idk_dpo, train: {steps: 2}}, {name: altpo, prompt: '{question}', train: {steps: 2}}]"
+    arguments = ["run", str(ran / "small.yaml"), "--store", str(ran / "store"), "--json", "--set", methods]
+    assert main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)["models"]
+    assert [row["name"] for row in rows] == ["target", "retain", "idk-dpo", "altpo"]
