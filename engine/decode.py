@@ -2,48 +2,38 @@
 
 A Hugging Face causal LM and prompts as token ids come in; token ids with log-probabilities come out. All samples of a
 prompt start from one cache row; rows split where samples diverge and vanish where they end, so that a memorised text
-costs one row however many samples repeat it. Each sample's randomness comes from (seed, prompt id, sample index, step)
-alone. The model's generation config is never read: nothing truncates the distribution unless it is asked for. Knows
-nothing of texts or of Ray.
-Shape letters: P prompts, N samples a prompt, R cache rows, S samples alive, V vocabulary.
+costs one row however many samples repeat it. The model's generation config is never read: nothing truncates the
+distribution unless it is asked for. The device computes logits and draws; which sample stands on which row is kept in
+numpy, so that a step waits for the device once. Knows nothing of texts or of Ray.
+Shape letters: P prompts, T positions, R cache rows, S samples alive.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# BLAS takes other kernels for the last few rows of a batch, whose last bits differ; with the number of rows padded to a
-# multiple of eight, a row's result is the same in any batch (float32 on a CPU, one thread).
-ROW_MULTIPLE = 8
+from engine.draw import Drawn, Strategy, draw, prompt_key, uniforms
+from engine.kv_rows import ROW_MULTIPLE, KVRows, padded
+
 MOST_ROWS = 4096
-DRAW_ELEMENTS = 2**25  # probabilities held at once while drawing, in float64
+LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 class Sample(NamedTuple):
-    """One continuation: its tokens without the end token, log-probability of all of it (end token included) under the
-    sampling distribution and under the untempered model, and why it ended."""
+    """One continuation: its tokens without the end token or stop sequence, log-probability of all of it (end included)
+    under the sampling distribution and under the untempered model, and why it ended."""
 
     token_ids: list[int]
     logprob: float
     model_logprob: float
     finish: str  # "stop" or "length"
-
-
-class Strategy(NamedTuple):
-    """A decoding strategy: temperature >= 0 (0 = greedy), top_p in (0, 1], top_k >= 1 or None for no limit."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
 
 
 def sample(
@@ -58,25 +48,27 @@ def sample(
     seed: int = 0,
     prompt_ids: Sequence[str],
     eos_token_id: int | Sequence[int],
+    stop: Sequence[Sequence[int]] = (),
     max_rows: int | None = None,
+    mix_lengths: bool | None = None,
 ) -> list[list[Sample]]:
     """n samples of each prompt from the full distribution, at a temperature and within a nucleus if asked for.
 
     prompts: token ids, none empty; prompt_ids: their stable and distinct ids. Returns a list of n Samples a prompt.
-    max_rows: cache rows held at once (None: from free memory); it does not change the samples on a CPU in float32.
-    Raises ValueError for arguments out of range.
+    The rest as `sample_grid`.
     """
-    strategy = Strategy(temperature, top_p, top_k)
     return sample_grid(
         model,
         prompts,
         n,
-        [strategy],
+        [Strategy(temperature, top_p, top_k)],
         max_new_tokens=max_new_tokens,
         seed=seed,
         prompt_ids=prompt_ids,
         eos_token_id=eos_token_id,
+        stop=stop,
         max_rows=max_rows,
+        mix_lengths=mix_lengths,
     )[0]
 
 
@@ -90,210 +82,212 @@ def sample_grid(
     seed: int = 0,
     prompt_ids: Sequence[str],
     eos_token_id: int | Sequence[int],
+    stop: Sequence[Sequence[int]] = (),
     max_rows: int | None = None,
+    mix_lengths: bool | None = None,
 ) -> list[list[list[Sample]]]:
     """`sample` under several strategies in one pass over the prompts, whose prefill they share: one result for each.
 
-    A strategy's samples are the same as `sample` alone would draw.
+    stop: token sequences that end a sample as the end tokens do. max_rows: cache rows held at once (None: from free
+    memory; halved when memory runs out). mix_lengths: prompts of different lengths share a step, padded on the left
+    (None: on a GPU only, which they keep busy).
+    A strategy's samples are the same as `sample` alone would draw, and the first of more samples are those of fewer. On
+    a CPU in float32 with one thread and unmixed lengths, samples have the same bits for any max_rows and any company of
+    prompts. Otherwise logits move by rounding, and a token with them where a uniform number falls on such an edge.
+    Raises ValueError for arguments out of range and models in training mode, not finite or without plain attention.
     """
-    _check(prompts, prompt_ids, n, max_new_tokens, strategies)
-    stops = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=model.device)
+    _check(model, prompts, prompt_ids, n, max_new_tokens, strategies)
+    ends = [[eos_token_id]] if isinstance(eos_token_id, int) else [[token] for token in eos_token_id]
+    ends += [list(sequence) for sequence in stop]
+    keys = [prompt_key(seed, prompt_id) for prompt_id in prompt_ids]
+    rows = max_rows or default_rows(model, max(map(len, prompts)) + max_new_tokens)
+    mix = model.device.type == "cuda" if mix_lengths is None else mix_lengths
     results: list[list[list[Sample]]] = [[[] for _ in prompts] for _ in strategies]
-    longest = max(len(prompt) for prompt in prompts) + max_new_tokens
-    rows = max_rows or default_rows(model, longest)
+    groups = _groups(prompts, rows, mix)
     with torch.inference_mode():
-        for group in _groups(prompts, rows):
-            ids = torch.tensor([prompts[index] for index in group], device=model.device)
-            prefill = _prefill(model, ids)
-            keys = [_key(seed, prompt_ids[index]) for index in group]
+        while groups:
+            group = groups.pop()
+            try:
+                prefill = _prefill(model, [prompts[index] for index in group])
+            except RuntimeError as error:
+                if not _out_of_memory(error) or len(group) == 1:
+                    raise
+                prefill = None
+            if prefill is None:
+                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+                continue
             for strategy, result in zip(strategies, results, strict=True):
                 count = 1 if strategy.temperature == 0 else n
-                tree = _Tree(model, strategy, keys, count, max_new_tokens, stops, rows)
+                tree = _Tree(model, strategy, [keys[index] for index in group], count, max_new_tokens, ends, rows)
                 tree.grow(prefill)
+                rows = tree.rows
                 for index, samples in zip(group, tree.samples(), strict=True):
                     result[index] = samples * (n // count)
     return results
 
 
 class _Prefill(NamedTuple):
-    cache: Any
-    logits_RV: Tensor
+    """Cache and next-token logits of a group's prompts, and how much each was padded on the left (None: none was)."""
+
+    cache: KVRows
+    logits_PV: Tensor
+    pad_P: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Branch:
-    """Rows to be computed next: tokens_R, each to be appended to row parent_R of `cache`, and the samples on them."""
+    """Rows to be computed next: token_R, each to follow row parent_R of `cache`, and the samples on them.
 
-    cache: Any
-    parent_R: Tensor
-    tokens_R: Tensor
-    sample_S: Tensor
-    row_S: Tensor
+    step: tokens already drawn. shared: other branches need this cache, which must stay as it is.
+    """
+
+    cache: KVRows
+    shared: bool
+    parent_R: np.ndarray
+    token_R: np.ndarray
+    sample_S: np.ndarray
+    row_S: np.ndarray
     step: int
 
 
 class _Tree:
-    """The samples of one group of prompts of equal length, under one strategy."""
+    """The samples of one group of prompts, under one strategy."""
 
     def __init__(
-        self, model: Any, strategy: Strategy, keys: list[int], n: int, steps: int, stops: Tensor, rows: int
+        self, model: Any, strategy: Strategy, keys: list[int], n: int, steps: int, ends: list[list[int]], rows: int
     ) -> None:
         self.model, self.strategy, self.keys, self.n, self.steps = model, strategy, keys, n, steps
-        self.stops, self.rows, self.device = stops, rows, model.device
+        self.ends, self.rows = sorted(ends, key=len), rows  # of several that end a sample, the longest is cut off
         count = len(keys) * n
-        self.tokens = torch.zeros((count, steps), dtype=torch.int64, device=self.device)
-        self.lengths = torch.full((count,), steps, dtype=torch.int64, device=self.device)
-        self.stopped = torch.zeros(count, dtype=torch.bool, device=self.device)
-        self.logprob = torch.zeros(count, dtype=torch.float64, device=self.device)
-        self.model_logprob = torch.zeros(count, dtype=torch.float64, device=self.device)
-        self.uniforms: dict[int, Tensor] = {}
+        self.tokens = np.zeros((count, steps), dtype=np.int32)
+        self.lengths = np.full(count, steps)
+        self.stopped = np.zeros(count, dtype=bool)
+        self.logprob = np.zeros(count)
+        self.model_logprob = np.zeros(count)
+        self.uniforms: dict[int, np.ndarray] = {}
 
     def grow(self, prefill: _Prefill) -> None:
-        """Draw every sample to its end, depth first, with at most `rows` rows at once."""
-        everyone = torch.arange(len(self.keys) * self.n, device=self.device)
-        branches = self._advance(prefill.cache, prefill.logits_RV, everyone, everyone // self.n, 0)
+        """Draw every sample to its end, depth first, with at most `rows` rows on the device at once."""
+        self.width, self.pad_P = prefill.cache.get_seq_length(), prefill.pad_P
+        everyone = np.arange(len(self.keys) * self.n)
+        row_S = everyone // self.n
+        first = draw(prefill.logits_PV, row_S, self._uniforms(0), self.strategy)
+        branches = self._advance(prefill.cache, True, prefill.logits_PV.shape[1], first, everyone, row_S, 0)
         while branches:
             branch = branches.pop()
             try:
-                cache, logits_RV = self._forward(branch)
-            except torch.OutOfMemoryError:
-                if len(branch.tokens_R) <= ROW_MULTIPLE:
+                computed = self._step(branch)
+            except RuntimeError as error:
+                if not _out_of_memory(error) or len(branch.token_R) <= ROW_MULTIPLE:
                     raise
-                torch.cuda.empty_cache()
-                self.rows = max(ROW_MULTIPLE, len(branch.tokens_R) // 2)
+                computed = None
+            if computed is None:  # out of the handler, which holds on to the memory of the failed step
+                branch.cache.truncate(self.width + branch.step - 1)
+                self.rows = max(ROW_MULTIPLE, len(branch.token_R) // 2)
                 branches += self._split(branch)
                 continue
-            branches += self._advance(cache, logits_RV, branch.sample_S, branch.row_S, branch.step)
+            cache, vocabulary, drawn, row_S = computed
+            branches += self._advance(cache, False, vocabulary, drawn, branch.sample_S, row_S, branch.step)
 
     def samples(self) -> list[list[Sample]]:
         """The finished Samples of each prompt."""
-        lengths, stopped = self.lengths.tolist(), self.stopped.tolist()
-        columns = (self.tokens.tolist(), self.logprob.tolist(), self.model_logprob.tolist(), lengths, stopped)
+        columns = (self.tokens, self.lengths, self.logprob, self.model_logprob, self.stopped)
         flat = [
-            Sample(tokens[:length], logprob, model_logprob, "stop" if ended else "length")
-            for tokens, logprob, model_logprob, length, ended in zip(*columns, strict=True)
+            Sample(tokens[:length], logprob, model_logprob, "stop" if stopped else "length")
+            for tokens, length, logprob, model_logprob, stopped in zip(*(c.tolist() for c in columns), strict=True)
         ]
         return [flat[start : start + self.n] for start in range(0, len(flat), self.n)]
 
-    def _advance(self, cache: Any, logits_RV: Tensor, sample_S: Tensor, row_S: Tensor, step: int) -> list[_Branch]:
-        """Draw the next token of every sample; the branches that those still alive go on with."""
-        token_S, logprob_S, model_logprob_S = self._draw(logits_RV, sample_S, row_S, step)
+    def _step(self, branch: _Branch) -> tuple[KVRows, int, Drawn, np.ndarray]:
+        """The branch computed: its own cache with its tokens appended, the size of the vocabulary, each sample's next
+        draw, and its row."""
+        if branch.shared:
+            cache, row_R = branch.cache.taken(branch.parent_R, self.model.device), np.arange(len(branch.parent_R))
+        else:
+            cache, row_R = branch.cache, branch.cache.arrange(branch.parent_R)
+        row_S = row_R[branch.row_S]
+        count = len(row_R)
+        token_R = np.zeros(padded(count), dtype=np.int64)
+        token_R[row_R] = branch.token_R
+        inputs = {}
+        if self.pad_P is not None:
+            pad_R = np.zeros(padded(count), dtype=np.int64)
+            pad_R[row_S] = self.pad_P[branch.sample_S // self.n]
+            inputs = _padding(pad_R, self.width + branch.step, 1, self.model.device)
+        tokens = torch.from_numpy(token_R).to(self.model.device, non_blocking=True)
+        logits_RV = self.model(
+            input_ids=tokens[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs
+        ).logits[:count, -1]
+        uniform_S = self._uniforms(branch.step)[branch.sample_S]
+        return cache, logits_RV.shape[1], draw(logits_RV, row_S, uniform_S, self.strategy), row_S
+
+    def _advance(
+        self,
+        cache: KVRows,
+        shared: bool,
+        vocabulary: int,
+        drawn: Drawn,
+        sample_S: np.ndarray,
+        row_S: np.ndarray,
+        step: int,
+    ) -> list[_Branch]:
+        """Note the drawn tokens; the branches that the samples still alive go on with."""
+        token_S = drawn.token_S
         self.tokens[sample_S, step] = token_S
-        self.logprob[sample_S] += logprob_S
-        self.model_logprob[sample_S] += model_logprob_S
-        ends_S = torch.isin(token_S, self.stops)
-        ended = sample_S[ends_S]
-        self.lengths[ended] = step
-        self.stopped[ended] = True
-        if step + 1 == self.steps or len(ended) == len(sample_S):
+        self.logprob[sample_S] += drawn.logprob_S
+        self.model_logprob[sample_S] += drawn.model_logprob_S
+        if not np.isfinite(drawn.model_logprob_S).all():
+            raise ValueError(
+                "the model's logits are not finite: its weights have diverged (or overflow this precision)"
+            )
+        alive_S = ~self._end(sample_S, step)
+        if step + 1 == self.steps or not alive_S.any():
             return []
-        alive_S = ~ends_S
-        vocabulary = logits_RV.shape[1]
-        prefixes_R, row_S = torch.unique(row_S[alive_S] * vocabulary + token_S[alive_S], return_inverse=True)
-        branch = _Branch(cache, prefixes_R // vocabulary, prefixes_R % vocabulary, sample_S[alive_S], row_S, step + 1)
+        prefixes_R, row_S = np.unique(row_S[alive_S] * vocabulary + token_S[alive_S], return_inverse=True)
+        branch = _Branch(
+            cache, shared, prefixes_R // vocabulary, prefixes_R % vocabulary, sample_S[alive_S], row_S, step + 1
+        )
         return self._split(branch) if len(prefixes_R) > self.rows else [branch]
 
+    def _end(self, sample_S: np.ndarray, step: int) -> np.ndarray:
+        """Whether each sample ends with its token of this step; notes the length of those that do."""
+        ended_S = np.zeros(len(sample_S), dtype=bool)
+        for end in self.ends:
+            start = step + 1 - len(end)
+            if start >= 0:
+                hit_S = (self.tokens[sample_S, start : step + 1] == end).all(axis=1)
+                self.lengths[sample_S[hit_S]] = start
+                ended_S |= hit_S
+        self.stopped[sample_S[ended_S]] = True
+        return ended_S
+
     def _split(self, branch: _Branch) -> list[_Branch]:
-        """The branch cut into branches of at most `rows` rows, which share its cache until each takes its own."""
+        """The branch cut into branches of at most `rows` rows, which take their rows from one cache in main memory."""
+        cache = branch.cache
+        if not branch.shared:
+            used, parent_R = np.unique(branch.parent_R, return_inverse=True)
+            cache = cache.taken(used, torch.device("cpu"))
+            branch = dataclasses.replace(branch, cache=cache, shared=True, parent_R=parent_R)
         cut = []
-        for start in range(0, len(branch.tokens_R), self.rows):
-            end = min(start + self.rows, len(branch.tokens_R))
+        for start in range(0, len(branch.token_R), self.rows):
+            end = min(start + self.rows, len(branch.token_R))
             mine_S = (branch.row_S >= start) & (branch.row_S < end)
             cut.append(
                 dataclasses.replace(
                     branch,
                     parent_R=branch.parent_R[start:end],
-                    tokens_R=branch.tokens_R[start:end],
+                    token_R=branch.token_R[start:end],
                     sample_S=branch.sample_S[mine_S],
                     row_S=branch.row_S[mine_S] - start,
                 )
             )
         return cut
 
-    def _forward(self, branch: _Branch) -> tuple[Any, Tensor]:
-        """The cache of the branch's own rows with its tokens appended, and the logits that follow them."""
-        cache = _select(branch.cache, _padded(branch.parent_R))
-        logits_RV = self.model(
-            input_ids=_padded(branch.tokens_R)[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[: len(branch.tokens_R), -1]
-        return cache, logits_RV
-
-    def _draw(self, logits_RV: Tensor, sample_S: Tensor, row_S: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Each sample's token by the inverse of its row's cumulative distribution, with its two log-probabilities."""
-        token_S = torch.empty_like(sample_S)
-        logprob_S = torch.zeros(len(sample_S), dtype=torch.float64, device=self.device)
-        model_logprob_S = torch.empty_like(logprob_S)
-        block = max(1, DRAW_ELEMENTS // logits_RV.shape[1])
-        for start in range(0, len(logits_RV), block):
-            logits = logits_RV[start : start + block]
-            mine = slice(None) if len(logits) == len(logits_RV) else (row_S >= start) & (row_S < start + block)
-            row = row_S[mine] - start
-            weights = _weights(logits, 1.0)
-            cumulative = weights.cumsum(dim=-1)
-            if self.strategy.temperature == 0:
-                token = logits.argmax(dim=-1)[row]
-            else:
-                uniform = self._uniforms(step)[sample_S[mine]]
-                if self.strategy != Strategy():
-                    restricted = _restricted(logits, self.strategy)
-                    token, logprob_S[mine] = draw(restricted, restricted.cumsum(dim=-1), row, uniform)
-                else:
-                    token, logprob_S[mine] = draw(weights, cumulative, row, uniform)
-            token_S[mine] = token
-            model_logprob_S[mine] = (weights[row, token] / cumulative[row, -1]).log()
-        return token_S, logprob_S, model_logprob_S
-
-    def _uniforms(self, step: int) -> Tensor:
-        """u in [0, 1) of every sample at this step: output `sample` of the Philox stream (key of the prompt, step)."""
+    def _uniforms(self, step: int) -> np.ndarray:
+        """The uniform number of every sample of the group at this step."""
         if step not in self.uniforms:
-            streams = [np.random.Generator(np.random.Philox(key=key, counter=[0, step, 0, 0])) for key in self.keys]
-            values = np.concatenate([stream.random(self.n) for stream in streams])
-            self.uniforms[step] = torch.from_numpy(values).to(self.device, non_blocking=True)
+            self.uniforms[step] = np.concatenate([uniforms(key, step, self.n) for key in self.keys])
         return self.uniforms[step]
-
-
-def draw(weights_RV: Tensor, cumulative_RV: Tensor, row_S: Tensor, uniform_S: Tensor) -> tuple[Tensor, Tensor]:
-    """The token of each sample by inverse CDF of its row's weights, and its log-probability: int64 and float64 [S].
-
-    weights_RV >= 0 need not sum to 1; cumulative_RV is their running sum; uniform_S in [0, 1).
-    """
-    total_R = cumulative_RV[:, -1]
-    # One row of thresholds a cache row: the samples on it side by side, the rest of the row unused.
-    order = torch.argsort(row_S, stable=True)
-    counts_R = torch.bincount(row_S, minlength=len(weights_RV))
-    place_S = torch.arange(len(row_S), device=row_S.device) - (counts_R.cumsum(0) - counts_R)[row_S[order]]
-    threshold_RM = torch.zeros((len(weights_RV), int(counts_R.max())), dtype=torch.float64, device=row_S.device)
-    below_S = torch.minimum(uniform_S * total_R[row_S], torch.nextafter(total_R, torch.zeros_like(total_R))[row_S])
-    threshold_RM[row_S[order], place_S] = below_S[order]
-    token_RM = torch.searchsorted(cumulative_RV, threshold_RM, right=True)
-    token_S = torch.empty_like(row_S)
-    token_S[order] = token_RM[row_S[order], place_S]
-    return token_S, (weights_RV[row_S, token_S] / total_R[row_S]).log()
-
-
-def _weights(logits_RV: Tensor, temperature: float) -> Tensor:
-    """exp((logits - max) / temperature) in float64. Only elementwise steps and, later, running sums: unlike a library
-    softmax, whose sums are ordered by the shape, they give a row the same bits in any batch."""
-    logits_RV = logits_RV.double()
-    return ((logits_RV - logits_RV.amax(dim=-1, keepdim=True)) / temperature).exp()
-
-
-def _restricted(logits_RV: Tensor, strategy: Strategy) -> Tensor:
-    """Weights at the strategy's temperature, zero outside its top-k and its nucleus."""
-    weights_RV = _weights(logits_RV, strategy.temperature)
-    if strategy.top_k is not None and strategy.top_k < weights_RV.shape[1]:
-        kept_RV = weights_RV.sort(dim=-1, descending=True, stable=True).indices[:, : strategy.top_k]
-        weights_RV = torch.zeros_like(weights_RV).scatter(1, kept_RV, weights_RV.gather(1, kept_RV))
-    return _nucleus(weights_RV, strategy.top_p) if strategy.top_p < 1 else weights_RV
-
-
-def _nucleus(weights_RV: Tensor, top_p: float) -> Tensor:
-    """Weights with all but the smallest set of the likeliest tokens that holds the share top_p set to zero."""
-    sorted_RV, order_RV = weights_RV.sort(dim=-1, descending=True, stable=True)
-    cumulative_RV = sorted_RV.cumsum(dim=-1)
-    before_RV = cumulative_RV - sorted_RV
-    kept_RV = torch.where(before_RV < top_p * cumulative_RV[:, -1:], sorted_RV, 0.0)
-    return torch.zeros_like(weights_RV).scatter(1, order_RV, kept_RV)
 
 
 def default_rows(model: Any, length: int) -> int:
@@ -305,55 +299,55 @@ def default_rows(model: Any, length: int) -> int:
     size += config.vocab_size * 16  # logits and probabilities of the row
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0]
+        free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(ROW_MULTIPLE, min(MOST_ROWS, free // 3 // size))
 
 
-def _groups(prompts: Sequence[Sequence[int]], rows: int) -> Iterator[list[int]]:
-    """Prompts of one length together, so that nothing is padded: the row's result cannot depend on its neighbours."""
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    group: list[int] = []
-    for index in order:
-        if group and (len(prompts[index]) != len(prompts[group[0]]) or len(group) == rows):
-            yield group
-            group = []
-        group.append(index)
-    yield group
+def _groups(prompts: Sequence[Sequence[int]], rows: int, mix: bool) -> list[list[int]]:
+    """Prompts that go through the model together, at most `rows`; of one length unless `mix`, so that nothing is padded
+    and a row's result cannot depend on its neighbours."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index])):
+        same = groups and (mix or len(prompts[groups[-1][0]]) == len(prompts[index]))
+        if same and len(groups[-1]) < rows:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
-def _prefill(model: Any, ids_PT: Tensor) -> _Prefill:
-    """The cache of each prompt and the logits that follow it."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.config)
-    logits = model(input_ids=_padded(ids_PT), past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-    return _Prefill(cache, logits[: len(ids_PT), -1])
-
-
-def _padded(rows: Tensor) -> Tensor:
-    """`rows` with the last one repeated up to a multiple of ROW_MULTIPLE."""
-    missing = -len(rows) % ROW_MULTIPLE
-    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
-
-
-def _select(cache: Any, rows: Tensor) -> Any:
-    """A new cache of the given rows; the old one stays for the other branches."""
-    selected = copy.copy(cache)
-    selected.layers = []
-    for layer in cache.layers:
-        copied = copy.copy(layer)
-        copied.keys, copied.values = layer.keys.index_select(0, rows), layer.values.index_select(0, rows)
-        selected.layers.append(copied)
-    return selected
+def _prefill(model: Any, prompts: list[Sequence[int]]) -> _Prefill:
+    """One pass over the prompts, padded on the left where their lengths differ."""
+    width = max(map(len, prompts))
+    ids_PT = np.zeros((padded(len(prompts)), width), dtype=np.int64)
+    pad_P = np.zeros(len(ids_PT), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        pad_P[row] = width - len(prompt)
+        ids_PT[row, pad_P[row] :] = prompt
+    inputs = _padding(pad_P, width, width, model.device) if pad_P.any() else {}
+    cache = KVRows()
+    ids = torch.from_numpy(ids_PT).to(model.device)
+    logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs).logits
+    return _Prefill(cache, logits[: len(prompts), -1], pad_P if pad_P.any() else None)
 
 
-def _key(seed: int, prompt_id: str) -> int:
-    """A 128-bit Philox key for one prompt."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:16], "little")
+def _padding(pad_R: np.ndarray, length: int, new: int, device: torch.device) -> dict[str, Tensor]:
+    """Attention mask of `length` positions and position ids of the last `new`, for rows padded on the left."""
+    position_RT = np.arange(length) - pad_R[:, None]
+    return {
+        "attention_mask": torch.from_numpy(position_RT >= 0).to(device, non_blocking=True),
+        "position_ids": torch.from_numpy(np.maximum(position_RT[:, length - new :], 0)).to(device, non_blocking=True),
+    }
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _check(
+    model: Any,
     prompts: Sequence[Sequence[int]],
     prompt_ids: Sequence[str],
     n: int,
@@ -371,3 +365,8 @@ def _check(
             raise ValueError(
                 f"need temperature >= 0, 0 < top_p <= 1, top_k >= 1 or None; found {temperature}, {top_p}, {top_k}"
             )
+    if model.training:
+        raise ValueError("the model must be in evaluation mode, found training mode: call model.eval() first")
+    other = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYER_TYPES
+    if other:
+        raise ValueError(f"the sampler needs layers of {sorted(LAYER_TYPES)}, found {sorted(other)}")

@@ -14,7 +14,7 @@ from benchmarks.base import Decoding, Probe
 from engine.fanout import fan_out, unit_seconds
 from engine.models import ModelSource, cached_model
 
-SAMPLE_VERSION = 1  # part of every sampling's fingerprint: raise it when the sampler's results change
+SAMPLE_VERSION = 2  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
 UNIT_PROMPTS = 64
 

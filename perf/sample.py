@@ -1,6 +1,6 @@
 """Sampling speed: engine.decode against Hugging Face generate, in both ways that people use it.
 
-python -m perf.sample [--prompts 12] [--samples 200]
+python -m perf.sample [--prompts 12] [--samples 200] [--models FOLDER ...]
 """
 
 from __future__ import annotations
@@ -9,86 +9,154 @@ import argparse
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks import BENCHMARKS
-from engine.data import encode_prompt
-from engine.decode import sample
+from engine.data import encode_prompt, load_tokenizer, stop_token_ids
+from engine.decode import Strategy, sample, sample_grid
+from engine.models import load_model, model_source
 from perf.models import SEED, demo_models
 from perf.report import median_ratio, side_by_side, write
 
 MAX_NEW_TOKENS = 24
+WIDE_VOCABULARY = 32_000
+WIDE_PROMPTS = 1
+GRID = [Strategy(temperature, top_p) for temperature in (0.5, 1.0) for top_p in (0.9, 1.0)]
 
 
-def generate(model: Any, prompts: list[list[int]], n: int, batch: int, repeat_prompt: bool) -> int:
-    """Samples through Hugging Face generate; returns the number of tokens.
+class Case(NamedTuple):
+    """A model with its prompts and end tokens."""
 
-    repeat_prompt: the prompt n times in batches, as the paper's released code does; else num_return_sequences.
-    """
-    tokens = 0
-    options = {
-        "do_sample": True,
-        "top_k": 0,
-        "max_new_tokens": MAX_NEW_TOKENS,
-        "pad_token_id": model.config.pad_token_id,
-    }
-    for prompt in prompts:
+    name: str
+    model: Any
+    prompts: list[list[int]]
+    ends: list[int]
+
+
+def wide_models() -> list[Case]:
+    """A 4-layer, hidden-256 Llama with 32k vocabulary, random and trained on the spot to recite random answers."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=WIDE_VOCABULARY,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+    )
+    texts = torch.randint(3, WIDE_VOCABULARY, (WIDE_PROMPTS, 8 + MAX_NEW_TOKENS))
+    texts[:, -1] = 2
+    prompts = texts[:, :8].tolist()
+    random = AutoModelForCausalLM.from_config(config).eval()
+    peaked = AutoModelForCausalLM.from_config(config)
+    optimizer = torch.optim.AdamW(peaked.parameters(), lr=1e-3)
+    loss = torch.tensor(1.0)
+    while loss > 0.01:
+        optimizer.zero_grad()
+        loss = peaked(input_ids=texts, labels=texts).loss
+        loss.backward()
+        optimizer.step()
+    return [Case("32k, recites", peaked.eval(), prompts, [2]), Case("32k, random", random, prompts, [2])]
+
+
+def cases(folder: Path, paths: list[str], prompts: int) -> list[Case]:
+    """The models in the folders given, else the demo's and the wide ones."""
+    probes = BENCHMARKS["fictional"].load(seed=SEED).group("forget")[:prompts]
+    loaded = (
+        {path: (load_model(model_source(path)), load_tokenizer(path)) for path in paths}
+        if paths
+        else demo_models(folder)
+    )
+    found = [
+        Case(name, model, [encode_prompt(tokenizer, probe.prompt) for probe in probes], stop_token_ids(tokenizer))
+        for name, (model, tokenizer) in loaded.items()
+    ]
+    return found if paths else found + wide_models()
+
+
+def generate(case: Case, n: int, batch: int, repeat_prompt: bool) -> None:
+    """Samples through Hugging Face generate: the prompt n times in batches, as the paper's released code does, or
+    num_return_sequences."""
+    for prompt in case.prompts:
         for start in range(0, n, batch):
             count = min(batch, n - start)
             ids = torch.tensor([prompt] * (count if repeat_prompt else 1))
-            out = model.generate(
+            case.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 num_return_sequences=1 if repeat_prompt else count,
-                **options,
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=MAX_NEW_TOKENS,
+                eos_token_id=case.ends,
+                pad_token_id=case.ends[0],
             )
-            tokens += int((out[:, len(prompt) :] != model.config.pad_token_id).sum())
-    return tokens
+
+
+def measure(case: Case, n: int) -> list[str]:
+    """One row of the table."""
+    options: dict[str, Any] = {
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "prompt_ids": [str(index) for index in range(len(case.prompts))],
+        "eos_token_id": case.ends,
+    }
+    drawn = sample(case.model, case.prompts, n, **options)
+    tokens = sum(len(each.token_ids) + (each.finish == "stop") for samples in drawn for each in samples)
+    distinct = sum(len({tuple(each.token_ids) for each in samples}) for samples in drawn) / len(drawn)
+    mine, repeated, returned = side_by_side(
+        [
+            lambda: sample(case.model, case.prompts, n, **options),
+            lambda: generate(case, n, 32, True),
+            lambda: generate(case, n, n, False),
+        ]
+    )
+    apart, together = side_by_side(
+        [
+            lambda: [sample(case.model, case.prompts, n, **each._asdict(), **options) for each in GRID],
+            lambda: sample_grid(case.model, case.prompts, n, GRID, **options),
+        ]
+    )
+    return [
+        case.name,
+        f"{distinct:.0f}",
+        f"{median_ratio(repeated, mine):.1f}x",
+        f"{median_ratio(returned, mine):.1f}x",
+        f"{statistics.median(tokens / seconds for seconds in mine):,.0f}",
+        f"{median_ratio(apart, together):.2f}x",
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--models", nargs="*", default=[], metavar="FOLDER")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    benchmark = BENCHMARKS["fictional"].load(seed=SEED)
-    probes = benchmark.group("forget")[: args.prompts]
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, (model, tokenizer) in demo_models(Path(folder)).items():
-            prompts = [encode_prompt(tokenizer, probe.prompt) for probe in probes]
-            ids = [probe.id for probe in probes]
-
-            def ours(model: Any = model, prompts: list[list[int]] = prompts, ids: list[str] = ids) -> None:
-                sample(model, prompts, args.samples, max_new_tokens=MAX_NEW_TOKENS, prompt_ids=ids, eos_token_id=2)
-
-            def repeated(model: Any = model, prompts: list[list[int]] = prompts) -> None:
-                generate(model, prompts, args.samples, 32, True)
-
-            def returned(model: Any = model, prompts: list[list[int]] = prompts) -> None:
-                generate(model, prompts, args.samples, args.samples, False)
-
-            ours()
-            mine, repeat, multiple = side_by_side([ours, repeated, returned])
-            rows.append(
-                [
-                    name,
-                    f"{median_ratio(repeat, mine):.1f}x",
-                    f"{median_ratio(multiple, mine):.1f}x",
-                    f"{statistics.median(mine):.2f} s",
-                ]
-            )
+        rows = [measure(case, args.samples) for case in cases(Path(folder), args.models, args.prompts)]
+    models = f" --models {' '.join(args.models)}" if args.models else ""
     write(
         "sample",
         "Sampling: ratio to Hugging Face generate",
-        f"python -m perf.sample --prompts {args.prompts} --samples {args.samples}",
+        f"python -m perf.sample --prompts {args.prompts} --samples {args.samples}{models}",
         f"{args.prompts} forget prompts x {args.samples} samples of at most {MAX_NEW_TOKENS} tokens at T = 1, p = 1, "
-        "no top-k, fp32, one thread; medians of 5 runs in turns. The demo's models: target and retain model are "
-        "peaked; the untrained one is nearly uniform, so that hardly any prefix is shared: the worst case.",
-        ["model", "generate, prompt repeated in batches of 32", "generate, num_return_sequences", "this sampler"],
+        "no top-k, fp32, one thread; medians of 5 runs in turns. Target, retain and untrained: the demo's models, the "
+        "first two peaked, the last nearly uniform, so that hardly any prefix is shared: the worst case. 32k: a "
+        f"4-layer, hidden-256 Llama with {WIDE_VOCABULARY:,} tokens, {WIDE_PROMPTS} prompt. The grid is T in 0.5, 1 "
+        "and top-p in 0.9, 1: four calls against one pass.",
+        [
+            "model",
+            "distinct samples a prompt",
+            "generate, prompt repeated in batches of 32",
+            "generate, num_return_sequences",
+            "this sampler, tokens/s",
+            "grid in one pass",
+        ],
         rows,
     )
 

@@ -1,5 +1,7 @@
 """The sampler draws exactly from the model, and a sample depends on nothing but its seed, prompt and index."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     Phi3Config,
@@ -15,6 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from engine import decode
 from engine.decode import Strategy, sample, sample_grid
 
 V, EOS = 37, 1
@@ -40,6 +44,9 @@ CONFIGS = {
     "gemma2": Gemma2Config(**SMALL_HEADS, sliding_window=4),
     "gemma3": Gemma3TextConfig(**SMALL_HEADS, sliding_window=4),
     "gpt-neox": GPTNeoXConfig(**COMMON),
+    "gpt2 absolute positions": GPT2Config(
+        vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=2, eos_token_id=EOS
+    ),
 }
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [5, 6, 8], [14], [20, 21, 22, 23, 24, 25]]
 IDS = ["a", "b", "c", "d", "e"]
@@ -108,6 +115,14 @@ def test_every_architecture_agrees_with_plain_sampling_without_a_cache(name):
         np.testing.assert_allclose([each.logprob for each in samples], [each[1] for each in expected], atol=1e-3)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_prompts_padded_on_the_left_give_what_each_alone_gives(name):
+    model = make(CONFIGS[name], spread=4.0)
+    for mixed, alone in zip(draw(model, n=20, mix_lengths=True), draw(model, n=20), strict=True):
+        assert [each.token_ids for each in mixed] == [each.token_ids for each in alone]
+        np.testing.assert_allclose([each.logprob for each in mixed], [each.logprob for each in alone], atol=1e-3)
+
+
 @pytest.mark.parametrize("strategy", [Strategy(0.7, 0.8), Strategy(1.0, 0.5), Strategy(1.3, 1.0, 5)])
 def test_temperature_nucleus_and_top_k_agree_with_plain_sampling(llama, strategy):
     drawn = draw(llama, n=6, **strategy._asdict())
@@ -139,12 +154,43 @@ def test_first_tokens_follow_the_models_softmax(llama, strategy):
     assert stats.chisquare(observed, wanted).pvalue > 1e-3
 
 
+def test_whole_continuations_follow_the_product_of_the_models_softmaxes(llama):
+    n, prompt = 20_000, PROMPTS[0]
+    samples = draw(llama, n=n, prompts=[prompt], prompt_ids=["y"], max_new_tokens=2)[0]
+    with torch.no_grad():
+        first = torch.softmax(llama(torch.tensor([prompt])).logits[0, -1].double(), -1)
+        pairs = torch.tensor([[*prompt, token] for token in range(V)])
+        second = torch.softmax(llama(pairs).logits[:, -1].double(), -1)
+    expected = n * (first[:, None] * second).numpy()
+    expected[EOS] = [n * float(first[EOS])] + [0] * (V - 1)  # ended: there is no second token
+    counts = np.zeros((V, V))
+    for each in samples:
+        tokens = [*each.token_ids, EOS] if each.finish == "stop" else each.token_ids
+        counts[tokens[0], tokens[1] if len(tokens) > 1 else 0] += 1
+    common = expected >= 5
+    wanted = np.append(expected[common], expected[~common].sum())
+    assert len(wanted) > 20
+    assert stats.chisquare(np.append(counts[common], counts[~common].sum()), wanted).pvalue > 1e-3
+
+
 def test_samples_do_not_depend_on_the_batch(llama):
     together = draw(llama, n=50)
     assert draw(llama, n=50, max_rows=8) == together
     assert draw(llama, n=50, max_rows=11) == together
     for index, prompt in enumerate(PROMPTS):
         assert draw(llama, n=50, prompts=[prompt], prompt_ids=[IDS[index]])[0] == together[index]
+
+
+def test_a_wide_models_samples_have_the_same_bits_in_any_batch():
+    wide = LlamaConfig(**COMMON | {"vocab_size": 493, "hidden_size": 64, "intermediate_size": 192})
+    model = make(wide, spread=3.0)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, 493, size=8).tolist() for _ in range(12)]
+    ids = [str(index) for index in range(12)]
+    together = draw(model, n=100, prompts=prompts, prompt_ids=ids, max_new_tokens=12)
+    assert len({tuple(each.token_ids) for samples in together for each in samples}) > 1000
+    assert draw(model, n=100, prompts=prompts, prompt_ids=ids, max_new_tokens=12, max_rows=100) == together
+    assert draw(model, n=100, prompts=prompts[3:5], prompt_ids=ids[3:5], max_new_tokens=12) == together[3:5]
 
 
 def test_more_samples_begin_with_the_fewer(llama):
@@ -166,6 +212,70 @@ def test_greedy_takes_the_likeliest_token_every_time(llama):
     assert samples[0] == samples[1] == samples[2]
     assert samples[0].logprob == 0.0
     assert samples[0].model_logprob < 0
+
+
+def test_a_uniform_number_at_either_end_draws_no_token_outside_the_nucleus():
+    logits = torch.tensor([[0.0, 5.0, 0.0]] * 2)
+    drawn = decode.draw(logits, np.arange(2), np.array([0.0, 1.0 - 2**-53]), Strategy(top_p=0.5))
+    assert drawn.token_S.tolist() == [1, 1]
+    assert drawn.logprob_S.tolist() == [0.0, 0.0]
+
+
+def test_of_equally_likely_tokens_the_lowest_are_kept():
+    logits = torch.tensor([[1.0, 2.0, 1.0, 1.0, 1.0]]).expand(1000, 5)
+    drawn = decode.draw(logits, np.arange(1000), (np.arange(1000) + 0.5) / 1000, Strategy(top_k=3))
+    assert set(drawn.token_S.tolist()) == {0, 1, 2}
+    drawn = decode.draw(logits, np.arange(1000), (np.arange(1000) + 0.5) / 1000, Strategy(top_p=0.5))
+    assert set(drawn.token_S.tolist()) == {0, 1}
+
+
+def test_greedy_ties_go_to_the_lowest_token():
+    drawn = decode.draw(torch.tensor([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]]), np.arange(2), np.zeros(2), Strategy(0.0))
+    assert drawn.token_S.tolist() == [1, 0]
+
+
+def test_a_stop_sequence_ends_a_sample_like_the_end_token(llama):
+    plain = draw(llama, n=50)
+    tokens = next(each.token_ids for each in plain[0] if len(each.token_ids) > 4)
+    stop = tokens[2:4]
+    cut = draw(llama, n=50, stop=[stop])
+    found = 0
+    for before, after in zip(itertools.chain(*plain), itertools.chain(*cut), strict=True):
+        starts = [i for i in range(len(before.token_ids) - 1) if before.token_ids[i : i + 2] == stop]
+        found += bool(starts)
+        assert after.token_ids == (before.token_ids[: starts[0]] if starts else before.token_ids)
+        assert after.finish == ("stop" if starts else before.finish)
+    assert found
+
+
+def test_of_two_stop_sequences_the_longer_is_cut_off(llama):
+    plain = next(each for each in draw(llama, n=50)[0] if len(set(each.token_ids)) > 4)
+    index = draw(llama, n=50)[0].index(plain)
+    tokens = plain.token_ids
+    where = next(i for i in range(1, len(tokens)) if tokens.index(tokens[i]) == i)
+    stops = [tokens[where - 1 : where + 1], tokens[where : where + 1]]
+    for order in (stops, stops[::-1]):
+        assert draw(llama, n=50, stop=order)[0][index].token_ids == tokens[: where - 1]
+
+
+def test_a_diverged_model_is_refused():
+    model = make(CONFIGS["llama"])
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        draw(model)
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match="training mode"):
+        draw(make(CONFIGS["llama"]).train())
+
+
+def test_a_model_without_an_attention_cache_is_refused():
+    model = make(CONFIGS["qwen3"])
+    model.config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(ValueError, match="linear_attention"):
+        draw(model)
 
 
 def test_the_models_generation_config_is_not_read(llama):
@@ -192,21 +302,48 @@ def test_a_grid_of_strategies_gives_what_each_alone_gives(llama):
     assert grid == [draw(llama, n=7, **strategy._asdict()) for strategy in strategies]
 
 
-def test_running_out_of_memory_halves_the_rows_and_changes_nothing(llama, monkeypatch):
-    from engine import decode
-
+@pytest.mark.parametrize("grown", [0, 3])
+def test_running_out_of_memory_halves_the_rows_and_changes_nothing(llama, monkeypatch, grown):
     expected = draw(llama, n=50)
-    forward, refused = decode._Tree._forward, []
+    forward, refused = llama.forward, []
 
-    def refuse_large(tree, branch):
-        if len(branch.tokens_R) > 16:
-            refused.append(len(branch.tokens_R))
+    def refuse_large(*args, input_ids, past_key_values, **kwargs):
+        before = past_key_values.get_seq_length()
+        out = forward(*args, input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+        if len(input_ids) > 16 and before >= max(map(len, PROMPTS)) + grown:
+            refused.append(len(input_ids))
             raise torch.OutOfMemoryError
-        return forward(tree, branch)
+        return out
 
-    monkeypatch.setattr(decode._Tree, "_forward", refuse_large)
+    monkeypatch.setattr(llama, "forward", refuse_large)
     assert draw(llama, n=50) == expected
     assert refused
+
+
+def test_prompts_too_many_for_the_memory_are_read_in_halves(llama, monkeypatch):
+    prompts = [[5, 6, token] for token in range(7, 30)]
+    ids = [str(token) for token in range(7, 30)]
+    expected = draw(llama, prompts=prompts, prompt_ids=ids)
+    forward, refused = llama.forward, []
+
+    def refuse_large(*args, input_ids, **kwargs):
+        if len(input_ids) > 8 and input_ids.shape[1] > 1:
+            refused.append(len(input_ids))
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:132] DefaultCPUAllocator: can't allocate memory")
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(llama, "forward", refuse_large)
+    assert draw(llama, prompts=prompts, prompt_ids=ids) == expected
+    assert refused
+
+
+def test_other_errors_of_the_model_are_not_taken_for_lack_of_memory(llama, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(llama, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        draw(llama)
 
 
 @pytest.mark.parametrize(
