@@ -37,6 +37,18 @@ class BenchmarkSection(Section):
         return dict(self.model_extra or {})
 
 
+class LoraSection(Section):
+    """Low-rank adapters instead of all weights: rank and alpha (the update is alpha / rank * B A), the names of the
+    layers that get one (all-linear: every linear layer but the head), dropout. merge: save the merged model instead of
+    the adapter, which needs its base model to load."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    merge: bool = False
+
+
 class TrainSection(Section):
     """How a model is trained.
 
@@ -46,7 +58,7 @@ class TrainSection(Section):
     no accumulation); workers, zero_stage (0-3), precision; warmup, decay_from: shares of the steps after which the
     linear warm-up ends and the linear decay to final_lr (a share of lr) begins; clip: largest gradient norm;
     checkpoint_every: steps between checkpoints; stop_at_greedy: end once the greedy core metric on the forget prompts
-    is at or below this value, looked at every eval_every steps.
+    is at or below this value, looked at every eval_every steps; lora: train adapters instead of all weights.
     """
 
     epochs: float = Field(default=10, gt=0)
@@ -68,6 +80,7 @@ class TrainSection(Section):
     checkpoint_every: Positive = 100
     stop_at_greedy: float | None = Field(default=None, ge=0, le=1)
     eval_every: Positive = 2
+    lora: LoraSection | None = None
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainSection:

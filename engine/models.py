@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.lora import ADAPTER_WEIGHTS, adapter_base, is_adapter, merged
 from engine.store import file_digest, fingerprint
 
 
@@ -33,6 +34,10 @@ def model_source(
     folder without config, tokenizer or safetensors weights, or a name that the hub does not know.
     """
     folder = Path(path).expanduser()
+    if folder.is_dir() and is_adapter(folder):
+        below = model_source(*adapter_base(folder), trust_remote_code, f"{where}: base model of the adapter {folder}")
+        weights = file_digest(folder / ADAPTER_WEIGHTS)
+        return ModelSource(str(folder.resolve()), fingerprint([below.identity, weights]), None, trust_remote_code)
     if folder.is_dir():
         _check_folder(folder, where)
         files = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
@@ -74,13 +79,18 @@ def _hub_commit(name: str, revision: str | None, where: str) -> str:
 
 
 def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32") -> Any:
-    """The causal LM of `source` in evaluation mode, its weights in float32 or bfloat16 on `device`."""
+    """The causal LM of `source` in evaluation mode, its weights in float32 or bfloat16 on `device`; an adapter folder
+    gives its base model with the adapter merged."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    if is_adapter(Path(source.path)):
+        path, revision = adapter_base(Path(source.path))
+        base = load_model(ModelSource(path, "", revision, source.trust_remote_code), device, precision)
+        return merged(base, Path(source.path)).eval()
     model: Any = AutoModelForCausalLM.from_pretrained(
         source.path,
         revision=source.revision,

@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from engine.experiment import TrainSection
+from engine.lora import switched_off, trained_state, with_adapter
 from engine.models import ModelSource, load_model
 
 
 class PlainEngine:
     """One worker, no DeepSpeed: torch AdamW with float32 weights; bf16 means autocast."""
 
-    def __init__(self, source: ModelSource, settings: TrainSection, accumulation: int, device: str) -> None:
+    def __init__(self, source: ModelSource, settings: TrainSection, accumulation: int, device: str, seed: int) -> None:
         import torch
 
         self.device, self.accumulation, self.clip = device, accumulation, settings.clip
         self.precision = settings.precision
         self.model = load_model(source, device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay
-        )
+        self.adapted = settings.lora is not None
+        if settings.lora is not None:
+            self.model = with_adapter(self.model, settings.lora, source.path, source.revision, seed)
+        trained = [each for each in self.model.parameters() if each.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
         self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
         self.forget_gradients: list[Any] | None = None
 
@@ -76,28 +79,33 @@ class PlainEngine:
         import torch
 
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+        state = trained_state(self.model) if self.adapted else self.model.state_dict()
+        torch.save({"model": state, "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
         import torch
 
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"], strict=not self.adapted)
         self.optimizer.load_state_dict(state["optimizer"])
 
     def export(self, folder: Path) -> None:
-        """Write the weights as safetensors in Hugging Face's layout."""
-        self.model.save_pretrained(folder)
+        """Write the weights, or the adapter alone, as safetensors in Hugging Face's layout."""
+        self.model.save_pretrained(folder, **({"save_embedding_layers": False} if self.adapted else {}))
 
     def frozen(self, source: ModelSource) -> Any:
-        """A second model, to read hidden states or logits of; it is not trained."""
+        """The target model, to read hidden states or logits of: the adapter switched off, or a second model."""
+        if self.adapted:
+            return switched_off(self.model)
         return load_model(source, self.device, self.precision).requires_grad_(False)
 
 
 class DeepSpeedEngine:
     """Any number of workers under ZeRO 0-3; the process group is Ray Train's."""
 
-    def __init__(self, source: ModelSource, settings: TrainSection, accumulation: int, device: str, rank: int) -> None:
+    def __init__(
+        self, source: ModelSource, settings: TrainSection, accumulation: int, device: str, seed: int, rank: int
+    ) -> None:
         on_cpu = device == "cpu"
         if on_cpu:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -113,10 +121,12 @@ class DeepSpeedEngine:
 
             self._zero_init = HfDeepSpeedConfig(config)  # from_pretrained shards while it loads as long as this lives
         model = load_model(source, "cpu" if settings.zero_stage == 3 else device, settings.precision)
+        self.adapted = settings.lora is not None
+        if settings.lora is not None:
+            model = with_adapter(model, settings.lora, source.path, source.revision, seed)
         self.module = model
-        self.model, self.optimizer, _, _ = deepspeed.initialize(
-            model=model, model_parameters=list(model.parameters()), config=config
-        )
+        trained = [each for each in model.parameters() if each.requires_grad]
+        self.model, self.optimizer, _, _ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
         self.device, self.rank, self.stage, self.precision = device, rank, settings.zero_stage, settings.precision
         self.autocast = torch.autocast("cpu", enabled=False)
 
@@ -128,23 +138,29 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> None:
         """Each rank writes its shard; the shards of all ranks in one folder are the checkpoint."""
-        self.model.save_checkpoint(str(folder), tag="state")
+        self.model.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=self.adapted)
 
     def load(self, folder: Path) -> None:
-        self.model.load_checkpoint(str(folder), tag="state")
+        self.model.load_checkpoint(str(folder), tag="state", load_module_strict=not self.adapted)
 
     def export(self, folder: Path) -> None:
         state = None
         if self.stage == 3:
-            state = self.model._zero3_consolidated_16bit_state_dict()  # collective: every rank takes part
+            # collective: every rank takes part
+            state = self.model._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=self.adapted)
         if self.rank == 0:
             if state is None:
                 state = self.module.state_dict()
-            self.module.save_pretrained(folder, state_dict=state)
+            apart = {"save_embedding_layers": False} if self.adapted else {}
+            self.module.save_pretrained(folder, state_dict=state, **apart)
 
     def frozen(self, source: ModelSource) -> Any:
-        """A second model, to read hidden states or logits of, sharded like the trained one; it is not trained."""
+        """The target model, to read hidden states or logits of: the adapter switched off, or a second model, sharded
+        like the trained one."""
         import deepspeed
+
+        if self.adapted:
+            return switched_off(self.model)
 
         model = load_model(source, "cpu" if self.stage == 3 else self.device, self.precision).requires_grad_(False)
         if self.stage < 3:

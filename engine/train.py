@@ -23,6 +23,7 @@ from engine import cluster
 from engine.batches import Batches, TrainJob, accumulation, on_gpu
 from engine.errors import UserError
 from engine.experiment import TrainSection
+from engine.lora import edit_adapter, is_adapter
 from engine.models import ModelSource, load_model
 from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder
 
@@ -64,7 +65,7 @@ def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[
 
     torch.set_num_threads(1 if not torch.cuda.is_available() else torch.get_num_threads())
     folder = Path(work)
-    engine = PlainEngine(job.model, job.settings, accumulation(job.settings), "cuda" if on_gpu() else "cpu")
+    engine = PlainEngine(job.model, job.settings, accumulation(job.settings), "cuda" if on_gpu() else "cpu", job.seed)
     checkpoint = folder / "checkpoint"
 
     def save(progress: dict[str, Any]) -> None:
@@ -113,7 +114,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
     if device == "cpu":
         torch.set_num_threads(1)
-    engine = DeepSpeedEngine(job.model, job.settings, accumulation(job.settings), device, rank)
+    engine = DeepSpeedEngine(job.model, job.settings, accumulation(job.settings), device, job.seed, rank)
 
     def save(progress: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -226,7 +227,12 @@ def _finish(
         if job.keep_state:
             (work / "state" / METHOD_STATE).write_text(json.dumps(state))
         if type(method).edited is not Method.edited:
-            _edit_exported(temporary, job.model, method.edited)
+            if is_adapter(temporary):
+                edit_adapter(temporary, method.edited)
+            else:
+                _edit_exported(temporary, job.model, method.edited)
+        if job.settings.lora is not None and job.settings.lora.merge:
+            _merge_exported(temporary, work / "adapter")
         tokenizer.save_pretrained(temporary)
         replace_folder(temporary, work / "model")
         history = facts.pop("history")
@@ -247,6 +253,15 @@ def _edit_exported(folder: Path, target: ModelSource, edited: Callable[[Any, Any
         for name, parameter in model.named_parameters():
             parameter.copy_(edited(parameter, before[name]))
     model.save_pretrained(folder)
+
+
+def _merge_exported(folder: Path, adapter: Path) -> None:
+    """Put the merged model in the place of the adapter in `folder`, and the adapter aside."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    replace_folder(folder, adapter)
+    load_model(ModelSource(str(adapter), "")).save_pretrained(folder)
 
 
 def lr_factor(step: int, steps: int, settings: TrainSection) -> float:

@@ -147,7 +147,7 @@ def test_blur_steps_along_the_forget_gradient_and_what_of_the_retain_gradient_is
     from engine.data import load_tokenizer
 
     method = METHODS["blur_npo"](gamma=0.7, alpha=1.5)
-    engine = PlainEngine(job.model, SETTINGS, 2, "cpu")
+    engine = PlainEngine(job.model, SETTINGS, 2, "cpu", 0)
     micro_batches = Batches(
         dataclasses.replace(job, settings=SETTINGS.model_copy(update={"micro_batch_size": 2})),
         method.needs,
