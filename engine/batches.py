@@ -23,7 +23,8 @@ class TrainJob:
     """Everything that a training depends on.
 
     forget_reference, alternate_reference: log-probability of each answer under the target model, in the order of
-    `forget` and `alternate`, where the method needs it. watch: prompts for the stop rule with `watch_metric`.
+    `forget` and `alternate`, where the method needs it. watch, watch_utility: prompts to look at while training, scored
+    by `watch_metric` with its options (engine/watch.py).
     continue_from: folder of an earlier training whose weights and optimizer state this one continues.
     """
 
@@ -39,7 +40,9 @@ class TrainJob:
     system: str | None = None
     seed: int = 0
     watch: tuple[Probe, ...] = ()
+    watch_utility: tuple[Probe, ...] = ()
     watch_metric: str = "exact_fact"
+    watch_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     watch_tokens: int = 32
     continue_from: str | None = None
     keep_state: bool = False

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.draw import Drawn, Strategy, draw, prompt_key, uniforms
+from engine.errors import DivergedError
 from engine.kv_rows import ROW_MULTIPLE, KVRows, padded
 
 MOST_ROWS = 4096
@@ -94,7 +95,8 @@ def sample_grid(
     A strategy's samples are the same as `sample` alone would draw, and the first of more samples are those of fewer. On
     a CPU in float32 with one thread and unmixed lengths, samples have the same bits for any max_rows and any company of
     prompts. Otherwise logits move by rounding, and a token with them where a uniform number falls on such an edge.
-    Raises ValueError for arguments out of range and models in training mode, not finite or without plain attention.
+    Raises ValueError for arguments out of range and models in training mode or without plain attention, DivergedError
+    for logits that are not finite.
     """
     _check(model, prompts, prompt_ids, n, max_new_tokens, strategies)
     ends = [[eos_token_id]] if isinstance(eos_token_id, int) else [[token] for token in eos_token_id]
@@ -237,7 +239,7 @@ class _Tree:
         self.logprob[sample_S] += drawn.logprob_S
         self.model_logprob[sample_S] += drawn.model_logprob_S
         if not np.isfinite(drawn.model_logprob_S).all():
-            raise ValueError(
+            raise DivergedError(
                 "the model's logits are not finite: its weights have diverged (or overflow this precision)"
             )
         alive_S = ~self._end(sample_S, step)

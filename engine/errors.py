@@ -1,5 +1,11 @@
-"""The one exception for a user's mistake: the command line prints its message as one line and exits with 2."""
+"""The errors that the engine tells apart: a user's mistake, and a model that has diverged."""
+
+from __future__ import annotations
 
 
 class UserError(Exception):
-    """Says what was wrong, where, and what to do, in one line."""
+    """Says what was wrong, where, and what to do, in one line; the command line prints it and exits with 2."""
+
+
+class DivergedError(ValueError):
+    """A loss or a model's logits are no longer finite: this model is lost, the experiment's others are not."""

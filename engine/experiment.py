@@ -57,8 +57,9 @@ class TrainSection(Section):
     as many as of the forget set); micro_batch_size: sequences a worker takes at once, the rest is accumulated (None:
     no accumulation); workers, zero_stage (0-3), precision; warmup, decay_from: shares of the steps after which the
     linear warm-up ends and the linear decay to final_lr (a share of lr) begins; clip: largest gradient norm;
-    checkpoint_every: steps between checkpoints; stop_at_greedy: end once the greedy core metric on the forget prompts
-    is at or below this value, looked at every eval_every steps; lora: train adapters instead of all weights.
+    checkpoint_every: steps between checkpoints; lora: train adapters instead of all weights.
+    eval_samples: look at the model every eval_every steps: greedy core metric on the forget prompts, leak@eval_samples
+    and utility on eval_prompts of them. stop_at_greedy, stop_at_leak: end once what is seen is at or below each given.
     """
 
     epochs: float = Field(default=10, gt=0)
@@ -78,9 +79,23 @@ class TrainSection(Section):
     clip: float = Field(default=1.0, gt=0)
     max_length: Positive = 512
     checkpoint_every: Positive = 100
-    stop_at_greedy: float | None = Field(default=None, ge=0, le=1)
     eval_every: Positive = 2
+    eval_samples: Positive | None = None
+    eval_prompts: Positive = 16
+    stop_at_greedy: float | None = Field(default=None, ge=0, le=1)
+    stop_at_leak: float | None = Field(default=None, ge=0, le=1)
     lora: LoraSection | None = None
+
+    @property
+    def watches(self) -> bool:
+        """Whether the model is looked at while it is trained."""
+        return self.eval_samples is not None or self.stop_at_greedy is not None
+
+    @model_validator(mode="after")
+    def _seen_before_it_stops(self) -> TrainSection:
+        if self.stop_at_leak is not None and self.eval_samples is None:
+            raise ValueError("stop_at_leak needs eval_samples, the n of the leak@n that is looked at")
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainSection:

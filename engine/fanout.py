@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import cluster
+from engine.errors import DivergedError, UserError
 
 SECONDS = "leakatk.seconds"  # schema metadata of a unit: how long it took its worker
 
@@ -56,12 +57,23 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
             num_cpus=1,
             compute=TaskPoolStrategy(size=size),
         )
-    finished = {int(row["unit"]) for row in done.iter_rows()}
+    try:
+        finished = {int(row["unit"]) for row in done.iter_rows()}
+    except ray.exceptions.RayError as error:
+        raise _known_cause(error) or error from None
     lost = set(missing) - finished
     if lost:
         raise RuntimeError(
             f"{len(lost)} of {units} units were lost, the first is {min(lost)}; run the same command again"
         )
+
+
+def _known_cause(error: BaseException) -> BaseException | None:
+    """What a unit raised for a reason that the engine knows, under the exceptions that Ray puts around it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError | DivergedError):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return cause
 
 
 class _Worker:

@@ -17,7 +17,7 @@ from benchmarks.base import Benchmark, Decoding, Example
 from engine import cluster
 from engine.alternates import alternate_probes, paired, refusals
 from engine.batches import TrainJob
-from engine.errors import UserError
+from engine.errors import DivergedError, UserError
 from engine.evaluate import Evaluation, curves, evaluate, job_for
 from engine.experiment import Experiment, MethodSection, TrainSection, parse_experiment
 from engine.models import ModelSource, model_source
@@ -28,7 +28,6 @@ from engine.rule import Rule, RuleRun
 from engine.sample import read_units
 from engine.stages import Stages, source_of
 from engine.store import Store, fingerprint
-from engine.train import TrainingDivergedError
 
 THREADS = 16  # they only wait for Ray
 
@@ -134,7 +133,7 @@ class _Run:
             for name, future, evaluation in evaluated:
                 try:
                     model, found = future.result(), evaluation.result()
-                except TrainingDivergedError as error:
+                except DivergedError as error:
                     failed[name] = str(error)
                     continue
                 if model is not None and found is not None:
@@ -217,7 +216,8 @@ class _Run:
                 if examples:
                     reference[f"{name}_reference"] = self.stages.reference(f"{label} {name}", wanted)
         retain = tuple(self.benchmark.retain) if "retain" in method.needs else ()
-        watched = {(each.question, each.answer) for each in forget} if settings.stop_at_greedy is not None else set()
+        watched = {(each.question, each.answer) for each in forget} if settings.watches else set()
+        utility = self.benchmark.group(self.benchmark.protocol.utility_group) if settings.eval_samples else []
         return self._train_job(
             source,
             hyperparameters,
@@ -227,6 +227,7 @@ class _Run:
             retain=retain,
             **reference,
             watch=tuple(probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in watched),
+            watch_utility=tuple(utility),
         )
 
     def _pairs(self, label: str, method: Any, source: ModelSource) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -251,6 +252,7 @@ class _Run:
             system=self.experiment.model.system,
             seed=self.experiment.seed,
             watch_metric=self.benchmark.protocol.core_metric,
+            watch_options=self.experiment.metric_options.get(self.benchmark.protocol.core_metric, {}),
             watch_tokens=self.experiment.sampling.max_new_tokens or 1,
             **sets,
         )

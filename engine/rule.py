@@ -17,6 +17,7 @@ from engine.alternates import alternates_like
 from engine.batches import TrainJob
 from engine.evaluate import job_for, score
 from engine.experiment import Experiment
+from engine.leak import leak_at_k
 from engine.models import ModelSource
 from engine.reference import ReferenceJob
 from engine.sample import read_units
@@ -33,6 +34,7 @@ class Leaks:
     """What one sampling of the forget prompts found."""
 
     leak_at_m: float
+    leak: dict[str, float]
     leaking_samples: int
     failed: int
     pool: tuple[Example, ...]
@@ -86,6 +88,7 @@ class Rule:
         rounds: list[dict[str, Any]] = []
         for number in range(1, self.rule.rounds + 1):
             leaks = self._find_leaks(source_of(stage), number)
+            utility = self._utility(source_of(stage), number)
             tokens, seconds = tokens + leaks.tokens, seconds + leaks.seconds
             pool = self._enlarged(pool, leaks.pool)
             rounds.append(
@@ -93,6 +96,8 @@ class Rule:
                     "round": number,
                     "leak_at_m": leaks.leak_at_m,
                     "m": self.rule.samples,
+                    "leak": leaks.leak,
+                    "utility": utility,
                     "leaking_samples": leaks.leaking_samples,
                     "failed": leaks.failed,
                     "pool": len(pool),
@@ -147,13 +152,12 @@ class Rule:
 
     def _continued(self, stage: Stage, steps: int, number: int) -> TrainJob:
         """The base method's training going on from `stage`, at a constant learning rate."""
-        constant = {"steps": steps, "warmup": 0.0, "decay_from": 1.0, "stop_at_greedy": None}
+        constant = {"steps": steps, "warmup": 0.0, "decay_from": 1.0, "stop_at_greedy": None, "stop_at_leak": None}
         return dataclasses.replace(
             self.base,
             settings=self.base.settings.model_copy(update=constant),
             continue_from=str(stage.path),
             seed=self.base.seed + ROUND_SEED * number,
-            watch=(),
         )
 
     def _find_leaks(self, model: ModelSource, number: int) -> Leaks:
@@ -172,12 +176,31 @@ class Rule:
             found.setdefault((probe.id, text), Example(name, questions[probe.id], text))
         return Leaks(
             leak_at_m=float(np.nanmean(np.nanmax(scores, axis=1))),  # of n = m samples leak@m is the largest
+            leak=self._curve(scores),
             failed=int(np.isnan(scores).sum()),
             leaking_samples=len(leaking),
             pool=tuple(found.values()),
             tokens=sampled.facts["tokens"],
             seconds=sampled.facts["seconds"] + scored.facts["seconds"],
         )
+
+    def _curve(self, scores: np.ndarray) -> dict[str, float]:
+        """leak@k of a round's samples at the experiment's k, over the prompts without a failed score."""
+        whole = scores[~np.isnan(scores).any(axis=1)]
+        ks = [k for k in self.experiment.leak.k or () if k <= self.rule.samples]
+        if not len(whole) or not ks:
+            return {}
+        return {str(k): float(value) for k, value in zip(ks, leak_at_k(whole, ks), strict=True)}
+
+    def _utility(self, model: ModelSource, number: int) -> float:
+        """Mean core metric of greedy answers to the utility probes."""
+        protocol, label = self.benchmark.protocol, f"{self.label} round {number} utility"
+        probes = self.benchmark.group(protocol.utility_group)
+        sampled = self.stages.sample(
+            label, job_for(self.experiment, model, probes, Decoding(temperature=0.0), 1, self.experiment.seed)
+        )
+        scored = score(self.stages, self.experiment, label, sampled, protocol.core_metric)
+        return float(np.nanmean(group_scores(scored.path)[protocol.utility_group].scores))
 
     def _enlarged(
         self, pool: dict[tuple[str, str], Example], found: tuple[Example, ...]

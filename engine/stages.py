@@ -67,7 +67,7 @@ class Stages:
             "continue_from": Path(job.continue_from).name if job.continue_from else None,
             "version": TRAIN_VERSION,
         }
-        for name in ("forget", "retain", "alternate", "watch"):
+        for name in ("forget", "retain", "alternate", "watch", "watch_utility"):
             inputs[name] = fingerprint([dataclasses.asdict(each) for each in getattr(job, name)])
         for name in ("forget_reference", "alternate_reference"):
             inputs[name] = fingerprint(getattr(job, name))

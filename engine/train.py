@@ -18,27 +18,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.base import Decoding
 from engine import cluster
 from engine.batches import Batches, TrainJob, accumulation, on_gpu
-from engine.errors import UserError
+from engine.errors import DivergedError, UserError
 from engine.experiment import TrainSection
 from engine.lora import edit_adapter, is_adapter
 from engine.models import ModelSource, load_model
 from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder
+from engine.watch import enough, watch
 
-TRAIN_VERSION = 2  # part of every training's fingerprint: raise it when the loop's results change
+TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
 METHOD_STATE = "method.json"
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer finite; names the step and the examples."""
 
 
 def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict[str, Any]:
     """Train on the Ray cluster and leave `model/` (and `state/` if kept) in `work`; returns the facts of the training.
 
-    Raises UserError where the workers do not fit on the cluster, TrainingDivergedError where the loss is not finite.
+    Raises UserError where the workers do not fit on the cluster, DivergedError where the loss is not finite.
     """
     import ray
 
@@ -50,7 +46,7 @@ def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict
         try:
             facts = ray.get(task.remote(job, str(work), report))
         except ray.exceptions.RayTaskError as error:
-            known = isinstance(error.cause, TrainingDivergedError | UserError)
+            known = isinstance(error.cause, DivergedError | UserError)
             raise error.cause if known else error from None
     else:
         facts = _train_together(job, work, report, gpus > 0)
@@ -168,12 +164,17 @@ def _loop(
         history.append(_step(engine, method, batches, step, lr, state) | state)
         step += 1
         state = method.next_state(state, history[-1], batches.epochs(step))
-        if job.settings.stop_at_greedy is not None and step % job.settings.eval_every == 0:
-            greedy = _greedy_score(engine, tokenizer, job)
-            history[-1]["greedy"] = greedy
-            if greedy <= job.settings.stop_at_greedy:
-                break
-        report(step, f"loss {history[-1]['total']:.4g}", step == job.steps)
+        seen = {}
+        if job.settings.watches and step % job.settings.eval_every == 0:
+            try:
+                seen = watch(engine.model, tokenizer, job)
+            except DivergedError as error:
+                raise DivergedError(f"{error}, seen after step {step}; try a smaller learning rate") from error
+            history[-1] |= {f"watch.{name}": value for name, value in seen.items()}
+        notes = [f"loss {history[-1]['total']:.4g}", *(f"{name} {value:.3f}" for name, value in seen.items())]
+        if enough(seen, job.settings):
+            break
+        report(step, ", ".join(notes), step == job.steps)
         if step % job.settings.checkpoint_every == 0 and step < job.steps:
             seconds = spent + time.monotonic() - clock
             save({"step": step, "history": history, "seconds": seconds, "method_state": state})
@@ -199,7 +200,7 @@ def _step(
         sums += [float(part.detach()) for part in loss]
     total, forget, retain = _mean_over_workers(sums / len(micro_batches), engine.device)
     if not math.isfinite(total):
-        raise TrainingDivergedError(
+        raise DivergedError(
             f"loss is {total} at step {step + 1} (forget {forget}, retain {retain}; examples "
             f"{', '.join(batches.names(step)[:6])}); try a smaller learning rate"
         )
@@ -273,22 +274,6 @@ def lr_factor(step: int, steps: int, settings: TrainSection) -> float:
     if step < begin or steps <= begin:
         return 1.0
     return 1.0 - (1.0 - settings.final_lr) * (step - begin) / (steps - begin)
-
-
-def _greedy_score(engine: Any, tokenizer: Any, job: TrainJob) -> float:
-    """Mean core metric of greedy answers to the watched prompts, by the weights as they are."""
-    from engine.metrics import score
-    from engine.sample import SampleJob, sample_probes, texts
-
-    greedy = SampleJob(
-        job.model, job.watch, Decoding(temperature=0.0), 1, job.watch_tokens, template=job.template, system=job.system
-    )
-    engine.model.eval()
-    samples = [of_probe[0] for of_probe in sample_probes(engine.model, tokenizer, job.watch, greedy)]
-    engine.model.train()
-    references = [probe.fact or probe.reference for probe in job.watch]
-    scores = score(job.watch_metric, texts(samples, tokenizer), references)
-    return float(np.mean([value for value in scores if value is not None]))
 
 
 def _mean_over_workers(values: np.ndarray, device: str) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +14,8 @@ SMALL = {
     "benchmark": {"name": "fictional", "split": "forget01"},
     "model": {"finetune": {"steps": 30, "batch_size": 32, "lr": 5e-3, "max_length": 64}},
     "methods": [
-        {"name": "npo", "beta": 1.0, "train": {"steps": 4}},
+        {"name": "npo", "beta": 1.0,
+         "train": {"steps": 4, "eval_samples": 4, "eval_every": 2, "eval_prompts": 3}},
         {"name": "rule", "base": {"name": "npo"}, "rounds": 2, "samples": 8, "steps": 2, "threshold": 0.2,
          "metric": "rouge_l_recall", "tolerance": 0.0, "control": True, "train": {"steps": 4}},
     ],
@@ -66,6 +68,25 @@ def test_rule_records_its_rounds_and_enlarges_its_pool(ran, capsys):
     assert ruled["steps"] == control["steps"] == 8
 
 
+def test_rules_rounds_hold_leak_by_k_and_utility(ran, capsys):
+    run(ran, capsys)
+    results = json.loads(next((ran / "store" / "runs").glob("*/results.json")).read_text())
+    for each in next(model for model in results["models"] if model["name"] == "rule-npo")["rounds"]:
+        assert set(each["leak"]) == {"1", "4"}  # of m = 8 samples
+        assert 0 <= each["leak"]["1"] <= each["leak"]["4"] <= each["leak_at_m"] <= 1
+        assert 0 <= each["utility"] <= 1
+
+
+def test_a_training_is_looked_at_on_its_way(ran, capsys):
+    run(ran, capsys)
+    results = json.loads(next((ran / "store" / "runs").glob("*/results.json")).read_text())
+    npo = next(model for model in results["models"] if model["name"] == "npo")
+    steps = json.loads((Path(npo["stages"]["model"]).parent / "history.json").read_text())
+    seen = [{key for key in step if key.startswith("watch.")} for step in steps]
+    assert seen == [set(), {"watch.greedy", "watch.leak_at_4", "watch.utility"}] * 2
+    assert steps[1]["watch.leak_at_4"] >= 0
+
+
 def test_mlflow_holds_each_model_once_with_its_curve_by_k(ran, capsys):
     from mlflow import MlflowClient
 
@@ -114,8 +135,17 @@ def test_a_method_that_diverges_is_reported_beside_the_others(ran, capsys):
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert code == 1
-    assert "loss is" in result["failed"]["npo"]
+    assert "finite" in result["failed"]["npo"]  # logits, seen when the model is looked at
     assert [row["name"] for row in result["models"]] == ["target", "retain", "rule-npo", "npo-control"]
+
+
+def test_a_model_that_diverged_in_its_last_step_is_found_when_it_is_sampled(ran, capsys):
+    methods = "methods=[{name: npo, train: {steps: 1, lr: 1e37, warmup: 0}}, {name: simnpo, train: {steps: 1}}]"
+    code = main(["run", str(ran / "small.yaml"), "--store", str(ran / "store"), "--json", "--set", methods])
+    result = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert "finite" in result["failed"]["npo"]
+    assert [row["name"] for row in result["models"]] == ["target", "retain", "simnpo"]
 
 
 def test_more_workers_than_cores_are_refused_before_any_work(tmp_path, capsys):

@@ -13,10 +13,11 @@ from safetensors.numpy import load_file
 
 from benchmarks.base import Example
 from engine.batches import TrainJob
+from engine.errors import DivergedError
 from engine.experiment import TrainSection
 from engine.models import model_source
 from engine.progress import Silent
-from engine.train import TrainingDivergedError, run_training
+from engine.train import run_training
 
 
 @pytest.fixture
@@ -69,6 +70,19 @@ def test_the_stop_rule_ends_training_early(job, fictional, tmp_path):
     assert len(losses) == 2
 
 
+def test_training_stops_on_leak_only_where_that_is_low_too(job, fictional, tmp_path):
+    """The untrained model never answers right greedily; by ROUGE its samples share a word with the answer at times."""
+    watch, utility = tuple(fictional.group("forget")[:4]), tuple(fictional.group("retain")[:4])
+    watched = dataclasses.replace(
+        job, watch=watch, watch_utility=utility, watch_tokens=8, watch_metric="rouge_l_recall"
+    )
+    limits = {"eval_samples": 32, "eval_prompts": 4, "eval_every": 2, "stop_at_greedy": 1.0}
+    facts, _, _ = trained(watched, tmp_path / "low", stop_at_leak=1.0, **limits)
+    assert facts["steps"] == 2
+    facts, _, _ = trained(watched, tmp_path / "high", stop_at_leak=0.0, **limits)
+    assert facts["steps"] == 6
+
+
 class KillOnce:
     """A reporter that kills its worker with SIGKILL, once, when the training reaches a step."""
 
@@ -111,5 +125,5 @@ def test_a_training_continues_another_with_its_weights_and_optimizer_state(job, 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_examples(job, tmp_path):
     exploding = dataclasses.replace(job, forget=(Example("the-one", "Who?", "Me."),))
-    with pytest.raises(TrainingDivergedError, match=r"step \d+.*the-one"):
+    with pytest.raises(DivergedError, match=r"step \d+.*the-one"):
         trained(exploding, tmp_path / "nan", lr=1e30, steps=20, clip=1e30)
