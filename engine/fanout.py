@@ -15,6 +15,7 @@ from typing import Any
 from engine import cluster
 from engine.errors import DivergedError, UserError
 
+KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError)}
 SECONDS = "leakatk.seconds"  # schema metadata of a unit: how long it took its worker
 
 
@@ -57,23 +58,16 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
             num_cpus=1,
             compute=TaskPoolStrategy(size=size),
         )
-    try:
-        finished = {int(row["unit"]) for row in done.iter_rows()}
-    except ray.exceptions.RayError as error:
-        raise _known_cause(error) or error from None
+    finished = set()
+    for row in done.iter_rows():
+        if row["error"]:
+            raise KNOWN_ERRORS[row["error"]](row["message"])
+        finished.add(int(row["unit"]))
     lost = set(missing) - finished
     if lost:
         raise RuntimeError(
             f"{len(lost)} of {units} units were lost, the first is {min(lost)}; run the same command again"
         )
-
-
-def _known_cause(error: BaseException) -> BaseException | None:
-    """What a unit raised for a reason that the engine knows, under the exceptions that Ray puts around it."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError | DivergedError):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return cause
 
 
 class _Worker:
@@ -85,19 +79,24 @@ class _Worker:
 
 
 def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:
-    """Compute the units of one batch and commit each by a rename."""
+    """Compute the unit of a batch and commit it by a rename. Errors that the engine knows come back as data: through
+    Ray Data's own exceptions their class would be lost."""
+    import numpy as np
     import pyarrow.parquet
 
-    for unit in batch["unit"]:
-        clock = time.monotonic()
-        table, note = job.compute(int(unit))
-        table = table.replace_schema_metadata({SECONDS: f"{time.monotonic() - clock:.6f}"})
-        final = unit_path(Path(folder), int(unit))
-        temporary = final.with_name(f".{final.name}.{os.getpid()}")
-        pyarrow.parquet.write_table(table, temporary)
-        temporary.replace(final)
-        report.of(str(unit))(1, note, force=True)
-    return batch
+    unit, clock = int(batch["unit"][0]), time.monotonic()
+    told = {"unit": batch["unit"], "error": np.array([""]), "message": np.array([""])}
+    try:
+        table, note = job.compute(unit)
+    except tuple(KNOWN_ERRORS.values()) as error:
+        return told | {"error": np.array([type(error).__name__]), "message": np.array([str(error)])}
+    table = table.replace_schema_metadata({SECONDS: f"{time.monotonic() - clock:.6f}"})
+    final = unit_path(Path(folder), unit)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    pyarrow.parquet.write_table(table, temporary)
+    temporary.replace(final)
+    report.of(str(unit))(1, note, force=True)
+    return told
 
 
 def unit_seconds(folder: Path) -> float:

@@ -139,15 +139,6 @@ def test_a_method_that_diverges_is_reported_beside_the_others(ran, capsys):
     assert [row["name"] for row in result["models"]] == ["target", "retain", "rule-npo", "npo-control"]
 
 
-def test_a_model_that_diverged_in_its_last_step_is_found_when_it_is_sampled(ran, capsys):
-    methods = "methods=[{name: npo, train: {steps: 1, lr: 1e37, warmup: 0}}, {name: simnpo, train: {steps: 1}}]"
-    code = main(["run", str(ran / "small.yaml"), "--store", str(ran / "store"), "--json", "--set", methods])
-    result = json.loads(capsys.readouterr().out)
-    assert code == 1
-    assert "finite" in result["failed"]["npo"]
-    assert [row["name"] for row in result["models"]] == ["target", "retain", "simnpo"]
-
-
 def test_more_workers_than_cores_are_refused_before_any_work(tmp_path, capsys):
     document = SMALL | {"train": {"workers": 640, "batch_size": 640, "retain_batch_size": 640}}
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))

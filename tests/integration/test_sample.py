@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from benchmarks.base import Decoding
+from engine.errors import DivergedError
 from engine.models import model_source
 from engine.progress import Silent
 from engine.sample import SampleJob, read_units, run_sampling
@@ -44,6 +45,21 @@ def test_samples_are_bit_identical_for_any_number_of_workers_and_batch_size(job,
 
     _, table = sampled(dataclasses.replace(job, max_rows=rows), tmp_path / "out", workers=workers)
     assert table.equals(expected)
+
+
+def test_a_model_that_has_diverged_is_named_as_that(job, base_model, tmp_path):
+    import dataclasses
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(base_model, tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights = {name: value * float("nan") for name, value in weights.items()}
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    lost = dataclasses.replace(job, model=model_source(str(tmp_path / "model")))
+    with pytest.raises(DivergedError, match="not finite"):
+        sampled(lost, tmp_path / "out")
 
 
 class KillOnce:
