@@ -171,7 +171,9 @@ class LeakSection(Section):
 class Experiment(Section):
     """One experiment: a benchmark, a target model, methods, and how to train, sample, score and estimate.
 
-    metric_options: by metric, its options, such as the path of its model (`leakatk score --help`).
+    metric_options: by metric, its options, such as the path of its model (`leakatk score --help`). requests: sizes, in
+    forget examples, of unlearning requests made one after the other: each method unlearns the first part of the forget
+    set, then from that model the next, and after each one leak@k of all requests so far is reported.
     """
 
     name: Label = "experiment"
@@ -183,6 +185,7 @@ class Experiment(Section):
     metrics: tuple[str, ...] | None = None
     metric_options: dict[str, dict[str, Any]] = {}
     leak: LeakSection = LeakSection()
+    requests: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     def train_section(self, method: MethodSection) -> TrainSection:

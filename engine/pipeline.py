@@ -6,44 +6,26 @@ side does: threads of the driver wait for stages, Ray places their work.
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
-from benchmarks.base import Benchmark, Decoding, Example
+from benchmarks.base import Benchmark
 from engine import cluster
-from engine.alternates import alternate_probes, paired, refusals
-from engine.batches import TrainJob
 from engine.errors import DivergedError, UserError
-from engine.evaluate import Evaluation, curves, evaluate, job_for
-from engine.experiment import Experiment, MethodSection, TrainSection, parse_experiment
-from engine.models import ModelSource, model_source
+from engine.evaluate import Evaluation, curves, evaluate
+from engine.experiment import Experiment, MethodSection, parse_experiment
+from engine.maker import Made, Maker
 from engine.progress import Progress
-from engine.reference import ReferenceJob
+from engine.requests import asked, split_requests
 from engine.results import ModelResult, Results
-from engine.rule import Rule, RuleRun
-from engine.sample import read_units
-from engine.stages import Stages, source_of
+from engine.stages import Stages
 from engine.store import Store, fingerprint
 
 THREADS = 16  # they only wait for Ray
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A model that the experiment made or was given, and what it took."""
-
-    name: str
-    role: str
-    source: ModelSource
-    method: dict[str, Any]
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    rounds: tuple[dict[str, Any], ...] = ()
 
 
 def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
@@ -108,25 +90,18 @@ class _Run:
 
     def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages) -> None:
         self.experiment, self.benchmark, self.stages = experiment, benchmark, stages
-        self.base: ModelSource | None = None
+        self.requests = split_requests(benchmark, experiment.requests) if experiment.requests else None
 
     def models(self) -> tuple[list[ModelResult], dict[str, str]]:
         """A row for each model in the experiment's order, and one line for each method that failed."""
-        from methods import METHODS
-
-        self._find_base()
+        self.maker = Maker(self.experiment, self.benchmark, self.stages)  # finds the base model before any work starts
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(THREADS) as pool:
-            target = pool.submit(self._target)
-            retain = pool.submit(self._retain)
+            target = pool.submit(self.maker.target)
+            retain = pool.submit(self.maker.retain)
             made: list[tuple[str, Future[Any]]] = [("target", target), ("retain", retain)]
             for section in self.experiment.methods:
-                label = self.experiment.label(section)
-                method = METHODS[section.name](**section.hyperparameters)
-                if section.name == "rule":
-                    made += self._submit_rule(pool, label, section, method, target, retain)
-                else:
-                    made.append((label, pool.submit(self._unlearned, label, section, method, target)))
+                made += self._submit(pool, section, target, retain)
             evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in made]
             rows: list[tuple[Made, Evaluation]] = []
             yardstick: Evaluation | None = None
@@ -141,130 +116,30 @@ class _Run:
                     yardstick = found if name == "retain" else yardstick
         return [self._row(model, found, yardstick) for model, found in rows], failed
 
-    def _submit_rule(
-        self,
-        pool: ThreadPoolExecutor,
-        label: str,
-        section: MethodSection,
-        method: Any,
-        target: Future[Made],
-        retain: Future[Made | None],
+    def _submit(
+        self, pool: ThreadPoolExecutor, section: MethodSection, target: Future[Made], retain: Future[Made | None]
     ) -> list[tuple[str, Future[Any]]]:
-        def prepared() -> Rule:
-            job = self._job(label, section, method.base_method(), method.base, target)
-            yardstick = retain.result()
-            source = yardstick.source if yardstick is not None else None
-            return Rule(self.stages, self.experiment, self.benchmark, label, job, method, source)
-
-        described = {"name": "rule", **method.model_dump()}
-        ruled = pool.submit(lambda: prepared().run())
-        made = [(label, pool.submit(lambda: _made_by_rule(label, "unlearned", described, ruled.result())))]
-        if method.control:
-            name = f"{label.removeprefix('rule-')}-control"
-            control = pool.submit(lambda: prepared().control(ruled.result().steps))
-            made.append((name, pool.submit(lambda: _made_by_rule(name, "control", method.base, control.result()))))
+        """The models that one method makes: one, and its control where it has one; for each request where there are
+        several, each from the model that the request before left."""
+        label = self.experiment.label(section)
+        parts = self.requests.examples if self.requests is not None else (tuple(self.benchmark.forget),)
+        made: list[tuple[str, Future[Any]]] = []
+        start = control_start = target
+        for request, forget in enumerate(parts):
+            suffix = f"-request{request + 1}" if self.requests is not None else ""
+            if section.name != "rule":
+                start = pool.submit(_then(self.maker.unlearned, label + suffix, section, forget, request), start)
+                made.append((label + suffix, start))
+                continue
+            work = _then(self.maker.ruled, label + suffix, section, forget, request)
+            start = ruled = pool.submit(work, start, retain)
+            made.append((label + suffix, start))
+            if section.hyperparameters.get("control"):
+                name = f"{label.removeprefix('rule-')}-control{suffix}"
+                work = _then(self.maker.control, name, label + suffix, section, forget, request)
+                control_start = pool.submit(work, control_start, ruled)
+                made.append((name, control_start))
         return made
-
-    def _find_base(self) -> None:
-        """The model that target and retain model are fine-tuned from, resolved before any work starts."""
-        model = self.experiment.model
-        if model.path is not None:
-            self.base = model_source(model.path, model.revision, model.trust_remote_code)
-            return
-        options = self.experiment.benchmark.options
-        self.base = self.stages.base(self.benchmark, options, self.experiment.seed)
-        if self.base is None:
-            raise UserError(f"model.path: benchmark {self.benchmark.name} brings no model; give a folder or hub name")
-
-    def _target(self) -> Made:
-        if self.experiment.model.finetune is None:
-            return Made("target", "target", self._base_source(), {})
-        return self._finetuned("target", self.benchmark.finetune_forget + self.benchmark.finetune_retain)
-
-    def _retain(self) -> Made | None:
-        model = self.experiment.model
-        if model.retain is not None:
-            source = model_source(model.retain, model.retain_revision, model.trust_remote_code, "model.retain")
-            return Made("retain", "retain", source, {})
-        if model.finetune is None:
-            return None
-        return self._finetuned("retain", self.benchmark.finetune_retain)
-
-    def _finetuned(self, label: str, examples: list[Example]) -> Made:
-        section = self.experiment.finetune_section
-        assert section is not None
-        job = self._train_job(self._base_source(), {"name": "retrain"}, section, retain=tuple(examples))
-        return self._trained(label, label, job)
-
-    def _unlearned(self, label: str, section: MethodSection, method: Any, target: Future[Made]) -> Made:
-        hyperparameters = {"name": section.name, **section.hyperparameters}
-        job = self._job(label, section, method, hyperparameters, target)
-        return self._trained(label, "unlearned", job)
-
-    def _job(
-        self, label: str, section: MethodSection, method: Any, hyperparameters: dict[str, Any], target: Future[Made]
-    ) -> TrainJob:
-        """The training of one method from the target model, with the reference log-probabilities that it needs."""
-        settings = self.experiment.train_section(section)
-        source = target.result().source
-        forget, alternate = self._pairs(label, method, source)
-        reference: dict[str, tuple[float, ...]] = {}
-        if "reference_logprob" in method.needs:
-            template, system = self.experiment.model.template, self.experiment.model.system
-            for name, examples in (("forget", forget), ("alternate", alternate)):
-                wanted = ReferenceJob(source, examples, template, system, settings.max_length)
-                if examples:
-                    reference[f"{name}_reference"] = self.stages.reference(f"{label} {name}", wanted)
-        retain = tuple(self.benchmark.retain) if "retain" in method.needs else ()
-        watched = {(each.question, each.answer) for each in forget} if settings.watches else set()
-        utility = self.benchmark.group(self.benchmark.protocol.utility_group) if settings.eval_samples else []
-        return self._train_job(
-            source,
-            hyperparameters,
-            settings,
-            forget=forget,
-            alternate=alternate,
-            retain=retain,
-            **reference,
-            watch=tuple(probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in watched),
-            watch_utility=tuple(utility),
-        )
-
-    def _pairs(self, label: str, method: Any, source: ModelSource) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-        """The forget set, and row by row the alternate answers where the method needs them."""
-        forget = tuple(self.benchmark.forget)
-        if "alternate" not in method.needs:
-            return forget, ()
-        if method.alternates == "idk":
-            return forget, refusals(forget)
-        probes = alternate_probes(forget, method.prompt)
-        job = job_for(self.experiment, source, probes, Decoding(), method.samples, self.experiment.seed)
-        sampled = self.stages.sample(f"{label} alternates", job)
-        texts = read_units(sampled.path, ["response"])["response"].to_pylist()
-        return paired(forget, [texts[at : at + method.samples] for at in range(0, len(texts), method.samples)])
-
-    def _train_job(self, source: ModelSource, method: dict[str, Any], settings: TrainSection, **sets: Any) -> TrainJob:
-        return TrainJob(
-            model=source,
-            method=method,
-            settings=settings,
-            template=self.experiment.model.template,
-            system=self.experiment.model.system,
-            seed=self.experiment.seed,
-            watch_metric=self.benchmark.protocol.core_metric,
-            watch_options=self.experiment.metric_options.get(self.benchmark.protocol.core_metric, {}),
-            watch_tokens=self.experiment.sampling.max_new_tokens or 1,
-            **sets,
-        )
-
-    def _trained(self, label: str, role: str, job: TrainJob) -> Made:
-        stage = self.stages.train(label, job)
-        facts = stage.facts
-        return Made(label, role, source_of(stage), job.method, facts["steps"], seconds=facts["seconds"])
-
-    def _base_source(self) -> ModelSource:
-        assert self.base is not None
-        return self.base
 
     def _evaluated(self, made: Future[Made | None]) -> Evaluation | None:
         model = made.result()
@@ -274,6 +149,10 @@ class _Run:
 
     def _row(self, made: Made, evaluation: Evaluation, yardstick: Evaluation | None) -> ModelResult:
         protocol = self.benchmark.protocol
+        if self.requests is not None:
+            upto = len(self.requests.examples) - 1 if made.request is None else made.request
+            evaluation = asked(evaluation, self.requests, upto)
+            yardstick = asked(yardstick, self.requests, upto) if yardstick is not None else None
         greedy = evaluation.greedy_means(protocol.core_metric)
         return ModelResult(
             name=made.name,
@@ -290,5 +169,6 @@ class _Run:
         )
 
 
-def _made_by_rule(name: str, role: str, method: dict[str, Any], run: RuleRun) -> Made:
-    return Made(name, role, source_of(run.stage), method, run.steps, run.tokens, run.seconds, tuple(run.rounds))
+def _then(work: Callable[..., Made], *first: Any) -> Callable[..., Made]:
+    """`work` with these arguments, and then the results of the futures that it is called with."""
+    return lambda *futures: work(*first, *(future.result() for future in futures))

@@ -1,0 +1,81 @@
+"""Successive unlearning requests: which forget examples each one names, and what an evaluation says of those so far.
+
+A benchmark and the requests' sizes come in; parts of the forget set and restricted evaluations come out. Knows nothing
+of methods or training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.base import Benchmark, Example
+from engine.errors import UserError
+from engine.evaluate import Evaluation, Scores, is_leak_group
+from engine.scoring import GroupScores
+
+
+@dataclasses.dataclass(frozen=True)
+class Requests:
+    """examples: the forget examples of each request, in order; of_probe: the request (from 0) of each forget probe."""
+
+    examples: tuple[tuple[Example, ...], ...]
+    of_probe: dict[str, int]
+
+    def names(self, group: str, upto: int) -> dict[str, range]:
+        """Groups to report once the requests 0..upto were made, and the requests that each one covers."""
+        return {group: range(upto + 1)} | {
+            f"{group}.request{each + 1}": range(each, each + 1) for each in range(upto + 1)
+        }
+
+
+def split_requests(benchmark: Benchmark, sizes: Sequence[int]) -> Requests:
+    """The forget set cut into requests of `sizes` examples. UserError unless they add up, and probes know theirs."""
+    forget = benchmark.forget
+    if sum(sizes) != len(forget):
+        raise UserError(
+            f"requests: {sum(sizes)} examples in all, but the forget set has {len(forget)}; make them equal"
+        )
+    ends = np.cumsum(sizes)
+    examples = tuple(tuple(forget[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+    of_example = {each.id: number for number, part in enumerate(examples) for each in part}
+    of_probe = {}
+    for probe in benchmark.probes:
+        if is_leak_group(probe.group):
+            # A paraphrase's id is that of its example with something after a slash.
+            number = of_example.get(probe.id, of_example.get(probe.id.rpartition("/")[0]))
+            if number is None:
+                raise UserError(f"requests: benchmark {benchmark.name} does not say which example {probe.id} is about")
+            of_probe[probe.id] = number
+    return Requests(examples, of_probe)
+
+
+def asked(evaluation: Evaluation, requests: Requests, upto: int) -> Evaluation:
+    """The evaluation with its leak groups cut to the requests 0..upto, and each of these as a group of its own."""
+    scores: Scores = {}
+    for (group, metric, decoding), values in evaluation.scores.items():
+        for name, part in _parts(group, values, requests, upto).items():
+            scores[name, metric, decoding] = part
+    greedy = {}
+    for (group, metric), values in evaluation.greedy.items():
+        for name, part in _parts(group, values, requests, upto).items():
+            greedy[name, metric] = part
+    logprobs = {}
+    for group, known in evaluation.reference_logprobs.items():
+        ids = next(values.prompt_ids for (name, *_), values in evaluation.scores.items() if name == group)
+        for name, covered in requests.names(group, upto).items():
+            logprobs[name] = [known[index] for index, each in enumerate(ids) if requests.of_probe[each] in covered]
+    return dataclasses.replace(evaluation, scores=scores, greedy=greedy, reference_logprobs=logprobs)
+
+
+def _parts(group: str, values: GroupScores, requests: Requests, upto: int) -> dict[str, GroupScores]:
+    if not is_leak_group(group):
+        return {group: values}
+    number = np.array([requests.of_probe[each] for each in values.prompt_ids])
+    parts = {}
+    for name, covered in requests.names(group, upto).items():
+        chosen = np.flatnonzero(np.isin(number, list(covered)))
+        parts[name] = GroupScores([values.prompt_ids[index] for index in chosen], values.scores[chosen])
+    return parts
