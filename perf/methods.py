@@ -29,9 +29,10 @@ question; exact fact as the core metric), by one command:
     python -m perf.methods > docs/methods.md
 
 Each number is the mean over seeds {seeds}; a seed makes other authors, another target model and other samples. In
-brackets
-stand the lowest and the highest end of the seeds' 95 % intervals. Greedy and utility are followed by their range.
-Settings are those of `perf/methods.yaml`, and were moved a little, on one seed, within what the papers use: this is a
+brackets stand the lowest and the highest end of the seeds' 95 % intervals; greedy and utility are followed by their
+range.
+
+Settings are those of `perf/methods.yaml`. They were moved a little, on one seed, within what the papers use: this is a
 table of what the methods do when used with moderate care, not a ranking of methods each at its best. Use
 `leakatk tune` before you judge one.
 
