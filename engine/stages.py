@@ -1,4 +1,4 @@
-"""The engine's stages bound to one store: train, reference, sample, score, each a fingerprinted folder.
+"""The engine's stages bound to one store: train, reference, likelihoods, sample, score, each a fingerprinted folder.
 
 Jobs come in, finished stages come out; what must not change results (workers, progress) stays out of fingerprints.
 Knows nothing of experiments or of which stage follows which.
@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.base import Benchmark
 from engine.batches import TrainJob
+from engine.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.models import ModelSource
 from engine.progress import Progress
 from engine.reference import ReferenceJob, read_reference, run_reference
@@ -91,6 +92,23 @@ class Stages:
                 return run_reference(job, work)
 
         return read_reference(self.stage("reference", inputs, build).path)
+
+    def likelihoods(self, label: str, job: LikelihoodJob) -> Stage:
+        """What the job's model says of every answer token of its examples."""
+        inputs = dataclasses.asdict(job) | {
+            "model": job.model.identity,
+            "examples": fingerprint([dataclasses.asdict(each) for each in job.examples]),
+            "gradients": fingerprint(sorted(job.gradients)),
+            "numerics": "gpu-bf16" if job.gpus else "cpu-fp32",
+            "version": LIKELIHOOD_VERSION,
+        }
+        del inputs["gpus"]
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"likelihoods {label}", job.units) as report:
+                return run_likelihoods(job, work, report, self.sampling_workers)
+
+        return self.stage("likelihood", inputs, build)
 
     def sample(self, label: str, job: SampleJob) -> Stage:
         """The generations of `job`."""
