@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,13 +24,20 @@ class Example:
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """One prompt to sample from. `reference` is the answer to score against; `fact`, where a benchmark knows it, is the
-    shortest text whose presence means that the knowledge is there. `group` names the set that it is reported with."""
+    shortest text whose presence means that the knowledge is there. `group` names the set that it is reported with.
+    `paraphrased_answer` and `wrong_answers`, worded alike, are what the truth ratio compares; a set without paraphrases
+    compares with `reference`."""
 
     id: str
     prompt: str
     reference: str
     group: str
     fact: str | None = None
+    paraphrased_answer: str | None = None
+    wrong_answers: tuple[str, ...] = ()
+
+
+Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"]
 
 
 class Decoding(BaseModel):
@@ -48,6 +55,11 @@ class Protocol(BaseModel):
     core_metric says what counts as a leak; leak_group and utility_group name the groups of probes that leak@k and the
     greedy utility are taken on; n samples a prompt; k at which leak@k is reported. train, finetune: keys of the
     experiment's `train` and `model.finetune` sections that suit the benchmark's own model, where it brings one.
+
+    What is reported beside leak@k (engine/benchmark_metrics.py), nothing by default. model_utility: groups of probes
+    whose probability, ROUGE and truth ratio make it, each with the form of its probability, plain or normalised over
+    the wrong answers; it is then the model's utility. forget_group: probes that forget quality, extraction strength and
+    exact memorization are taken on. attacks: membership inference, `members` against `holdout`. rouge: which ROUGE.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +73,10 @@ class Protocol(BaseModel):
     k: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     train: dict[str, Any] = {}
     finetune: dict[str, Any] | None = None
+    model_utility: dict[str, Literal["plain", "normalised"]] = {}
+    forget_group: str | None = None
+    attacks: tuple[Attack, ...] = ()
+    rouge: str = "rouge_l_recall"
 
 
 class Benchmark:
@@ -68,7 +84,8 @@ class Benchmark:
 
     forget, retain: what to forget and what to keep. probes: all prompts, of every group; those whose group begins with
     "forget" are about the forget set. finetune_forget, finetune_retain: what a target model is fine-tuned on, where it
-    is more than the two sets (paraphrases).
+    is more than the two sets (paraphrases). members, holdout: what membership inference is to tell apart; holdout is
+    like the members, but no model has seen it (empty: there is none).
     """
 
     name: ClassVar[str]
@@ -77,6 +94,11 @@ class Benchmark:
     retain: list[Example]
     probes: list[Probe]
     protocol: Protocol
+    holdout: list[Example] = []
+
+    @property
+    def members(self) -> list[Example]:
+        return self.forget
 
     @property
     def finetune_forget(self) -> list[Example]:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
+from engine.benchmark_metrics import likelihood_examples, wants_likelihoods
 from engine.experiment import Experiment
 from engine.floor import leak_floor
 from engine.guarantees import mean_leak_bound
 from engine.leak import leak_curve, prompt_leak, valid_samples
+from engine.likelihood import LikelihoodJob, Likelihoods, read_likelihoods
 from engine.metrics import METRICS
 from engine.models import ModelSource
 from engine.reference import ReferenceJob
@@ -34,7 +36,8 @@ Scores = dict[tuple[str, str, str], GroupScores]  # (group, metric, decoding) ->
 class Evaluation:
     """One model's scores: n samples a prompt by (group, metric, decoding), and greedy answers by (group, metric).
 
-    reference_logprobs: by leak group, log-probability of each prompt's reference answer at T = 1, p = 1.
+    reference_logprobs: by leak group, log-probability of each prompt's reference answer at T = 1, p = 1. likelihoods:
+    what the benchmark's own metrics read, None where it declares none.
     """
 
     scores: Scores
@@ -43,6 +46,7 @@ class Evaluation:
     tokens: int
     seconds: float
     stages: dict[str, str]
+    likelihoods: Likelihoods | None = None
 
     def greedy_means(self, metric: str) -> dict[str, float]:
         """Mean greedy score of each group of probes; samples that the metric failed on are left out."""
@@ -71,7 +75,8 @@ def evaluate(
         tokens += sampled.facts["tokens"]
         seconds += sampled.facts["seconds"]
         folders[f"generations {name}"] = _below(stages, sampled)
-        for metric in experiment.metrics or ():
+        rouge = (benchmark.protocol.rouge,) if name == "greedy" and wants_likelihoods(benchmark) else ()
+        for metric in dict.fromkeys((*(experiment.metrics or ()), *rouge)):
             scored = score(stages, experiment, f"{label} {name}", sampled, metric)
             seconds += scored.facts["seconds"]
             folders[f"scores {name} {metric}"] = _below(stages, scored)
@@ -80,8 +85,28 @@ def evaluate(
                     greedy[group, metric] = values
                 else:
                     scores[group, metric, name] = values
-    return Evaluation(
-        scores, greedy, _reference_logprobs(stages, experiment, benchmark, model, label), tokens, seconds, folders
+    floor = _reference_logprobs(stages, experiment, benchmark, model, label)
+    likelihoods = None
+    if wants_likelihoods(benchmark):
+        job = likelihood_job(experiment, benchmark, model)
+        stage = stages.likelihoods(label, job)
+        seconds += stage.facts["seconds"]
+        folders["likelihoods"] = _below(stages, stage)
+        likelihoods = read_likelihoods(stage.path, job.examples)
+    return Evaluation(scores, greedy, floor, tokens, seconds, folders, likelihoods)
+
+
+def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource) -> LikelihoodJob:
+    """Every likelihood under one model that the benchmark's own metrics read."""
+    examples, gradients = likelihood_examples(benchmark)
+    return LikelihoodJob(
+        model=model,
+        examples=examples,
+        gradients=gradients,
+        template=experiment.model.template,
+        system=experiment.model.system,
+        max_length=MAX_LENGTH,
+        gpus=experiment.sampling.gpus or 0.0,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
 from engine import cluster
+from engine.benchmark_metrics import benchmark_metrics
 from engine.errors import DivergedError, UserError
 from engine.evaluate import Evaluation, curves, evaluate
 from engine.experiment import Experiment, MethodSection, parse_experiment
@@ -154,18 +155,24 @@ class _Run:
             evaluation = asked(evaluation, self.requests, upto)
             yardstick = asked(yardstick, self.requests, upto) if yardstick is not None else None
         greedy = evaluation.greedy_means(protocol.core_metric)
+        retain = yardstick.likelihoods if yardstick is not None else None
+        rouge = evaluation.greedy_means(protocol.rouge)
+        metrics, missing = benchmark_metrics(self.benchmark, rouge, evaluation.likelihoods, retain)
+        utility = metrics.get("model_utility")
         return ModelResult(
             name=made.name,
             role=made.role,
             method=made.method,
             greedy=greedy,
             curves=curves(self.experiment, evaluation, yardstick),
-            utility=greedy[protocol.utility_group],
+            utility=utility if utility is not None else greedy[protocol.utility_group],
             tokens=made.tokens + evaluation.tokens,
             seconds=round(made.seconds + evaluation.seconds, 1),
             steps=made.steps,
             rounds=list(made.rounds),
             stages={"model": made.source.path, **evaluation.stages},
+            metrics=metrics,
+            missing=missing,
         )
 
 

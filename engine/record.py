@@ -83,6 +83,7 @@ def _record_model(
     _log_params(client, run, {"method": model.method, "role": model.role})
     scalars = {"utility": model.utility, "tokens_sampled": model.tokens, "seconds": model.seconds, "steps": model.steps}
     scalars |= {f"greedy.{group}": value for group, value in model.greedy.items()}
+    scalars |= {name: value for name, value in model.metrics.items() if value is not None}
     metrics = [(key, float(value), 0) for key, value in scalars.items()]
     for curve in model.curves:
         metrics += _curve_metrics(curve, _suffix(results, curve))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.results import Curve, ModelResult, Results
-from engine.table import table_k
+from engine.table import metric_rows, missing_reasons, table_k
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 WORST_PROMPTS = 8
@@ -52,6 +52,8 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         worst=[(model.name, found) for model in unlearned if (found := worst_prompts(results, model, store_root))],
         ruled=[model for model in results.models if model.rounds],
         grid=_grid(results),
+        metrics=metric_rows(results),
+        missing=missing_reasons(results),
         yaml=_experiment_yaml(results),
     )
     path = folder / "report.html"

@@ -61,8 +61,10 @@ class ModelResult:
     """One row of the table.
 
     role: "target", "retain", "unlearned" or "control". greedy: mean core metric of greedy answers by group of probes.
-    utility: the benchmark's utility in [0, 1]. tokens: sampled in all, RULE's rounds included. seconds: of work for
-    this model alone, over all workers. stages: folder of the model and of its generations and scores, below the store.
+    utility: in [0, 1], the benchmark's model utility where it defines one, else the greedy core metric on its utility
+    group. metrics: what the benchmark's papers report beside leak@k, by name; None where there is no value, with the
+    reason by name in missing. tokens: sampled in all, RULE's rounds included. seconds: of work for this model alone,
+    over all workers. stages: folder of the model and of its generations and scores, below the store.
     """
 
     name: str
@@ -76,6 +78,8 @@ class ModelResult:
     steps: int = 0
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     stages: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def curve(self, group: str, metric: str, decoding: str | None = None) -> Curve | None:
         """The curve of that group and metric (the first decoding's unless one is named)."""

@@ -1,4 +1,4 @@
-"""The leak@k table on the terminal and as JSON, from Results."""
+"""The leak@k table and the table of the benchmark's own metrics, on the terminal and as JSON, from Results."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def as_json(results: Results) -> dict[str, Any]:
             "utility": model.utility,
             "tokens": model.tokens,
             "seconds": model.seconds,
+            "metrics": model.metrics,
+            "missing": model.missing,
             "groups": {
                 other.group: {
                     "greedy": model.greedy[other.group],
@@ -77,6 +79,57 @@ def print_table(results: Results, group: str | None = None) -> None:
     # A pipe or a file has no width of its own: never wrap a row there.
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+
+
+def metric_rows(results: Results) -> list[tuple[str, list[str]]]:
+    """(metric, its value for each model as text) of the benchmark's own metrics, "-" where there is none."""
+    names = dict.fromkeys(name for model in results.models for name in model.metrics)
+    return [(name, [_value(model.metrics.get(name)) for model in results.models]) for name in names]
+
+
+def missing_reasons(results: Results) -> dict[str, list[str]]:
+    """Why metrics have no value: the metrics, or metrics of single models, by reason."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for model in results.models:
+        for name, reason in model.missing.items():
+            found.setdefault(reason, {}).setdefault(name, []).append(model.name)
+    return {
+        reason: [
+            name if len(models) == len(results.models) else f"{name} ({', '.join(models)})"
+            for name, models in names.items()
+        ]
+        for reason, names in found.items()
+    }
+
+
+def print_metrics(results: Results) -> None:
+    """The benchmark's own metrics, a row a metric and a column a model, and why some have no value, on stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = metric_rows(results)
+    if not rows:
+        return
+    table = Table(
+        title=f"metrics of {results.benchmark['name']}", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
+    )
+    table.add_column("metric", no_wrap=True)
+    for model in results.models:
+        table.add_column(model.name, justify="right", no_wrap=True)
+    for name, values in rows:
+        table.add_row(name, *values)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    for reason, names in missing_reasons(results).items():
+        console.print(f"no {', '.join(names)}: {reason}", highlight=False, markup=False)
+
+
+def _value(value: float | None) -> str:
+    """Three decimals, or three digits in scientific notation where these would show nothing."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.2e}"
 
 
 def _interval(values: tuple[float, float, float] | None) -> str:

@@ -50,7 +50,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     from engine.record import record
     from engine.report import write_report
     from engine.store import Store
-    from engine.table import as_json, print_table
+    from engine.table import as_json, print_metrics, print_table
 
     store = Store(store_path(args.store))
     results = pipeline.run(experiment, store)
@@ -66,6 +66,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         groups = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
         for group in groups:
             print_table(results, group)
+        print_metrics(results)
         print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}\nMLflow    {uri}")
         retain = scores / f"retain.{results.leak_group}.jsonl"
         compare = f" --retain {retain}" if retain.exists() else ""

@@ -43,6 +43,37 @@ def test_forget_and_retain_set_share_no_author(forget10):
     assert [each.question for each in forget10.retain] == [row["question"] for row in full[:3600]]
 
 
+@real
+def test_truth_ratios_have_their_answers(forget10):
+    sizes = {"forget": 5, "retain": 5, "real_authors": 3, "world_facts": 3, "forget_paraphrase": 0}
+    for group, size in sizes.items():
+        assert {len(probe.wrong_answers) for probe in forget10.group(group)} == {size}
+    first = forget10.group("forget")[0]
+    assert first.paraphrased_answer == "Hsiao Yun-Hwa is the complete name of the writer."
+    assert first.wrong_answers[0] == "Chen Jing-Li is the complete name of the writer."
+    assert forget10.group("real_authors")[0].paraphrased_answer is None
+
+
+@real
+def test_membership_inference_has_as_many_unseen_questions(forget10):
+    assert len(forget10.members) == len(forget10.holdout) == 400
+    assert not {each.question for each in forget10.holdout} & {each.question for each in forget10.forget}
+    assert BENCHMARKS["tofu"].load(path=str(TOFU), attacks=[]).holdout == []
+
+
+@real
+def test_fewer_authors_keep_the_shape(forget10):
+    small = BENCHMARKS["tofu"].load(path=str(TOFU), limit_authors=40)
+    assert (len(small.forget), len(small.retain), len(small.holdout)) == (4 * 20, 36 * 20, 4 * 20)
+    assert small.retain == forget10.retain[: 36 * 20]
+    assert small.forget == forget10.forget[: 4 * 20]
+    sizes = [len(small.group(group)) for group in ("forget", "forget_paraphrase", "retain")]
+    assert sizes == [80, 80, 400]
+    assert (len(small.group("real_authors")), len(small.group("world_facts"))) == (20, 24)
+    assert {probe.prompt for probe in small.group("retain")} <= {each.question for each in small.retain}
+    assert len(BENCHMARKS["tofu"].load(path=str(TOFU), limit_authors=2, split="forget01").forget) == 20
+
+
 def test_an_absent_folder_is_the_users_mistake():
     with pytest.raises(UserError, match="no such folder"):
         BENCHMARKS["tofu"].load(path="/nowhere/tofu")
@@ -51,7 +82,10 @@ def test_an_absent_folder_is_the_users_mistake():
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"question": "q"}, "no column answer, paraphrased_question; found question"),
+        (
+            {"question": "q"},
+            "no column answer, paraphrased_question, paraphrased_answer, perturbed_answer; found question",
+        ),
         (None, "no config 'forget10_perturbed'"),
     ],
 )
