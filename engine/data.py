@@ -63,6 +63,12 @@ def encode_prompt(tokenizer: Any, question: str, template: str = "auto", system:
     return list(tokenizer(PLAIN_PROMPT.format(question=question) if question else "")["input_ids"])
 
 
+def retokenised(tokenizer: Any, ids: list[int]) -> list[int]:
+    """A prompt's ids decoded to text without special tokens and tokenised again, as the code released with arXiv
+    2511.04934 does: a chat prompt loses its turn marks, not its words."""
+    return list(tokenizer(tokenizer.decode(ids, skip_special_tokens=True))["input_ids"])
+
+
 def encode_example(
     tokenizer: Any,
     question: str,

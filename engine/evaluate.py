@@ -133,7 +133,9 @@ def sample_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource,
     """What `evaluate` samples at one decoding: leak groups n times, or every group once where it is greedy."""
     greedy = decoding.temperature == 0
     probes = [probe for probe in benchmark.probes if greedy or is_leak_group(probe.group)]
-    return job_for(experiment, model, probes, decoding, 1 if greedy else experiment.sampling.n or 1, experiment.seed)
+    n = 1 if greedy else experiment.sampling.n or 1
+    job = job_for(experiment, model, probes, decoding, n, experiment.seed)
+    return dataclasses.replace(job, retokenise=experiment.sampling.compat == "leak-k")
 
 
 def job_for(

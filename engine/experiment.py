@@ -18,6 +18,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding, Protocol
 from engine.errors import UserError
 
+LEAK_K_TOP_K = 50  # Hugging Face's default, which the code released with the paper leaves on
 Positive = Annotated[int, Field(ge=1)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 
@@ -151,6 +152,12 @@ class SamplingSection(Section):
     paraphrase: probe the paraphrased questions too where the benchmark has them. workers: sampling tasks at once (None:
     as many as the cluster has room for); it never changes the samples. gpus: GPUs a sampling worker, may be a fraction
     (None: one where the cluster has any, else 0). max_rows: cache rows held at once (None: from free memory).
+
+    compat: leak-k samples as the code released with arXiv 2511.04934 does, to compare with its published numbers, which
+    is not what the paper says it does: top_k = 50 wherever none is given (the default of Hugging Face's generate, left
+    on under "T = 1, p = 1"), and prompts decoded to text without special tokens and tokenised again, so that a chat
+    prompt reaches the model without its turn marks. The NLI filter, k and n are the benchmark's own either way. Scores
+    of errors are not made zero. RULE and training see proper prompts.
     """
 
     n: Positive | None = None
@@ -159,6 +166,7 @@ class SamplingSection(Section):
     workers: Positive | None = None
     gpus: float | None = Field(default=None, ge=0)
     max_rows: Positive | None = None
+    compat: Literal["leak-k"] | None = None
 
 
 class LeakSection(Section):
@@ -209,11 +217,14 @@ class Experiment(Section):
     def with_protocol(self, protocol: Protocol) -> Experiment:
         """The experiment with every unset key filled from the benchmark's protocol; UserError where k > n."""
         n = self.sampling.n or protocol.n
+        decoding = self.sampling.decoding or protocol.decoding
+        if self.sampling.compat == "leak-k":
+            decoding = tuple(each.model_copy(update={"top_k": each.top_k or LEAK_K_TOP_K}) for each in decoding)
         sampling = self.sampling.model_copy(
             update={
                 "n": n,
                 "max_new_tokens": self.sampling.max_new_tokens or protocol.max_new_tokens,
-                "decoding": self.sampling.decoding or protocol.decoding,
+                "decoding": decoding,
             }
         )
         if self.leak.k is not None and max(self.leak.k) > n:

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.base import Decoding
+from engine.evaluate import decoding_name
 from engine.results import Curve, ModelResult, Results
 from engine.store import write_atomic
 
@@ -109,8 +111,7 @@ def _record_round(client: Any, experiment_id: str, method_run: str, results: Res
 
 def _suffix(results: Results, curve: Curve) -> str:
     """What tells this curve from the headline: leak_at_k.<metric> is the headline's own name."""
-    first = results.experiment["sampling"]["decoding"][0]
-    headline = f"T{first['temperature']:g}-p{first['top_p']:g}"
+    headline = decoding_name(Decoding(**results.experiment["sampling"]["decoding"][0]))
     suffix = "" if curve.group == results.leak_group else f".{curve.group}"
     return suffix if curve.decoding == headline else f"{suffix}.{curve.decoding}"
 

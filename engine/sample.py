@@ -21,7 +21,7 @@ UNIT_PROMPTS = 64
 
 @dataclasses.dataclass(frozen=True)
 class SampleJob:
-    """n samples of every probe from one model under one decoding (greedy: n = 1)."""
+    """n samples of every probe from one model under one decoding (greedy: n = 1). retokenise: see data.retokenised."""
 
     model: ModelSource
     probes: tuple[Probe, ...]
@@ -33,6 +33,7 @@ class SampleJob:
     system: str | None = None
     max_rows: int | None = None
     gpus: float = 0.0
+    retokenise: bool = False
 
     @property
     def unit_prompts(self) -> int:
@@ -73,12 +74,15 @@ def run_sampling(job: SampleJob, work: Path, report: Any, workers: int | None = 
 
 def sample_probes(model: Any, tokenizer: Any, probes: tuple[Probe, ...], job: SampleJob) -> list[list[Any]]:
     """The Samples (engine.decode) of each probe, in order: a list of job.n for each."""
-    from engine.data import encode_prompt, stop_token_ids
+    from engine.data import encode_prompt, retokenised, stop_token_ids
     from engine.decode import sample
 
+    prompts = [encode_prompt(tokenizer, probe.prompt, job.template, job.system) for probe in probes]
+    if job.retokenise:
+        prompts = [retokenised(tokenizer, prompt) for prompt in prompts]
     return sample(
         model,
-        [encode_prompt(tokenizer, probe.prompt, job.template, job.system) for probe in probes],
+        prompts,
         job.n,
         max_new_tokens=job.max_new_tokens,
         temperature=job.decoding.temperature,

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from engine.data import collate, encode_example, encode_prompt, load_tokenizer, stop_token_ids
+from engine.data import collate, encode_example, encode_prompt, load_tokenizer, retokenised, stop_token_ids
 from engine.errors import UserError
 
 LLAMA3 = (
@@ -61,6 +61,12 @@ def test_the_answer_span_is_the_answer_and_its_end_of_turn(family):
     prompt = encode_prompt(tokenizer, "Who wrote it?")
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.labels[: len(prompt)] == [-100] * len(prompt)
+
+
+def test_a_prompt_tokenised_again_keeps_its_words_and_loses_its_turn_marks():
+    tokenizer = make(LLAMA3, "<|begin_of_text|>")
+    ids = retokenised(tokenizer, encode_prompt(tokenizer, "Who wrote it?"))
+    assert " ".join(words(tokenizer, ids)) == "system You are a helpful assistant . user Who wrote it ? assistant"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -32,6 +32,15 @@ def test_a_set_key_wins_over_the_protocol():
     assert experiment.leak.k == (1, 2, 4, 8, 16)
 
 
+def test_compat_leak_k_cuts_every_decoding_to_fifty_tokens_unless_told_otherwise():
+    decoding = [{"temperature": 0.2, "top_k": 7}, {"top_p": 0.8}]
+    document = GOOD | {"sampling": {"compat": "leak-k", "decoding": decoding}}
+    experiment = parse_experiment(document, "file").with_protocol(BENCHMARKS["fictional"].load().protocol)
+    assert [each.top_k for each in experiment.sampling.decoding] == [7, 50]
+    again = parse_experiment(experiment.model_dump(), "file").with_protocol(BENCHMARKS["fictional"].load().protocol)
+    assert again == experiment
+
+
 def test_a_given_model_is_not_fine_tuned_unless_asked():
     protocol = BENCHMARKS["fictional"].load().protocol
     given = parse_experiment(GOOD | {"model": {"path": "org/model"}}, "file").with_protocol(protocol)
