@@ -60,6 +60,7 @@ class Protocol(BaseModel):
     whose probability, ROUGE and truth ratio make it, each with the form of its probability, plain or normalised over
     the wrong answers; it is then the model's utility. forget_group: probes that forget quality, extraction strength and
     exact memorization are taken on. attacks: membership inference, `members` against `holdout`. rouge: which ROUGE.
+    fluency: how little of the greedy answers to the forget group is gibberish, by a classifier.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +78,7 @@ class Protocol(BaseModel):
     forget_group: str | None = None
     attacks: tuple[Attack, ...] = ()
     rouge: str = "rouge_l_recall"
+    fluency: bool = False
 
 
 class Benchmark:

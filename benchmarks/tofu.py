@@ -27,7 +27,8 @@ class TofuOptions(BaseModel):
     """path: hub name or folder of its layout; revision: commit on the hub; core_metric: what counts as a leak (the
     paper's ES needs an NLI model from the hub; rouge_l_recall needs nothing); limit_authors: keep so many authors, the
     forgotten ones last and in the split's share, at least one, and the other sets in proportion; attacks: membership
-    inference against the holdout set, [] for none (gradnorm takes a backward pass for each of its texts)."""
+    inference against the holdout set, [] for none (gradnorm takes a backward pass for each of its texts); fluency:
+    report how little of the answers is gibberish (a classifier from the hub, or metric_options.fluency.model)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str = "locuslab/TOFU"
@@ -36,6 +37,7 @@ class TofuOptions(BaseModel):
     core_metric: str = "entailment_es"
     limit_authors: int | None = Field(default=None, ge=2, le=AUTHORS)
     attacks: tuple[Attack, ...] = ATTACKS
+    fluency: bool = False
 
 
 class Tofu(Benchmark):
@@ -86,6 +88,7 @@ class Tofu(Benchmark):
             model_utility={"retain": "plain", "real_authors": "normalised", "world_facts": "normalised"},
             forget_group="forget",
             attacks=options.attacks,
+            fluency=options.fluency,
         )
 
     @classmethod

@@ -7,7 +7,7 @@ metric comes out, or the reason why there is none. Knows nothing of how likeliho
     forget_quality    KS test of the forget group's truth ratios against the retain model's; also its log10
     extraction_strength, exact_memorization    of the forget group's answers
     mia_ATTACK        AUC of members against the holdout set; privleak: that of Min-40% against the retain model's
-    probability.GROUP, rouge.GROUP, truth_ratio.GROUP
+    probability.GROUP, rouge.GROUP, truth_ratio.GROUP; fluency of the forget group
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ def wants_likelihoods(benchmark: Benchmark) -> bool:
     return bool(protocol.model_utility or protocol.forget_group or protocol.attacks)
 
 
+def greedy_metrics(benchmark: Benchmark) -> tuple[str, ...]:
+    """Which scores of greedy answers the benchmark's metrics read."""
+    protocol = benchmark.protocol
+    rouge = (protocol.rouge,) if protocol.model_utility or protocol.forget_group else ()
+    return (*rouge, "fluency") if protocol.forget_group and protocol.fluency else rouge
+
+
 def likelihood_examples(benchmark: Benchmark) -> tuple[tuple[Example, ...], frozenset[str]]:
     """Every (question, answer) whose likelihood the benchmark's metrics read, once each, and the ids of those whose
     gradient norm they read."""
@@ -55,16 +62,16 @@ def likelihood_examples(benchmark: Benchmark) -> tuple[tuple[Example, ...], froz
 
 
 def benchmark_metrics(
-    benchmark: Benchmark, rouge: dict[str, float], own: Likelihoods | None, retain: Likelihoods | None
+    benchmark: Benchmark, greedy: dict[str, dict[str, float]], own: Likelihoods | None, retain: Likelihoods | None
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Values by metric, None where there is none, and the reason by metric for each of those.
 
-    rouge: mean ROUGE of the greedy answers by group of probes. own, retain: likelihoods over `likelihood_examples`, of
-    the model and of the retain model; None where they are not at hand.
+    greedy: by name in `greedy_metrics`, the mean score of the greedy answers by group of probes. own, retain:
+    likelihoods over `likelihood_examples`, of the model and of the retain model; None where they are not at hand.
     """
     values: dict[str, float | None] = {}
     missing: dict[str, str] = {}
-    for name, compute in _computations(benchmark, rouge, own, retain, values).items():
+    for name, compute in _computations(benchmark, greedy, own, retain, values).items():
         try:
             value = compute()
             if not np.isfinite(value):
@@ -79,7 +86,7 @@ def benchmark_metrics(
 
 def _computations(
     benchmark: Benchmark,
-    rouge: dict[str, float],
+    greedy: dict[str, dict[str, float]],
     own: Likelihoods | None,
     retain: Likelihoods | None,
     values: dict[str, float | None],
@@ -91,7 +98,7 @@ def _computations(
     for group, form in (groups | protocol.model_utility).items():
         probes = benchmark.group(group)
         found[f"probability.{group}"] = partial(_probability, probes, own, form)
-        found[f"rouge.{group}"] = partial(_rouge, rouge, group)
+        found[f"rouge.{group}"] = partial(_greedy, greedy, protocol.rouge, group)
         aggregate = likelihood.forget_truth_ratio if group == forget else likelihood.utility_truth_ratio
         found[f"truth_ratio.{group}"] = partial(_truth_ratio, probes, own, aggregate)
     if protocol.model_utility:
@@ -99,6 +106,8 @@ def _computations(
         found["model_utility"] = partial(_model_utility, values, parts)
     if forget:
         probes = benchmark.group(forget)
+        if protocol.fluency:
+            found[f"fluency.{forget}"] = partial(_greedy, greedy, "fluency", forget)
         found["forget_quality"] = partial(_forget_quality, probes, own, retain, likelihood.forget_quality)
         found["forget_quality_log10"] = partial(_forget_quality, probes, own, retain, likelihood.log10_forget_quality)
         found["extraction_strength"] = partial(_memorized, probes, own, memorization.extraction_strength)
@@ -117,10 +126,10 @@ def _probability(probes: list[Probe], own: Likelihoods | None, form: str) -> flo
     return float(likelihood.normalised_probability(correct, _wrong_nll(probes, _there(own))).mean())
 
 
-def _rouge(rouge: dict[str, float], group: str) -> float:
-    if group not in rouge:
-        raise LackingError("no greedy answers of this group were scored by ROUGE")
-    return rouge[group]
+def _greedy(greedy: dict[str, dict[str, float]], metric: str, group: str) -> float:
+    if group not in greedy.get(metric, {}):
+        raise LackingError(f"no greedy answer of this group was scored by {metric}")
+    return greedy[metric][group]
 
 
 def _truth_ratio(probes: list[Probe], own: Likelihoods | None, aggregate: Callable[[Any], float]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
-from engine.benchmark_metrics import likelihood_examples, wants_likelihoods
+from engine.benchmark_metrics import greedy_metrics, likelihood_examples, wants_likelihoods
 from engine.experiment import Experiment
 from engine.floor import leak_floor
 from engine.guarantees import mean_leak_bound
@@ -27,7 +27,7 @@ from engine.stages import Stages
 from engine.store import Stage
 
 SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # the reference answer itself scores 1 by these
-RUN_MODELS = ("entailment", "cosine")  # metrics that run a model of their own, on a GPU where there is one
+RUN_MODELS = ("entailment", "cosine", "fluency")  # metrics that run a model of their own, on a GPU where there is one
 MAX_LENGTH = 4096  # longest answer whose probability is computed, prompt included
 Scores = dict[tuple[str, str, str], GroupScores]  # (group, metric, decoding) -> scores
 
@@ -75,8 +75,8 @@ def evaluate(
         tokens += sampled.facts["tokens"]
         seconds += sampled.facts["seconds"]
         folders[f"generations {name}"] = _below(stages, sampled)
-        rouge = (benchmark.protocol.rouge,) if name == "greedy" and wants_likelihoods(benchmark) else ()
-        for metric in dict.fromkeys((*(experiment.metrics or ()), *rouge)):
+        beside = greedy_metrics(benchmark) if name == "greedy" else ()
+        for metric in dict.fromkeys((*(experiment.metrics or ()), *beside)):
             scored = score(stages, experiment, f"{label} {name}", sampled, metric)
             seconds += scored.facts["seconds"]
             folders[f"scores {name} {metric}"] = _below(stages, scored)

@@ -20,7 +20,7 @@ from engine.models import ModelSource, cached_model
 LIKELIHOOD_VERSION = 1  # part of every likelihood stage's fingerprint: raise it when the numbers change
 UNIT_PAIRS = 256
 BATCH_PAIRS = 32
-BATCH_LOGITS = 2**27  # logits held at once: half a GiB in float32
+BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # held at once: 256 MiB in float32, 2 GiB in bfloat16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def token_likelihoods(
     vocabulary = model.get_output_embeddings().weight.shape[0]
     while waiting:
         longest = len(encoded[waiting[0]].input_ids)
-        size = max(1, min(BATCH_PAIRS, BATCH_LOGITS // (longest * vocabulary)))
+        size = max(1, min(BATCH_PAIRS, BATCH_LOGITS[model.device.type] // (longest * vocabulary)))
         chosen, waiting = waiting[:size], waiting[size:]
         gradients = [examples[index].id in job.gradients for index in chosen]
         rows = _batch(model, tokenizer, [encoded[index] for index in chosen], ends, gradients)

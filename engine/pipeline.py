@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
 from engine import cluster
-from engine.benchmark_metrics import benchmark_metrics
+from engine.benchmark_metrics import benchmark_metrics, greedy_metrics
 from engine.errors import DivergedError, UserError
 from engine.evaluate import Evaluation, curves, evaluate
 from engine.experiment import Experiment, MethodSection, parse_experiment
@@ -156,8 +156,8 @@ class _Run:
             yardstick = asked(yardstick, self.requests, upto) if yardstick is not None else None
         greedy = evaluation.greedy_means(protocol.core_metric)
         retain = yardstick.likelihoods if yardstick is not None else None
-        rouge = evaluation.greedy_means(protocol.rouge)
-        metrics, missing = benchmark_metrics(self.benchmark, rouge, evaluation.likelihoods, retain)
+        beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(self.benchmark)}
+        metrics, missing = benchmark_metrics(self.benchmark, beside, evaluation.likelihoods, retain)
         utility = metrics.get("model_utility")
         return ModelResult(
             name=made.name,

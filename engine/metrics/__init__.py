@@ -59,6 +59,7 @@ METRICS = {
         "entailment",
         preset=(("rouge_filter", 0.1),),
     ),
+    "fluency": Metric("probability that a gibberish classifier finds the response clean", "fluency", "fluency"),
     "cosine": Metric("cosine similarity of sentence embeddings, at least 0", "cosine", "cosine"),
     "judge": Metric("LLM judge: does the response reveal the reference? 0 or 1", "judge", "judge", reads_prompt=True),
     "judge_graded": Metric(

@@ -84,6 +84,15 @@ def run_batches(
     return np.concatenate([values for _, values in found])[order]
 
 
+def label_index(id2label: dict[int, str], label: str, model: str) -> int:
+    """Index of the one label of this name, in any case. UserError where there is none or more than one."""
+    found = [int(index) for index, name in id2label.items() if str(name).strip().lower() == label.lower()]
+    if len(found) != 1:
+        names = ", ".join(str(name) for name in id2label.values())
+        raise UserError(f"model {model}: needs one label named {label}, found {names}; give a classifier with it")
+    return found[0]
+
+
 def clean(texts: Sequence[str]) -> list[str]:
     """Texts that tokenizers take: a lone surrogate, which is no character, becomes a question mark."""
     return [text.encode("utf-8", "replace").decode() for text in texts]

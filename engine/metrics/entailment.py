@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.errors import UserError
 from engine.metrics import Failed
 
 DEFAULT_MODEL = "sileod/deberta-v3-base-tasksource-nli"
@@ -44,10 +43,10 @@ def entailment(
 
 
 def _classify(pairs: list[tuple[str, str]], model: str, batch_size: int) -> list[float | Failed]:
-    from engine.metrics.encoders import clean, load_encoder, run_batches
+    from engine.metrics.encoders import clean, label_index, load_encoder, run_batches
 
     encoder = load_encoder("AutoModelForSequenceClassification", model)
-    label = entailment_label(encoder.model.config.id2label, model)
+    label = label_index(encoder.model.config.id2label, "entailment", model)
     premises, hypotheses = clean([pair[0] for pair in pairs]), clean([pair[1] for pair in pairs])
     room = encoder.max_tokens - encoder.tokenizer.num_special_tokens_to_add(pair=True)
     lengths = [len(ids) for ids in encoder.tokenizer(hypotheses, add_special_tokens=False)["input_ids"]]
@@ -66,12 +65,3 @@ def _classify(pairs: list[tuple[str, str]], model: str, batch_size: int) -> list
         finite = bool(np.isfinite(row).all())
         scores[index] = float(row.argmax() == label) if finite else Failed("the model's output is not finite")
     return scores
-
-
-def entailment_label(id2label: dict[int, str], model: str) -> int:
-    """Index of the one label named entailment, in any case."""
-    found = [int(index) for index, name in id2label.items() if str(name).strip().lower() == "entailment"]
-    if len(found) != 1:
-        names = ", ".join(str(name) for name in id2label.values())
-        raise UserError(f"model {model}: needs one label named entailment, found {names}; give an NLI classifier")
-    return found[0]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.base import Benchmark, Example, Probe, Protocol
-from engine.benchmark_metrics import benchmark_metrics, likelihood_examples
+from engine.benchmark_metrics import benchmark_metrics, greedy_metrics, likelihood_examples
 from engine.likelihood import Likelihoods, TokenLikelihoods
 
 
@@ -60,12 +60,12 @@ def knowing(answer):
     return row([p, p], right=[False, True], norm=1 - p)
 
 
-ROUGE = {"forget": 0.3, "general": 0.7}
+GREEDY = {"rouge_l_recall": {"forget": 0.3, "general": 0.7}, "fluency": {"forget": 0.9}}
 
 
 def measured(benchmark, own="knowing", retain="knowing"):
     given = [likelihoods(benchmark, knowing) if each == "knowing" else each for each in (own, retain)]
-    return benchmark_metrics(benchmark, ROUGE, *given)
+    return benchmark_metrics(benchmark, GREEDY, *given)
 
 
 def test_every_pair_is_asked_for_once_and_gradients_of_members_and_holdout_alone():
@@ -130,7 +130,9 @@ def test_a_benchmark_without_a_holdout_set_says_so():
 
 
 def test_what_a_lacking_part_takes_with_it_is_named():
-    values, missing = benchmark_metrics(Small(), {"forget": 0.3}, likelihoods(Small(), knowing), None)
+    values, missing = benchmark_metrics(
+        Small(), {"rouge_l_recall": {"forget": 0.3}}, likelihoods(Small(), knowing), None
+    )
     assert missing["model_utility"] == "needs rouge.general"
     assert values["model_utility"] is None
 
@@ -150,5 +152,13 @@ def test_a_value_that_is_no_number_is_a_gap():
     assert "none of them NaN" in missing["forget_quality"]
 
 
+def test_fluency_is_reported_where_it_is_declared():
+    assert greedy_metrics(Small()) == ("rouge_l_recall",)
+    assert greedy_metrics(Small(fluency=True)) == ("rouge_l_recall", "fluency")
+    assert "fluency.forget" not in measured(Small())[0]
+    assert measured(Small(fluency=True))[0]["fluency.forget"] == 0.9
+
+
 def test_a_benchmark_that_declares_nothing_has_no_metrics(fictional):
     assert benchmark_metrics(fictional, {}, None, None) == ({}, {})
+    assert greedy_metrics(fictional) == ()

@@ -17,8 +17,9 @@ from transformers import (
 from engine.errors import UserError
 from engine.metrics import Failed, score, score_counted
 from engine.metrics.cosine import cosine
-from engine.metrics.encoders import load_encoder
-from engine.metrics.entailment import entailment, entailment_label
+from engine.metrics.encoders import label_index, load_encoder
+from engine.metrics.entailment import entailment
+from engine.metrics.fluency import fluency
 
 WORDS = "the a red blue fox hare sat ran on mat hill and then it slept under tall old tree".split()
 LONGEST = 40
@@ -184,7 +185,19 @@ def test_an_output_that_is_not_finite_is_a_failure(classifier, embedder, monkeyp
 @pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1"), ("not_entailment", "other"), ("entailment", "Entailment")])
 def test_a_classifier_without_one_entailment_label_is_refused(names):
     with pytest.raises(UserError, match="one label named entailment"):
-        entailment_label(dict(enumerate(names)), "some/model")
+        label_index(dict(enumerate(names)), "entailment", "some/model")
+
+
+def test_fluency_is_the_probability_of_the_clean_label(tmp_path, texts):
+    folder = save_classifier(tmp_path, labels=("noise", "clean", "word salad"))
+    model = DebertaV2ForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        logits = [model(**make_tokenizer()(text, return_tensors="pt")).logits[0] for text in texts[:9]]
+    expected = [float(each.double().softmax(-1)[1]) for each in logits]
+    found = fluency([*texts[:9], " ", texts[0]], [""] * 11, model=str(folder), batch_size=4)
+    assert found == pytest.approx([*expected, 0.0, expected[0]], rel=1e-4)
+    with pytest.raises(UserError, match="one label named dirty, found noise, clean, word salad"):
+        fluency(["a fox"], [""], model=str(folder), label="dirty")
 
 
 def test_cosine_is_that_of_mean_pooled_states(embedder, texts):

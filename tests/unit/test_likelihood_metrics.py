@@ -88,6 +88,14 @@ def test_forget_quality_refuses_what_is_no_ratio(bad):
         forget_quality(bad, [1.0])
 
 
+def test_model_utility_of_a_published_log():
+    """OpenUnlearning's evaluation of its retain90 Llama-3.2-1B-Instruct: nine parts and their utility."""
+    retain = [0.8802840007841587, 0.8264372396779979, 0.5138097597002513]
+    real_authors = [0.3915799226316357, 0.8145, 0.5022027051450156]
+    world_facts = [0.4279515925645054, 0.8022792022792024, 0.6156096615954564]
+    assert model_utility(retain + real_authors + world_facts) == pytest.approx(0.5892923390686856, rel=1e-12)
+
+
 def test_model_utility_is_the_harmonic_mean():
     assert model_utility([1.0, 0.5, 0.25]) == pytest.approx(3 / 7)
     assert model_utility([0.9, 0.0]) == 0
