@@ -21,7 +21,7 @@ from engine.evaluate import Evaluation, curves, evaluate
 from engine.experiment import Experiment, MethodSection, parse_experiment
 from engine.maker import Made, Maker
 from engine.progress import Progress
-from engine.requests import asked, split_requests
+from engine.requests import asked, asked_benchmark, split_requests
 from engine.results import ModelResult, Results
 from engine.stages import Stages
 from engine.store import Store, fingerprint
@@ -149,15 +149,16 @@ class _Run:
         return evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
 
     def _row(self, made: Made, evaluation: Evaluation, yardstick: Evaluation | None) -> ModelResult:
-        protocol = self.benchmark.protocol
+        benchmark, protocol = self.benchmark, self.benchmark.protocol
         if self.requests is not None:
             upto = len(self.requests.examples) - 1 if made.request is None else made.request
             evaluation = asked(evaluation, self.requests, upto)
             yardstick = asked(yardstick, self.requests, upto) if yardstick is not None else None
+            benchmark = asked_benchmark(benchmark, self.requests, upto)
         greedy = evaluation.greedy_means(protocol.core_metric)
         retain = yardstick.likelihoods if yardstick is not None else None
-        beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(self.benchmark)}
-        metrics, missing = benchmark_metrics(self.benchmark, beside, evaluation.likelihoods, retain)
+        beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(benchmark)}
+        metrics, missing = benchmark_metrics(benchmark, beside, evaluation.likelihoods, retain)
         utility = metrics.get("model_utility")
         return ModelResult(
             name=made.name,

@@ -6,6 +6,7 @@ of methods or training.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -68,6 +69,14 @@ def asked(evaluation: Evaluation, requests: Requests, upto: int) -> Evaluation:
         for name, covered in requests.names(group, upto).items():
             logprobs[name] = [known[index] for index, each in enumerate(ids) if requests.of_probe[each] in covered]
     return dataclasses.replace(evaluation, scores=scores, greedy=greedy, reference_logprobs=logprobs)
+
+
+def asked_benchmark(benchmark: Benchmark, requests: Requests, upto: int) -> Benchmark:
+    """The benchmark with its forget set and the probes about it cut to the requests 0..upto."""
+    cut = copy.copy(benchmark)
+    cut.forget = [example for part in requests.examples[: upto + 1] for example in part]
+    cut.probes = [probe for probe in benchmark.probes if requests.of_probe.get(probe.id, 0) <= upto]
+    return cut
 
 
 def _parts(group: str, values: GroupScores, requests: Requests, upto: int) -> dict[str, GroupScores]:

@@ -9,6 +9,7 @@ from scipy import stats
 from benchmarks.base import Benchmark, Example, Probe, Protocol
 from engine.benchmark_metrics import benchmark_metrics, greedy_metrics, likelihood_examples
 from engine.likelihood import Likelihoods, TokenLikelihoods
+from engine.requests import asked_benchmark, split_requests
 
 
 class Small(Benchmark):
@@ -150,6 +151,17 @@ def test_a_value_that_is_no_number_is_a_gap():
     assert values["probability.forget"] is None
     assert "finite" in missing["probability.forget"]
     assert "none of them NaN" in missing["forget_quality"]
+
+
+def test_after_the_first_of_two_requests_only_its_questions_count():
+    whole = Small(attacks=("loss",))
+    first = asked_benchmark(whole, split_requests(whole, [1, 1]), 0)
+    unlearned = likelihoods(whole, lambda answer: row([0.01]) if answer == "right 0" else knowing(answer))
+    values, _ = measured(first, unlearned)
+    assert values["probability.forget"] == pytest.approx(0.01)
+    assert values["mia_loss"] == 0  # now less likely than what was never seen
+    assert values["probability.general"] == measured(whole)[0]["probability.general"]
+    assert measured(whole, unlearned)[0]["mia_loss"] == 0.5
 
 
 def test_fluency_is_reported_where_it_is_declared():
