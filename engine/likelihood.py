@@ -44,7 +44,6 @@ class LikelihoodJob:
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """One row an example: `nll`, and of its answer's tokens their ids and what the model says of them."""
-        import pyarrow
         import torch
 
         on_gpu = self.gpus > 0
@@ -53,8 +52,7 @@ class LikelihoodJob:
         device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
         model, tokenizer = cached_model(self.model, device, precision)
         examples = self.examples[unit * UNIT_PAIRS : (unit + 1) * UNIT_PAIRS]
-        rows = token_likelihoods(model, tokenizer, examples, self)
-        return pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=_schema()), ""
+        return as_table(token_likelihoods(model, tokenizer, examples, self)), ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,39 +146,32 @@ def run_likelihoods(job: LikelihoodJob, work: Path, report: Any, workers: int | 
 
 @dataclasses.dataclass(frozen=True)
 class Likelihoods:
-    """The likelihoods of a finished stage by (question, answer)."""
+    """The likelihoods of a finished stage by (question, answer). index: its row in `table`, an Arrow table."""
 
-    rows: dict[tuple[str, str], TokenLikelihoods]
+    index: dict[tuple[str, str], int]
+    table: Any
 
     def of(self, pairs: Sequence[tuple[str, str]]) -> list[TokenLikelihoods]:
         """What the model says of each (question, answer), in their order."""
-        return [self.rows[pair] for pair in pairs]
+        return [TokenLikelihoods(**row) for row in self.table.take([self.index[pair] for pair in pairs]).to_pylist()]
 
     def nll(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Mean negative log-likelihood of each (question, answer): float64 [pairs]."""
-        return np.array([row.nll for row in self.of(pairs)], dtype=np.float64)
+        return self.table["nll"].to_numpy()[[self.index[pair] for pair in pairs]]
 
 
 def read_likelihoods(folder: Path, examples: Sequence[Example]) -> Likelihoods:
     """The likelihoods of a finished stage over `examples`."""
     from engine.sample import read_units
 
-    rows = [TokenLikelihoods(**row) for row in read_units(folder).to_pylist()]
-    return Likelihoods({(each.question, each.answer): row for each, row in zip(examples, rows, strict=True)})
+    return Likelihoods({(each.question, each.answer): row for row, each in enumerate(examples)}, read_units(folder))
 
 
-def _schema() -> Any:
+def as_table(rows: Sequence[TokenLikelihoods]) -> Any:
+    """The rows as an Arrow table, which is what a unit holds."""
     import pyarrow
 
     ids, numbers = pyarrow.list_(pyarrow.int32()), pyarrow.list_(pyarrow.float64())
-    return pyarrow.schema(
-        {
-            "nll": pyarrow.float64(),
-            "token_ids": ids,
-            "argmax": ids,
-            "logprobs": numbers,
-            "means": numbers,
-            "stds": numbers,
-            "gradient_norm": pyarrow.float64(),
-        }
-    )
+    columns = {"nll": pyarrow.float64(), "token_ids": ids, "argmax": ids, "logprobs": numbers, "means": numbers}
+    columns |= {"stds": numbers, "gradient_norm": pyarrow.float64()}
+    return pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=pyarrow.schema(columns))

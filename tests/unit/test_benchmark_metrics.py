@@ -8,7 +8,7 @@ from scipy import stats
 
 from benchmarks.base import Benchmark, Example, Probe, Protocol
 from engine.benchmark_metrics import benchmark_metrics, greedy_metrics, likelihood_examples
-from engine.likelihood import Likelihoods, TokenLikelihoods
+from engine.likelihood import Likelihoods, TokenLikelihoods, as_table
 from engine.requests import asked_benchmark, split_requests
 
 
@@ -52,7 +52,9 @@ def row(probabilities, right=None, norm=1.0):
 
 def likelihoods(benchmark, of):
     """`of(answer)` gives the row of each (question, answer) that the benchmark reads."""
-    return Likelihoods({(each.question, each.answer): of(each.answer) for each in likelihood_examples(benchmark)[0]})
+    examples, _ = likelihood_examples(benchmark)
+    index = {(each.question, each.answer): row for row, each in enumerate(examples)}
+    return Likelihoods(index, as_table([of(each.answer) for each in examples]))
 
 
 def knowing(answer):
