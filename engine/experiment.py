@@ -156,8 +156,8 @@ class SamplingSection(Section):
     compat: leak-k samples as the code released with arXiv 2511.04934 does, to compare with its published numbers, which
     is not what the paper says it does: top_k = 50 wherever none is given (the default of Hugging Face's generate, left
     on under "T = 1, p = 1"), and prompts decoded to text without special tokens and tokenised again, so that a chat
-    prompt reaches the model without its turn marks. The NLI filter, k and n are the benchmark's own either way. Scores
-    of errors are not made zero. RULE and training see proper prompts.
+    prompt reaches the model without its turn marks. Evaluation samples so; RULE draws with the same top_k. Training,
+    RULE and likelihoods see proper prompts, and failed scores do not become zeros.
     """
 
     n: Positive | None = None
