@@ -1,6 +1,5 @@
 """Alternate answers: refusals and samples of the target model, paired with the forget set and kept in step by RULE."""
 
-from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +8,7 @@ from benchmarks.base import Example
 from engine.alternates import REFUSALS, alternate_probes, alternates_like, paired, refusals
 from engine.batches import Batches
 from engine.experiment import MethodSection, parse_experiment
-from engine.models import model_source
-from engine.pipeline import Made, _Run
+from engine.maker import Maker
 from engine.progress import Silent
 from engine.reference import _logprobs
 from engine.rule import Rule
@@ -109,22 +107,26 @@ def made_job(base_model, fictional, tmp_path):
     def make(section):
         document = {
             "benchmark": {"name": "fictional"},
+            "model": {"path": str(base_model)},
             "methods": [section],
             "train": {"steps": 2, "batch_size": 4, "retain_batch_size": 4, "lr": 1e-3},
             "sampling": {"max_new_tokens": 6, "gpus": 0},
         }
         experiment = parse_experiment(document, "e.yaml").with_protocol(fictional.protocol)
         small = SimpleNamespace(
-            forget=fictional.forget[:3], retain=fictional.retain[:8], probes=[], protocol=fictional.protocol
+            forget=fictional.forget[:3],
+            retain=fictional.retain[:8],
+            probes=[],
+            protocol=fictional.protocol,
+            group=lambda name: fictional.group(name)[:2],
         )
-        target = Future()
-        target.set_result(Made("target", "target", model_source(str(base_model)), {}))
         stages = InProcess(tmp_path)
         chosen = MethodSection.model_validate(section)
         method = METHODS[chosen.name](**chosen.hyperparameters)
         base = method.base_method() if chosen.name == "rule" else method
         hyperparameters = method.base if chosen.name == "rule" else {"name": chosen.name, **chosen.hyperparameters}
-        job = _Run(experiment, small, stages)._job("it", chosen, base, hyperparameters, target)
+        maker = Maker(experiment, small, stages)
+        job = maker._job("it", chosen, base, hyperparameters, maker.base, tuple(small.forget))
         return SimpleNamespace(job=job, stages=stages, experiment=experiment, benchmark=small, method=method)
 
     return make
