@@ -6,12 +6,15 @@ A model source and a benchmark come in, a ModelResult comes out. Knows nothing o
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
 from engine.benchmark_metrics import greedy_metrics, likelihood_examples, wants_likelihoods
+from engine.endpoint import NO_LIKELIHOOD, Endpoint, EndpointJob
+from engine.errors import UserError
 from engine.experiment import Experiment
 from engine.floor import leak_floor
 from engine.guarantees import mean_leak_bound
@@ -20,7 +23,7 @@ from engine.likelihood import LikelihoodJob, Likelihoods, read_likelihoods
 from engine.metrics import METRICS
 from engine.models import ModelSource
 from engine.reference import ReferenceJob
-from engine.results import Curve
+from engine.results import Curve, tally
 from engine.sample import SampleJob
 from engine.scoring import GroupScores, group_scores
 from engine.stages import Stages
@@ -36,8 +39,9 @@ Scores = dict[tuple[str, str, str], GroupScores]  # (group, metric, decoding) ->
 class Evaluation:
     """One model's scores: n samples a prompt by (group, metric, decoding), and greedy answers by (group, metric).
 
-    reference_logprobs: by leak group, log-probability of each prompt's reference answer at T = 1, p = 1. likelihoods:
-    what the benchmark's own metrics read, None where it declares none.
+    reference_logprobs: by leak group, log-probability of each prompt's reference answer at T = 1, p = 1; empty
+    where the model gives none. failures: samples without a score by the core metric, by reason. notes: for the reader.
+    likelihoods: what the benchmark's own metrics read, None where it declares none or the model gives none.
     """
 
     scores: Scores
@@ -46,11 +50,19 @@ class Evaluation:
     tokens: int
     seconds: float
     stages: dict[str, str]
+    failures: dict[str, int]
+    notes: list[str]
     likelihoods: Likelihoods | None = None
 
     def greedy_means(self, metric: str) -> dict[str, float]:
         """Mean greedy score of each group of probes; samples that the metric failed on are left out."""
-        return {group: float(np.nanmean(each.scores)) for (group, name), each in self.greedy.items() if name == metric}
+        found = {}
+        for (group, name), each in self.greedy.items():
+            if name == metric:
+                if np.isnan(each.scores).all():
+                    raise UserError(f"{group}: every greedy answer lacks a score by {metric} ({tally(self.failures)})")
+                found[group] = float(np.nanmean(each.scores))
+        return found
 
 
 def decoding_name(decoding: Decoding) -> str:
@@ -68,10 +80,13 @@ def evaluate(
     scores: Scores = {}
     greedy: dict[tuple[str, str], GroupScores] = {}
     tokens, seconds, folders = 0, 0.0, {}
+    failures: Counter[str] = Counter()
+    notes = [NO_LIKELIHOOD] if isinstance(model, Endpoint) else []
     decodings = {decoding_name(each): each for each in experiment.sampling.decoding or ()}
     decodings.setdefault("greedy", Decoding(temperature=0.0))
     for name, decoding in decodings.items():
-        sampled = stages.sample(f"{label} {name}", sample_job(experiment, benchmark, model, decoding))
+        sampled = _sampled(stages, experiment, benchmark, model, decoding, f"{label} {name}")
+        notes += [note for note in sampled.facts.get("notes", []) if note not in notes]
         tokens += sampled.facts["tokens"]
         seconds += sampled.facts["seconds"]
         folders[f"generations {name}"] = _below(stages, sampled)
@@ -79,21 +94,25 @@ def evaluate(
         for metric in dict.fromkeys((*(experiment.metrics or ()), *beside)):
             scored = score(stages, experiment, f"{label} {name}", sampled, metric)
             seconds += scored.facts["seconds"]
+            if metric == benchmark.protocol.core_metric:
+                failures.update(scored.facts["failures"])
             folders[f"scores {name} {metric}"] = _below(stages, scored)
             for group, values in group_scores(scored.path).items():
                 if name == "greedy":
                     greedy[group, metric] = values
                 else:
                     scores[group, metric, name] = values
-    floor = _reference_logprobs(stages, experiment, benchmark, model, label)
+    logprobs: dict[str, list[float]] = {}
     likelihoods = None
-    if wants_likelihoods(benchmark):
+    if not isinstance(model, Endpoint):
+        logprobs = _reference_logprobs(stages, experiment, benchmark, model, label)
+    if wants_likelihoods(benchmark) and not isinstance(model, Endpoint):
         job = likelihood_job(experiment, benchmark, model)
         stage = stages.likelihoods(label, job)
         seconds += stage.facts["seconds"]
         folders["likelihoods"] = _below(stages, stage)
         likelihoods = read_likelihoods(stage.path, job.examples)
-    return Evaluation(scores, greedy, floor, tokens, seconds, folders, likelihoods)
+    return Evaluation(scores, greedy, logprobs, tokens, seconds, folders, dict(failures), notes, likelihoods)
 
 
 def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource) -> LikelihoodJob:
@@ -108,6 +127,14 @@ def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSou
         max_length=MAX_LENGTH,
         gpus=experiment.sampling.gpus or 0.0,
     )
+
+
+def _sampled(
+    stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, decoding: Decoding, label: str
+) -> Stage:
+    if isinstance(model, Endpoint):
+        return stages.ask(label, ask_job(experiment, benchmark, model, decoding))
+    return stages.sample(label, sample_job(experiment, benchmark, model, decoding))
 
 
 def _reference_logprobs(
@@ -131,11 +158,30 @@ def score(stages: Stages, experiment: Experiment, label: str, sampled: Stage, me
 
 def sample_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource, decoding: Decoding) -> SampleJob:
     """What `evaluate` samples at one decoding: leak groups n times, or every group once where it is greedy."""
-    greedy = decoding.temperature == 0
-    probes = [probe for probe in benchmark.probes if greedy or is_leak_group(probe.group)]
-    n = 1 if greedy else experiment.sampling.n or 1
+    probes, n = _asked(experiment, benchmark, decoding)
     job = job_for(experiment, model, probes, decoding, n, experiment.seed)
     return dataclasses.replace(job, retokenise=experiment.sampling.compat == "leak-k")
+
+
+def ask_job(experiment: Experiment, benchmark: Benchmark, model: Endpoint, decoding: Decoding) -> EndpointJob:
+    """`sample_job` for a model behind a server: through its chat endpoint unless the template is plain."""
+    probes, n = _asked(experiment, benchmark, decoding)
+    return EndpointJob(
+        model,
+        tuple(probes),
+        decoding,
+        n,
+        max_new_tokens=experiment.sampling.max_new_tokens or 1,
+        seed=experiment.seed,
+        chat=experiment.model.template != "plain",
+        system=experiment.model.system,
+    )
+
+
+def _asked(experiment: Experiment, benchmark: Benchmark, decoding: Decoding) -> tuple[list[Probe], int]:
+    greedy = decoding.temperature == 0
+    probes = [probe for probe in benchmark.probes if greedy or is_leak_group(probe.group)]
+    return probes, 1 if greedy else experiment.sampling.n or 1
 
 
 def job_for(
@@ -176,7 +222,14 @@ def _curve(
     group, metric, decoding = key
     scores, confidence = evaluation.scores[key].scores, experiment.leak.confidence
     yardstick = retain.scores if retain is not None else None
-    curve = leak_curve(scores, list(experiment.leak.k or ()), confidence, yardstick, experiment.seed)
+    ks = list(experiment.leak.k or ())
+    enough = valid_samples(*(each for each in (scores, yardstick) if each is not None)) >= max(ks)
+    if not enough.any():
+        raise UserError(
+            f"leak@{max(ks)} of {group} by {metric}: no prompt has as many samples with a score "
+            f"({tally(evaluation.failures)}); ask for smaller leak.k or draw more, sampling.n"
+        )
+    curve = leak_curve(scores, ks, confidence, yardstick, experiment.seed)
     kept = valid_samples(scores) >= curve.k.max()
     values = curve.as_dict()
     values = {field.name: values[field.name] for field in dataclasses.fields(Curve) if field.name in values}

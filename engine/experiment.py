@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding, Protocol
@@ -112,12 +112,26 @@ class TrainSection(Section):
         return self
 
 
+class EndpointSection(Section):
+    """An OpenAI-compatible server: its URL up to /v1, the environment variable of its key, and how it is asked.
+
+    concurrency: requests at once to each model; retries, timeout (seconds): of a request. They never change results.
+    """
+
+    url: str
+    key_variable: str = "OPENAI_API_KEY"
+    concurrency: Positive = 16
+    retries: int = Field(default=5, ge=0)
+    timeout: float = Field(default=300.0, gt=0)
+
+
 class ModelSection(Section):
     """The target model, and the retain model to compare with.
 
     path: hub name or folder; None: the benchmark's own untrained model. retain: likewise, a model that never saw the
     forget set. finetune: given, `path` is the pretrained model and both models are fine-tuned from it; its keys are
-    those of `train`. revision: commit, branch or tag on the hub.
+    those of `train`. revision: commit, branch or tag on the hub. endpoint: a server (its URL is enough) that has the
+    models: `path` and `retain` are their names there, and they are evaluated as they are.
     """
 
     path: str | None = None
@@ -128,6 +142,12 @@ class ModelSection(Section):
     template: Literal["auto", "chat", "plain"] = "auto"
     system: str | None = None
     finetune: dict[str, Any] | None = None
+    endpoint: EndpointSection | None = None
+
+    @field_validator("endpoint", mode="before")
+    @classmethod
+    def _url_alone(cls, given: Any) -> Any:
+        return {"url": given} if isinstance(given, str) else given
 
 
 class MethodSection(Section):
@@ -275,12 +295,30 @@ def parse_experiment(document: dict[str, Any], source: str) -> Experiment:
     validated(BENCHMARKS[benchmark.name].Options, benchmark.options, f"{source}: benchmark")
     if experiment.model.finetune is not None:
         validated(TrainSection, experiment.model.finetune, f"{source}: model.finetune")
+    _check_endpoint(experiment, source)
     _check_methods(experiment, source)
     _check_metrics(experiment, source)
     return experiment
 
 
+def _check_endpoint(experiment: Experiment, source: str) -> None:
+    from engine.server import checked_url
+
+    model = experiment.model
+    if model.endpoint is None:
+        return
+    checked_url(model.endpoint.url, f"{source}: model.endpoint")
+    if model.path is None:
+        raise UserError(f"{source}: model.path: name the model as the server at model.endpoint knows it")
+    if experiment.methods or model.finetune is not None:
+        raise UserError(
+            f"{source}: model.endpoint: models behind a server are evaluated only; leave out methods, finetune"
+        )
+
+
 def _check_methods(experiment: Experiment, source: str) -> None:
+    if not experiment.methods:
+        return
     from methods import METHODS  # imports torch
 
     labels = []

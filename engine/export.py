@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.results import Results
+
+if TYPE_CHECKING:
+    from engine.scoring import GroupScores
 
 
 def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
@@ -22,9 +27,11 @@ def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
     for model, curve in results.headline:
         stage = store_root / model.stages[f"scores {curve.decoding} {results.core_metric}"]
         for group, values in group_scores(stage).items():
-            rows = (
-                {"prompt_id": prompt_id, "scores": [None if math.isnan(score) else score for score in scores]}
-                for prompt_id, scores in zip(values.prompt_ids, values.scores.tolist(), strict=True)
-            )
-            write_atomic(out / f"{model.name}.{group}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomic(out / f"{model.name}.{group}.jsonl", _lines(values))
     return out
+
+
+def _lines(values: GroupScores) -> Iterator[str]:
+    for prompt_id, row in zip(values.prompt_ids, values.scores, strict=True):
+        scores = [None if math.isnan(score) else score for score in row.tolist()]
+        yield json.dumps({"prompt_id": prompt_id, "scores": scores}) + "\n"

@@ -1,14 +1,16 @@
 """Fanning independent units of work over the cluster with Ray Data, each unit's table committed on its own.
 
-A picklable job with `compute(unit) -> pyarrow.Table` and the number of units come in; a folder with one parquet file a
-unit comes out. Units that stand there already are not computed again, so that a kill loses only those in flight, and
-results cannot depend on how many workers there were. Knows nothing of what a unit is.
+A picklable job with `compute(unit) -> (pyarrow.Table, note)` and the number of units come in; a folder with one
+parquet file a unit comes out. Units that stand there already are not computed again, so that a kill loses only those in
+flight, and results cannot depend on how many workers there were. Knows nothing of what a unit is.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from engine.errors import DivergedError, UserError
 
 KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError)}
 SECONDS = "leakatk.seconds"  # schema metadata of a unit: how long it took its worker
+COUNTS = "leakatk.counts"  # likewise: what `counted` was given, JSON
 
 
 def unit_path(folder: Path, unit: int) -> Path:
@@ -27,7 +30,7 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
     """Compute every unit in 0..units-1 that `folder` lacks; at most `workers` at once (None: as many as fit).
 
     On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, actors hold the model, and
-    free the device when the stage ends.
+    free the device when the stage ends. A UserError of the job ends the work and is raised here.
     """
     import ray.data
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
@@ -90,13 +93,30 @@ def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[
         table, note = job.compute(unit)
     except tuple(KNOWN_ERRORS.values()) as error:
         return told | {"error": np.array([type(error).__name__]), "message": np.array([str(error)])}
-    table = table.replace_schema_metadata({SECONDS: f"{time.monotonic() - clock:.6f}"})
+    seconds = {SECONDS: f"{time.monotonic() - clock:.6f}"}
+    table = table.replace_schema_metadata((table.schema.metadata or {}) | seconds)
     final = unit_path(Path(folder), unit)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     pyarrow.parquet.write_table(table, temporary)
     temporary.replace(final)
     report.of(str(unit))(1, note, force=True)
     return told
+
+
+def counted(table: Any, counts: dict[str, int]) -> Any:
+    """The table with counts that `unit_counts` adds up over the units, without reading them."""
+    return table.replace_schema_metadata({COUNTS: json.dumps(counts)})
+
+
+def unit_counts(folder: Path) -> dict[str, int]:
+    """What the units of a folder were `counted` with, in all."""
+    import pyarrow.parquet
+
+    total: Counter[str] = Counter()
+    for path in folder.glob("*.parquet"):
+        metadata = pyarrow.parquet.read_schema(path).metadata
+        total.update(json.loads(metadata.get(COUNTS.encode(), b"{}")))
+    return dict(total)
 
 
 def unit_seconds(folder: Path) -> float:

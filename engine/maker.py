@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.base import Benchmark, Decoding, Example
 from engine.alternates import alternate_probes, paired, refusals
 from engine.batches import TrainJob
+from engine.endpoint import endpoint
 from engine.errors import UserError
 from engine.evaluate import job_for
 from engine.experiment import Experiment, MethodSection, TrainSection
@@ -48,6 +49,8 @@ class Maker:
     def _base(self) -> ModelSource:
         """The model that target and retain model are fine-tuned from."""
         model = self.experiment.model
+        if model.path is not None and model.endpoint is not None:
+            return endpoint(name=model.path, **model.endpoint.model_dump())
         if model.path is not None:
             return model_source(model.path, model.revision, model.trust_remote_code)
         base = self.stages.base(self.benchmark, self.experiment.benchmark.options, self.experiment.seed)
@@ -63,6 +66,8 @@ class Maker:
     def retain(self) -> Made | None:
         model = self.experiment.model
         if model.retain is not None:
+            if model.endpoint is not None:
+                return Made("retain", "retain", endpoint(name=model.retain, **model.endpoint.model_dump()), {})
             source = model_source(model.retain, model.retain_revision, model.trust_remote_code, "model.retain")
             return Made("retain", "retain", source, {})
         if model.finetune is None:

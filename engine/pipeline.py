@@ -69,6 +69,8 @@ def experiment_fingerprint(experiment: Experiment) -> str:
     """Identity of what is measured: the experiment without its name and without what cannot change results."""
     settings = experiment.model_dump(mode="json", exclude={"name"})
     settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows")}
+    if experiment.model.endpoint is not None:
+        settings["model"]["endpoint"] = experiment.model.endpoint.url
     return fingerprint(settings)
 
 
@@ -171,6 +173,8 @@ class _Run:
             seconds=round(made.seconds + evaluation.seconds, 1),
             steps=made.steps,
             rounds=list(made.rounds),
+            failures=evaluation.failures,
+            notes=evaluation.notes,
             stages={"model": made.source.path, **evaluation.stages},
             metrics=metrics,
             missing=missing,

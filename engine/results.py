@@ -15,6 +15,11 @@ from engine.errors import UserError
 RESULTS_FILE = "results.json"
 
 
+def tally(failures: dict[str, int]) -> str:
+    """Failures in one line, the most frequent first: "12 timeout, 3 HTTP 500"."""
+    return ", ".join(f"{count} {why}" for why, count in sorted(failures.items(), key=lambda each: -each[1]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """leak@k of one model on one group of probes, by one metric, under one decoding.
@@ -65,6 +70,7 @@ class ModelResult:
     group. metrics: what the benchmark's papers report beside leak@k, by name; None where there is no value, with the
     reason by name in missing. tokens: sampled in all, RULE's rounds included. seconds: of work for this model alone,
     over all workers. stages: folder of the model and of its generations and scores, below the store.
+    failures: samples without a score by the core metric, by reason, at all decodings. notes: how it was sampled.
     """
 
     name: str
@@ -80,6 +86,14 @@ class ModelResult:
     stages: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the row must know: samples without a score, which count as missing, and the notes."""
+        missing = [f"samples without a score: {tally(self.failures)}"] if self.failures else []
+        return missing + self.notes
 
     def curve(self, group: str, metric: str, decoding: str | None = None) -> Curve | None:
         """The curve of that group and metric (the first decoding's unless one is named)."""

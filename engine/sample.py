@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import Decoding, Probe
-from engine.fanout import fan_out, unit_seconds
+from engine.fanout import counted, fan_out, unit_counts, unit_seconds
 from engine.models import ModelSource, cached_model
 
 SAMPLE_VERSION = 2  # part of every sampling's fingerprint: raise it when the sampler's results change
@@ -36,13 +36,8 @@ class SampleJob:
     retokenise: bool = False
 
     @property
-    def unit_prompts(self) -> int:
-        """Prompts a unit: bounded in prompts and in samples, and the same for any number of workers."""
-        return max(1, min(UNIT_PROMPTS, UNIT_ROWS // self.n))
-
-    @property
     def units(self) -> int:
-        return -(-len(self.probes) // self.unit_prompts)
+        return -(-len(self.probes) // unit_prompts(self.n))
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """The generations of one unit as a table (one row a sample), and a note on the speed."""
@@ -53,23 +48,30 @@ class SampleJob:
             torch.set_num_threads(1)
         device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
         model, tokenizer = cached_model(self.model, device, precision)
-        probes = self.probes[unit * self.unit_prompts : (unit + 1) * self.unit_prompts]
+        size = unit_prompts(self.n)
+        probes = self.probes[unit * size : (unit + 1) * size]
         clock = time.monotonic()
         table = _table(probes, sample_probes(model, tokenizer, probes, self), tokenizer)
         tokens = sum(table["tokens"].to_pylist())
-        return table, f"{tokens / max(time.monotonic() - clock, 1e-9):,.0f} tokens/s a worker"
+        return counted(
+            table, {"tokens": tokens}
+        ), f"{tokens / max(time.monotonic() - clock, 1e-9):,.0f} tokens/s a worker"
 
 
 def run_sampling(job: SampleJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
     """Fill `work/units` with the generations of every unit; returns prompts, samples and tokens sampled."""
-    import pyarrow.compute
-    import pyarrow.dataset
-
     fan_out(job, job.units, work / "units", report, workers, job.gpus)
-    table = pyarrow.dataset.dataset(work / "units", format="parquet").to_table(columns=["tokens"])
-    tokens = pyarrow.compute.sum(table["tokens"]).as_py() or 0
-    seconds = unit_seconds(work / "units")
-    return {"prompts": len(job.probes), "samples": table.num_rows, "tokens": tokens, "seconds": seconds}
+    return {
+        "prompts": len(job.probes),
+        "samples": len(job.probes) * job.n,
+        "tokens": unit_counts(work / "units").get("tokens", 0),
+        "seconds": unit_seconds(work / "units"),
+    }
+
+
+def unit_prompts(n: int) -> int:
+    """Prompts a unit: bounded in prompts and in samples, and the same for any number of workers."""
+    return max(1, min(UNIT_PROMPTS, UNIT_ROWS // n))
 
 
 def sample_probes(model: Any, tokenizer: Any, probes: tuple[Probe, ...], job: SampleJob) -> list[list[Any]]:
@@ -103,17 +105,8 @@ def texts(samples: list[Any], tokenizer: Any) -> list[str]:
 def _table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any) -> Any:
     import pyarrow
 
-    rows: dict[str, list[Any]] = {name: [] for name in ("prompt_id", "group", "prompt", "reference", "fact")}
+    columns = prompt_columns(probes, len(samples[0]))
     flat = [each for of_probe in samples for each in of_probe]
-    for probe, of_probe in zip(probes, samples, strict=True):
-        for name, value in zip(rows, (probe.id, probe.group, probe.prompt, probe.reference, probe.fact), strict=True):
-            rows[name] += [value] * len(of_probe)
-    columns: dict[str, Any] = {
-        name: pyarrow.array(values, pyarrow.string()).dictionary_encode() for name, values in rows.items()
-    }
-    columns["sample"] = pyarrow.array(
-        [index for of_probe in samples for index in range(len(of_probe))], pyarrow.int32()
-    )
     columns["response"] = pyarrow.array(texts(flat, tokenizer), pyarrow.string())
     columns["token_ids"] = pyarrow.array([each.token_ids for each in flat], pyarrow.list_(pyarrow.int32()))
     columns["tokens"] = pyarrow.array([len(each.token_ids) + (each.finish == "stop") for each in flat], pyarrow.int32())
@@ -121,6 +114,20 @@ def _table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any) 
     columns["model_logprob"] = pyarrow.array([each.model_logprob for each in flat], pyarrow.float64())
     columns["finish"] = pyarrow.array([each.finish for each in flat], pyarrow.string())
     return pyarrow.table(columns)
+
+
+def prompt_columns(probes: tuple[Probe, ...], n: int) -> dict[str, Any]:
+    """The columns of a table of generations that say which sample of which probe a row is, n rows a probe."""
+    import pyarrow
+
+    values = {"prompt_id": "id", "group": "group", "prompt": "prompt", "reference": "reference", "fact": "fact"}
+    columns: dict[str, Any] = {
+        name: pyarrow.array([getattr(probe, field) for probe in probes for _ in range(n)], pyarrow.string())
+        for name, field in values.items()
+    }
+    columns = {name: column.dictionary_encode() for name, column in columns.items()}
+    columns["sample"] = pyarrow.array([index for _ in probes for index in range(n)], pyarrow.int32())
+    return columns
 
 
 def read_units(folder: Path, columns: list[str] | None = None) -> Any:

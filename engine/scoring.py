@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.fanout import fan_out, unit_path, unit_seconds
-from engine.sample import read_units
+from engine.fanout import counted, fan_out, unit_counts, unit_path, unit_seconds
 
-SCORE_VERSION = 1
+SCORE_VERSION = 2  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +30,9 @@ class ScoreJob:
     def compute(self, unit: int) -> tuple[Any, str]:
         """The scores of one unit's samples as a table, in their order."""
         import pyarrow
-        import pyarrow.compute
         import pyarrow.parquet
 
-        from engine.metrics import METRICS, score
+        from engine.metrics import METRICS, score_counted
 
         table = pyarrow.parquet.read_table(unit_path(Path(self.generations) / "units", unit))
         responses = table["response"].to_pylist()
@@ -42,19 +40,22 @@ class ScoreJob:
         if METRICS[self.metric].reads_fact:
             facts = table["fact"].to_pylist()
             references = [fact or reference for fact, reference in zip(facts, references, strict=True)]
-        values = score(self.metric, responses, references, prompts=table["prompt"].to_pylist(), **self.options)
+        found = score_counted(self.metric, responses, references, table["prompt"].to_pylist(), **self.options)
         scored = table.select(["prompt_id", "group", "sample"]).append_column(
-            "score", pyarrow.array(values, pyarrow.float64())
+            "score", pyarrow.array(found.scores, pyarrow.float64())
         )
-        return scored, ""
+        failures = found.failures
+        if "failure" in table.column_names:  # the sampler knows why there is no response
+            del failures["no response"]
+            failures.update(f"no response: {why}" for why in table["failure"].to_pylist() if why)
+        return counted(scored, failures), ""
 
 
 def run_scoring(job: ScoreJob, work: Path, report: Any) -> dict[str, Any]:
-    """Fill `work/units` with the scores of every unit; returns how many samples were scored and how many failed."""
+    """Fill `work/units` with the scores of every unit; returns how many failed, by reason too."""
     fan_out(job, job.units, work / "units", report, gpus=job.gpus)
-    table = read_units(work, ["score"])
-    seconds = unit_seconds(work / "units")
-    return {"samples": table.num_rows, "failed": table["score"].null_count, "seconds": seconds}
+    failures = unit_counts(work / "units")
+    return {"failed": sum(failures.values()), "failures": failures, "seconds": unit_seconds(work / "units")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +67,18 @@ class GroupScores:
 
 
 def group_scores(folder: Path) -> dict[str, GroupScores]:
-    """The scores of a finished stage by group, prompts in their order."""
-    table = read_units(folder)
-    values = table["score"].to_numpy()
-    samples = table["sample"].to_numpy()
-    n = int(samples.max()) + 1
-    groups = np.array(table["group"].to_pylist())[samples == 0]
-    prompts = np.array(table["prompt_id"].to_pylist())[samples == 0]
-    matrix = values.reshape(len(prompts), n)
-    return {
-        str(group): GroupScores([str(each) for each in prompts[groups == group]], matrix[groups == group])
-        for group in dict.fromkeys(groups.tolist())
-    }
+    """The scores of a finished stage by group, prompts in their order. Holds the numbers, and one unit's table."""
+    import pyarrow.parquet
+
+    prompts: dict[str, list[str]] = {}
+    rows: dict[str, list[np.ndarray]] = {}
+    for path in sorted((folder / "units").glob("*.parquet")):
+        table = pyarrow.parquet.read_table(path)
+        first = table.filter(pyarrow.compute.equal(table["sample"], 0))
+        matrix = table["score"].to_numpy().reshape(first.num_rows, -1)
+        for group, prompt_id, row in zip(
+            first["group"].to_pylist(), first["prompt_id"].to_pylist(), matrix, strict=True
+        ):
+            prompts.setdefault(group, []).append(prompt_id)
+            rows.setdefault(group, []).append(row)
+    return {group: GroupScores(ids, np.stack(rows[group])) for group, ids in prompts.items()}

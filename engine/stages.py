@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.base import Benchmark
 from engine.batches import TrainJob
+from engine.endpoint import EndpointJob, run_asking
 from engine.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.models import ModelSource
 from engine.progress import Progress
@@ -126,6 +127,15 @@ class Stages:
                 return run_sampling(job, work, report, self.sampling_workers)
 
         return self.stage("sample", inputs, build)
+
+    def ask(self, label: str, job: EndpointJob) -> Stage:
+        """The generations of `job`, from a model behind a server."""
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"sample {label}", job.units) as report:
+                return run_asking(job, work, report)
+
+        return self.stage("sample", job.inputs, build)
 
     def score(self, label: str, generations: Stage, metric: str, options: dict[str, Any], gpus: float = 0.0) -> Stage:
         """The scores of a finished sampling under one metric with its options."""

@@ -30,6 +30,8 @@ def as_json(results: Results) -> dict[str, Any]:
             "seconds": model.seconds,
             "metrics": model.metrics,
             "missing": model.missing,
+            "failures": model.failures,
+            "notes": model.notes,
             "groups": {
                 other.group: {
                     "greedy": model.greedy[other.group],
@@ -130,6 +132,13 @@ def _value(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def print_remarks(results: Results) -> None:
+    """What a reader of the table must know of its rows: samples that are missing, and how they were drawn."""
+    for model in results.models:
+        for remark in model.remarks:
+            print(f"{model.name}: {remark}")
 
 
 def _interval(values: tuple[float, float, float] | None) -> str:

@@ -9,8 +9,21 @@ from engine.commands.run import add_common_arguments, run_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="PATH_OR_HUB_NAME", help="a model folder or hub name")
-    parser.add_argument("--retain", metavar="PATH_OR_HUB_NAME", help="a model that never saw the forget set")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH_OR_NAME",
+        help="a model folder or hub name; with --endpoint its name there",
+    )
+    parser.add_argument("--retain", metavar="PATH_OR_NAME", help="likewise, a model that never saw the forget set")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="an OpenAI-compatible server that has the models, http://HOST:PORT/v1"
+    )
+    parser.add_argument(
+        "--key-variable",
+        metavar="NAME",
+        help="environment variable that holds the server's key (default OPENAI_API_KEY)",
+    )
     parser.add_argument("--benchmark", required=True, metavar="NAME", help="`leakatk benchmarks` lists them")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="as in `leakatk run`: sampling.n=64"
@@ -26,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
         "benchmark": {"name": args.benchmark},
         "model": {"path": args.model, "retain": args.retain},
     }
+    if args.endpoint:
+        given = {"url": args.endpoint, "key_variable": args.key_variable}
+        document["model"]["endpoint"] = {key: value for key, value in given.items() if value}
     for each in args.set:
         override(document, each)
     return run_experiment(parse_experiment(document, "leakatk evaluate"), args)

@@ -50,7 +50,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     from engine.record import record
     from engine.report import write_report
     from engine.store import Store
-    from engine.table import as_json, print_metrics, print_table
+    from engine.table import as_json, print_metrics, print_remarks, print_table
 
     store = Store(store_path(args.store))
     results = pipeline.run(experiment, store)
@@ -67,6 +67,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         for group in groups:
             print_table(results, group)
         print_metrics(results)
+        print_remarks(results)
         print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}\nMLflow    {uri}")
         retain = scores / f"retain.{results.leak_group}.jsonl"
         compare = f" --retain {retain}" if retain.exists() else ""

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine import server
 from engine.errors import UserError
 from engine.metrics import Failed
 
@@ -91,14 +92,14 @@ def judge(
 
     known(rubric, RUBRICS, "judge: rubric", "leakatk score --help")
     items = [Item(*each) for each in zip(prompts, references, candidates, strict=True)]
-    server = _Server(model, endpoint, RUBRICS[rubric], retries, timeout)
-    with _Cache(Path(cache) if cache else _default_cache()) as kept, server.client:
-        keys = {item: server.key(item) for item in dict.fromkeys(items) if item.response.strip()}
+    judging = _Server(model, endpoint, RUBRICS[rubric], retries, timeout)
+    with _Cache(Path(cache) if cache else _default_cache()) as kept, judging.client:
+        keys = {item: judging.key(item) for item in dict.fromkeys(items) if item.response.strip()}
         labels = kept.get(keys.values())
         failures: dict[str, str] = {}
         pending = {key: item for item, key in keys.items() if key not in labels}
         for _ in range(attempts):
-            for asked, found, reason in server.ask_all(pending, batch_size, concurrency):
+            for asked, found, reason in judging.ask_all(pending, batch_size, concurrency):
                 kept.put(found)
                 labels |= found
                 failures |= dict.fromkeys(asked, reason)
@@ -116,14 +117,11 @@ class _Server:
     """One model behind one server, asked with one rubric."""
 
     def __init__(self, model: str, endpoint: str | None, rubric: Rubric, retries: int, timeout: float) -> None:
-        import openai
-
-        key = os.environ.get("OPENAI_API_KEY")
         endpoint = endpoint or os.environ.get("OPENAI_BASE_URL")
-        if not key and not endpoint:
+        if not endpoint and not os.environ.get(server.DEFAULT_KEY):
             raise UserError("judge: set OPENAI_API_KEY, or give the server by --option endpoint=http://HOST:PORT/v1")
-        key = key or "none"  # local servers take any
-        self.client = openai.OpenAI(api_key=key, base_url=endpoint, max_retries=retries, timeout=timeout)
+        endpoint = endpoint and server.checked_url(endpoint, "judge: endpoint")
+        self.client = server.connect(endpoint, server.DEFAULT_KEY, retries, timeout)
         self.model, self.rubric = model, rubric
         self.url = str(self.client.base_url)
         self.manners, self.manner = self._manners(), 0
@@ -171,20 +169,15 @@ class _Server:
         )
         try:
             choice = self._complete(content)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise UserError(
-                f"judge: {self.url} refuses (HTTP {error.status_code}); check model {self.model!r} and OPENAI_API_KEY"
-            ) from None
-        except openai.APITimeoutError:
-            return {}, "timeout"
-        except openai.APIConnectionError:
-            if probe:
+        except (openai.OpenAIError, ValueError) as error:
+            why = server.reason(error)
+            if server.refuses_all(error):
+                raise UserError(
+                    f"judge: {self.url} refuses ({why}); check model {self.model!r} and OPENAI_API_KEY"
+                ) from None
+            if probe and why == "connection lost":
                 raise UserError(f"judge: there is no server at {self.url}; check --option endpoint=") from None
-            return {}, "connection lost"
-        except openai.APIStatusError as error:
-            return {}, f"HTTP {error.status_code}"  # the server's own words may quote the key
-        except (openai.OpenAIError, ValueError) as error:  # what came is no reply of this protocol
-            return {}, type(error).__name__
+            return {}, why
         if choice is None:
             return {}, "empty reply"
         if choice.finish_reason == "content_filter" or choice.message.refusal:
@@ -201,8 +194,8 @@ class _Server:
         for manner in range(self.manner, len(self.manners)):
             try:
                 reply = self.client.chat.completions.create(model=self.model, messages=messages, **self.manners[manner])
-            except (openai.BadRequestError, openai.UnprocessableEntityError):
-                if manner == len(self.manners) - 1:
+            except openai.APIStatusError as error:
+                if manner == len(self.manners) - 1 or not server.refuses_form(error):
                     raise
             else:
                 self.manner = max(self.manner, manner)  # what it took before, it will take again

@@ -13,6 +13,7 @@ def ray_cluster():
 
     with tempfile.TemporaryDirectory(prefix="lk") as folder:  # short: socket paths have a limit
         os.environ["LEAKATK_RAY_TEMP"] = folder
+        os.environ["LEAKATK_TEST_KEY"] = "sk-secret-0123456789"  # workers inherit what was there when Ray started
         cluster.connect(distributed_training=True)
         yield
         import ray

@@ -1,0 +1,71 @@
+"""OpenAI-compatible servers: their URL, the client, and failures in few words.
+
+Knows nothing of what is asked. The API key comes from the environment alone and stands in no message: neither the
+client's errors, which hold the request, nor the server's own words, which may quote it, are passed on.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from engine.errors import UserError
+
+DEFAULT_KEY = "OPENAI_API_KEY"
+
+
+def checked_url(url: str, where: str) -> str:
+    """The server's URL without a slash at its end. UserError unless it is http(s) with nothing secret in it."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise UserError(f"{where}: not a server's URL; give it as http://HOST:PORT/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UserError(
+            f"{where}: give the URL without user, password or query, for it is stored with the results; "
+            "the key is read from the environment"
+        )
+    return url.rstrip("/")
+
+
+def connect(url: str | None, key_variable: str, retries: int, timeout: float) -> Any:
+    """The openai client; servers without keys get "none".
+
+    retries: of a request, with exponential backoff or as the server asks (rate limits, server errors, lost
+    connections, timeouts); timeout: seconds a request.
+    """
+    import openai
+
+    key = os.environ.get(key_variable) or "none"
+    return openai.OpenAI(api_key=key, base_url=url, max_retries=retries, timeout=timeout)
+
+
+def reason(error: Exception) -> str:
+    """Why a request failed, in few words that are the same for the same cause."""
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return "timeout"
+    if isinstance(error, openai.APIConnectionError):
+        return "connection lost"
+    if isinstance(error, openai.APIStatusError):
+        return f"HTTP {error.status_code}"
+    return "malformed reply"
+
+
+def refuses_all(error: Exception) -> bool:
+    """Whether the server would refuse any request like this one: wrong key, no such model, no such page."""
+    import openai
+
+    return isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError)
+
+
+def refuses_form(error: Exception) -> bool:
+    """Whether the server may take the same request in another form."""
+    import openai
+
+    return isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
