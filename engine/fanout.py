@@ -19,6 +19,7 @@ from engine.errors import DivergedError, UserError
 
 KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError)}
 SECONDS = "leakatk.seconds"  # schema metadata of a unit: how long it took its worker
+RETRIES = 4  # of a unit whose worker was killed; what kills every worker must not go on for ever
 COUNTS = "leakatk.counts"  # likewise: what `counted` was given, JSON
 
 
@@ -30,10 +31,12 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
     """Compute every unit in 0..units-1 that `folder` lacks; at most `workers` at once (None: as many as fit).
 
     On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, actors hold the model, and
-    free the device when the stage ends. A UserError of the job ends the work and is raised here.
+    free the device when the stage ends. A unit whose worker is killed is computed again, RETRIES times at most. Raises
+    UserError where the job does, or every worker of a unit is killed.
     """
     import ray.data
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
     folder.mkdir(exist_ok=True)
     missing = [unit for unit in range(units) if not unit_path(folder, unit).exists()]
@@ -51,7 +54,12 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
     done: Any
     if gpus:
         done = dataset.map_batches(
-            _Worker, fn_constructor_kwargs=arguments, batch_size=1, num_gpus=gpus, compute=ActorPoolStrategy(size=size)
+            _Worker,
+            fn_constructor_kwargs=arguments,
+            batch_size=1,
+            num_gpus=gpus,
+            compute=ActorPoolStrategy(size=size),
+            max_task_retries=RETRIES,
         )
     else:
         done = dataset.map_batches(
@@ -60,12 +68,19 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
             batch_size=1,
             num_cpus=1,
             compute=TaskPoolStrategy(size=size),
+            max_retries=RETRIES,
         )
     finished = set()
-    for row in done.iter_rows():
-        if row["error"]:
-            raise KNOWN_ERRORS[row["error"]](row["message"])
-        finished.add(int(row["unit"]))
+    try:
+        for row in done.iter_rows():
+            if row["error"]:
+                raise KNOWN_ERRORS[row["error"]](row["message"])
+            finished.add(int(row["unit"]))
+    except (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError) as error:
+        raise UserError(
+            f"a unit's workers were killed {RETRIES + 1} times ({type(error).__name__}), mostly for want of memory; "
+            "finished units are kept: run again with fewer sampling.workers or smaller sampling.max_rows"
+        ) from error
     lost = set(missing) - finished
     if lost:
         raise RuntimeError(

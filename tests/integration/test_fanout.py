@@ -1,0 +1,142 @@
+"""What is killed loses the units in flight and nothing else, and is not even noticed where Ray can retry."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import ray
+
+from benchmarks.base import Decoding
+from engine.errors import UserError
+from engine.fanout import fan_out
+from engine.models import model_source
+from engine.progress import Silent
+from engine.sample import SampleJob, run_sampling
+from engine.scoring import ScoreJob, group_scores, run_scoring
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """Units that take `seconds` and write down who computes them; those in `deadly` kill their worker, `times` each."""
+
+    log: str
+    seconds: float = 0.0
+    deadly: tuple[int, ...] = ()
+    times: int = 1
+
+    def compute(self, unit):
+        with Path(self.log).open("a") as log:
+            log.write(f"{unit} {os.getpid()}\n")
+        if unit in self.deadly and computed(self.log)[unit] <= self.times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.seconds)
+        return pyarrow.table({"unit": [unit], "value": [unit * unit]}), ""
+
+
+def computed(log):
+    """How often each unit was begun."""
+    return Counter(int(line.split()[0]) for line in Path(log).read_text().splitlines())
+
+
+def values(folder):
+    return {path.stem: pyarrow.parquet.read_table(path).to_pylist() for path in folder.glob("*.parquet")}
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+
+def test_a_killed_task_is_retried_by_ray_and_no_other_unit_is_computed_again(tmp_path):
+    fan_out(Logged(str(tmp_path / "log"), deadly=(1, 5)), 8, tmp_path / "killed", Silent())
+    fan_out(Logged(str(tmp_path / "quiet")), 8, tmp_path / "undisturbed", Silent())
+    assert computed(tmp_path / "log") == {unit: 2 if unit in (1, 5) else 1 for unit in range(8)}
+    assert values(tmp_path / "killed") == values(tmp_path / "undisturbed")
+
+
+def test_a_unit_that_kills_every_worker_ends_in_one_line_and_keeps_the_others(tmp_path):
+    with pytest.raises(UserError, match="workers were killed 5 times"):
+        fan_out(Logged(str(tmp_path / "log"), deadly=(2,), times=5), 4, tmp_path / "units", Silent())
+    assert computed(tmp_path / "log")[2] == 5
+    assert set(values(tmp_path / "units")) == {"000000", "000001", "000003"}
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import ray
+from engine.fanout import fan_out
+from engine.progress import Silent
+from tests.integration.test_fanout import Logged
+ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, _temp_dir=sys.argv[2])  # no GPU is touched
+folder = Path(sys.argv[1])
+fan_out(Logged(str(folder / "log"), 0.2, deadly=(1,)), 20, folder / "units", Silent(), gpus=1.0)
+"""
+
+
+def test_a_killed_actor_is_replaced_and_a_killed_driver_loses_the_units_in_flight(tmp_path):
+    folder, log = tmp_path / "units", tmp_path / "log"
+    with tempfile.TemporaryDirectory(prefix="lk") as temporary:
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment["PYTHONPATH"] = f"{Path.cwd()}:{environment.get('PYTHONPATH', '')}"
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(tmp_path), temporary], stderr=subprocess.DEVNULL, env=environment
+        )
+        while len(list(folder.glob("*.parquet"))) < 5:
+            assert driver.poll() is None, "the driver ended before it could be killed"
+            time.sleep(0.02)
+        driver.kill()
+        driver.wait()
+        size = -1
+        while size != (size := log.stat().st_size):  # its workers go down with it
+            time.sleep(1)
+    begun, kept = computed(log), values(folder)
+    assert begun[1] == 2  # the actor that unit 1 killed was replaced
+    assert 5 <= len(kept) < 20
+    assert len(begun) - len(kept) <= 2  # two actors
+    fan_out(Logged(str(log)), 20, folder, Silent())
+    again = computed(log) - begun
+    assert again == {unit: 1 for unit in range(20) if f"{unit:06d}" not in kept}
+    assert values(folder) == {f"{unit:06d}": [{"unit": unit, "value": unit * unit}] for unit in range(20)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dying:
+    """A job whose worker is killed in the middle of unit 1, once."""
+
+    job: object
+    marker: str
+
+    def compute(self, unit):
+        result = self.job.compute(unit)
+        if unit == 1 and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    @property
+    def units(self):
+        return self.job.units
+
+    gpus = 0.0
+
+
+def test_a_killed_scoring_worker_changes_no_score(base_model, fictional, tmp_path):
+    model = model_source(str(base_model))
+    job = SampleJob(model, tuple(fictional.probes[:64]), Decoding(), n=64, max_new_tokens=4)
+    (tmp_path / "generations").mkdir()
+    run_sampling(job, tmp_path / "generations", Silent())
+    scoring = ScoreJob(str(tmp_path / "generations"), job.units, "rouge_l_recall")
+    for name, each in (("killed", Dying(scoring, str(tmp_path / "marker"))), ("undisturbed", scoring)):
+        (tmp_path / name).mkdir()
+        assert run_scoring(each, tmp_path / name, Silent())["failures"] == {}
+    assert (tmp_path / "marker").exists()
+    killed, undisturbed = group_scores(tmp_path / "killed"), group_scores(tmp_path / "undisturbed")
+    assert (killed["forget"].scores == undisturbed["forget"].scores).all()
