@@ -19,7 +19,7 @@ from engine.errors import DivergedError, UserError
 
 KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError)}
 SECONDS = "leakatk.seconds"  # schema metadata of a unit: how long it took its worker
-RETRIES = 4  # of a unit whose worker was killed; what kills every worker must not go on for ever
+ATTEMPTS = 5  # at a unit whose workers are killed: Ray Data itself would go on for ever
 COUNTS = "leakatk.counts"  # likewise: what `counted` was given, JSON
 
 
@@ -31,18 +31,19 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
     """Compute every unit in 0..units-1 that `folder` lacks; at most `workers` at once (None: as many as fit).
 
     On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, actors hold the model, and
-    free the device when the stage ends. A unit whose worker is killed is computed again, RETRIES times at most. Raises
-    UserError where the job does, or every worker of a unit is killed.
+    free the device when the stage ends. A unit whose worker is killed is computed again, ATTEMPTS times in all.
+    Raises UserError where the job does, or every worker of a unit is killed.
     """
     import ray.data
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
     folder.mkdir(exist_ok=True)
     missing = [unit for unit in range(units) if not unit_path(folder, unit).exists()]
     report(units - len(missing), force=True)
     if not missing:
         return
+    for unit in missing:
+        _attempts(folder, unit).unlink(missing_ok=True)
     cpus, devices = cluster.resources()
     room = devices / gpus if gpus else cpus
     if workers is not None:
@@ -59,7 +60,6 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
             batch_size=1,
             num_gpus=gpus,
             compute=ActorPoolStrategy(size=size),
-            max_task_retries=RETRIES,
         )
     else:
         done = dataset.map_batches(
@@ -68,19 +68,12 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
             batch_size=1,
             num_cpus=1,
             compute=TaskPoolStrategy(size=size),
-            max_retries=RETRIES,
         )
     finished = set()
-    try:
-        for row in done.iter_rows():
-            if row["error"]:
-                raise KNOWN_ERRORS[row["error"]](row["message"])
-            finished.add(int(row["unit"]))
-    except (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError) as error:
-        raise UserError(
-            f"a unit's workers were killed {RETRIES + 1} times ({type(error).__name__}), mostly for want of memory; "
-            "finished units are kept: run again with fewer sampling.workers or smaller sampling.max_rows"
-        ) from error
+    for row in done.iter_rows():
+        if row["error"]:
+            raise KNOWN_ERRORS[row["error"]](row["message"])
+        finished.add(int(row["unit"]))
     lost = set(missing) - finished
     if lost:
         raise RuntimeError(
@@ -105,6 +98,7 @@ def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[
     unit, clock = int(batch["unit"][0]), time.monotonic()
     told = {"unit": batch["unit"], "error": np.array([""]), "message": np.array([""])}
     try:
+        _attempt(Path(folder), unit)
         table, note = job.compute(unit)
     except tuple(KNOWN_ERRORS.values()) as error:
         return told | {"error": np.array([type(error).__name__]), "message": np.array([str(error)])}
@@ -114,8 +108,24 @@ def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     pyarrow.parquet.write_table(table, temporary)
     temporary.replace(final)
+    _attempts(Path(folder), unit).unlink(missing_ok=True)
     report.of(str(unit))(1, note, force=True)
     return told
+
+
+def _attempts(folder: Path, unit: int) -> Path:
+    """The file with one byte for each time that the unit was begun."""
+    return folder / f".{unit:06d}.attempts"
+
+
+def _attempt(folder: Path, unit: int) -> None:
+    with _attempts(folder, unit).open("ab") as attempts:
+        attempts.write(b".")
+        if attempts.tell() > ATTEMPTS:
+            raise UserError(
+                f"the workers of one unit were killed {ATTEMPTS} times, mostly for want of memory; finished units are "
+                "kept: run again with fewer sampling.workers or smaller sampling.max_rows"
+            )
 
 
 def counted(table: Any, counts: dict[str, int]) -> Any:

@@ -29,24 +29,30 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def write(
-    name: str, title: str, command: str, notes: str, header: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-    """Print the page and write it to perf/results/<name>.md."""
-    lines = [
-        f"# {title}",
-        "",
+def machine(command: str) -> str:
+    """One line on when and where a command was run."""
+    return (
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}; `{command}`",
-        "",
-        notes,
-        "",
-        f"| {' | '.join(header)} |",
-        f"|{'---|' * len(header)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
-    page = "\n".join(lines)
+        f"Python {platform.python_version()}; `{command}`"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def write_page(name: str, paragraphs: Sequence[str]) -> None:
+    """Print the page and write it to perf/results/<name>.md."""
+    page = "\n\n".join(paragraphs) + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(page)
     print(page)
+
+
+def write(
+    name: str, title: str, command: str, notes: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Print a page of one table and write it to perf/results/<name>.md."""
+    write_page(name, [f"# {title}", machine(command), notes, table(header, rows)])
