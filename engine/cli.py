@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "leak@k and utility of a model that exists already",
     "score": "score generations that someone else made",
     "leak": "the leak@k curve with intervals, from scores",
+    "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",
     "report": "write a run's self-contained HTML report",
     "ui": "open MLflow's UI on the store in use",
     "methods": "list the unlearning methods with their hyperparameters",

@@ -127,6 +127,12 @@ class Results:
             if (curve := model.curve(self.leak_group, self.core_metric)) is not None
         ]
 
+    @property
+    def judged(self) -> list[tuple[ModelResult, Curve]]:
+        """The models that a verdict is about: what was unlearned, or the given model where nothing was."""
+        unlearned = [row for row in self.headline if row[0].role in ("unlearned", "control")]
+        return unlearned or [row for row in self.headline if row[0].role != "retain"]
+
     def write(self, folder: Path) -> None:
         """Write results.json into `folder`, atomically."""
         from engine.store import write_atomic

@@ -1,0 +1,159 @@
+"""`leakatk compare`: runs side by side as a table, a picture, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.compare import Comparison, Row
+
+COLUMNS = (
+    *("model", "run", "role", "greedy", "leak", "leak_low", "leak_high", "excess", "excess_low", "excess_high"),
+    *("difference", "difference_low", "difference_high", "paired", "significant", "utility", "tokens", "seconds"),
+)
+FORMATS = ("png", "pdf", "svg")
+LATEX = str.maketrans({each: f"\\{each}" for each in "&%$#_{}"})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="runs' folders (`leakatk run` prints them)")
+    parser.add_argument("--k", type=int, metavar="K", help="compare at this k (default: the largest that all have)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("leakatk-compare"),
+        metavar="FOLDER",
+        help="where picture (.png .pdf .svg), compare.csv and compare.tex go (default ./leakatk-compare)",
+    )
+    parser.add_argument("--json", action="store_true", help="the comparison as JSON, alone on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    from engine.compare import compare
+
+    found = compare(args.runs, args.k)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        files = _write(found, args.out)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: cannot be written ({error.strerror}); choose another folder") from error
+    if args.json:
+        print(json.dumps(_as_json(found) | {"files": [str(path) for path in files]}))
+        return 0
+    _show(found)
+    for path in files:
+        print(path)
+    return 0
+
+
+def _as_json(found: Comparison) -> dict[str, Any]:
+    settings = ("k", "ranked_by", "core_metric", "leak_group", "confidence", "best", "notes")
+    return {name: getattr(found, name) for name in settings} | {"models": [_record(row) for row in found.rows]}
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """One model as plain values by the names of COLUMNS, None where there is nothing to say."""
+    difference = row.difference
+    of_difference = (
+        (difference.estimate, difference.low, difference.high, difference.paired, difference.significant)
+        if difference
+        else (None,) * 5
+    )
+    values = (row.label, row.run, row.model.role, row.greedy, *row.leak, *(row.excess or (None,) * 3), *of_difference)
+    return dict(zip(COLUMNS, (*values, row.model.utility, row.model.tokens, row.model.seconds), strict=True))
+
+
+def _write(found: Comparison, folder: Path) -> list[Path]:
+    """The picture in three formats, the table as CSV and as LaTeX."""
+    import csv
+    import io
+
+    from engine.figures import curve_figure, lines_of, save
+    from engine.store import write_atomic
+
+    lines = lines_of((row.label, row.model.role, row.curve) for row in found.rows)
+    title = f"the worst of k samples on {found.leak_group.replace('_', ' ')} prompts"
+    figures = {"compare": curve_figure(lines, title, found.core_metric)}
+    if found.ranked_by == "excess":
+        above = [line for line in lines if line.role != "retain"]
+        figures["compare_excess"] = curve_figure(
+            above, "leak above the retain model's luck", found.core_metric, excess=True
+        )
+    files = [save(each, folder / f"{name}.{suffix}") for name, each in figures.items() for suffix in FORMATS]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ("k", *COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"k": found.k} | _record(row) for row in found.rows)
+    for name, content in (("compare.csv", text.getvalue()), ("compare.tex", _latex(found))):
+        write_atomic(folder / name, content)
+        files.append(folder / name)
+    return files
+
+
+def _latex(found: Comparison) -> str:
+    """A booktabs table; models that are not significantly worse than the best carry a dagger."""
+    head = f"model & greedy & leak@{found.k} & excess@{found.k} & utility"
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{lrrrr}", r"\toprule", rf"{head} \\", r"\midrule"]
+    for row in found.rows:
+        name = row.label.translate(LATEX)
+        name = rf"\textbf{{{name}}}" if row.label == found.best else name
+        mark = r"$^\dagger$" if row.difference is not None and not row.difference.significant else ""
+        numbers = (f"{row.greedy:.3f}", _interval(row.leak), _interval(row.excess), f"{row.model.utility:.3f}")
+        lines.append(" & ".join((name + mark, *numbers)) + r" \\")
+    percent = f"{100 * found.confidence:g}"
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines.append(f"% {percent}% intervals over prompts; dagger: not significantly different from the best (bold).")
+    return "\n".join(lines) + "\n"
+
+
+def _show(found: Comparison) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    title = (
+        f"{found.core_metric} on {found.leak_group}, {found.confidence:.0%} intervals, least {found.ranked_by} first"
+    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    runs = len({row.run for row in found.rows}) > 1
+    headings = ["model", "run"] if runs else ["model"]
+    headings += ["greedy", f"leak@{found.k}", f"excess@{found.k}", f"more than {found.best}", "", "utility"]
+    for heading in headings:
+        left = heading in ("model", "run", "")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row in found.rows:
+        mark, style = _mark(row, found.best)
+        difference = row.difference
+        shown = (difference.estimate, difference.low, difference.high) if difference else None
+        cells = [row.label, row.run] if runs else [row.label]
+        cells += [f"{row.greedy:.3f}", _interval(row.leak), _interval(row.excess), _interval(shown), mark]
+        table.add_row(*cells, f"{row.model.utility:.3f}", style=style)
+    # A pipe or a file has no width of its own: never wrap a row there.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    if any(row.difference is not None and not row.difference.significant for row in found.rows):
+        console.print("~ not significantly different from the best: the difference's interval holds 0.")
+    for note in found.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def _mark(row: Row, best: str) -> tuple[str, str]:
+    """What stands beside a row, and its style: the best, those that may be as good, those that are worse."""
+    if row.label == best:
+        return "best", "bold"
+    if row.difference is None:
+        return "", "dim"
+    return ("", "") if row.difference.significant else ("~", "")
+
+
+def _interval(values: tuple[float, float, float] | None) -> str:
+    if values is None:
+        return ""
+    estimate, low, high = values
+    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]".replace("-0.000", "0.000")
