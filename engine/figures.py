@@ -56,18 +56,18 @@ def lines_of(curves: Iterable[tuple[str, str, Curve]]) -> list[Line]:
     return [Line(name, role, curve, colours[name], next(markers)) for name, role, curve in rows]
 
 
-def leak_figure(results: Results, group: str | None = None, narrow: bool = False) -> Any:
+def leak_figure(results: Results, group: str | None = None, narrow: bool = False, titled: bool = True) -> Any:
     """leak@k against k by the core metric: target and retain in black and grey, controls dashed."""
     group = group or results.leak_group
-    title = f"{results.name}: the worst of k samples on {group.replace('_', ' ')} prompts"
-    return curve_figure(_lines(results, group), "" if narrow else title, results.core_metric, narrow=narrow)
+    title = f"{results.name}: the worst of k samples on {group.replace('_', ' ')} prompts" if titled else ""
+    return curve_figure(_lines(results, group), title, results.core_metric, narrow=narrow)
 
 
-def excess_figure(results: Results, narrow: bool = False) -> Any | None:
-    """leak@k minus the retain model's against k; None without a retain model."""
+def excess_figure(results: Results, narrow: bool = False, titled: bool = True) -> Any:
+    """leak@k minus the retain model's against k, for a run that has a retain model."""
     lines = [each for each in _lines(results, results.leak_group) if each.role != "retain" and each.curve.excess]
-    title = f"{results.name}: leak above the retain model's luck"
-    return curve_figure(lines, "" if narrow else title, results.core_metric, True, narrow) if lines else None
+    title = f"{results.name}: leak above the retain model's luck" if titled else ""
+    return curve_figure(lines, title, results.core_metric, True, narrow)
 
 
 def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = False, narrow: bool = False) -> Any:
@@ -136,8 +136,10 @@ def write_figures(results: Results, folder: Path) -> Path:
 def write_paper_figures(results: Results, folder: Path, suffix: str) -> list[Path]:
     """Write every picture of the run as .pdf or .svg into `folder`; returns their paths."""
     found = {_name(results, group): leak_figure(results, group) for group in groups(results)}
-    found |= {"excess_leak_at_k": excess_figure(results), "greedy_and_leak": greedy_figure(results)}
-    return [save(figure, folder / f"{name}.{suffix}") for name, figure in found.items() if figure is not None]
+    if results.has_excess:
+        found["excess_leak_at_k"] = excess_figure(results)
+    found["greedy_and_leak"] = greedy_figure(results)
+    return [save(figure, folder / f"{name}.{suffix}") for name, figure in found.items()]
 
 
 def save(figure: Any, path: Path) -> Path:

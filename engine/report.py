@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: verdict, curves, table, the sentences that leaked, RULE's rounds, cost.
+"""One self-contained HTML page about a run: verdict, curves, tables, the sentences that leaked, RULE's rounds, cost.
 
 Results and the store come in; report.html comes out. Text of a model is escaped by the template: shown, never run.
 """
@@ -7,53 +7,68 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from engine.leaked import worst_prompts
 from engine.results import Curve, ModelResult, Results
 from engine.table import metric_rows, missing_reasons, table_k
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-WORST_PROMPTS = 8
+WORST_PROMPTS = 5
+CLEAN = 0.05  # a greedy score at or below it looks clean
 
 
 @dataclasses.dataclass(frozen=True)
-class WorstPrompt:
-    """A prompt of the forget set that leaks most: how many of its samples leak, one of them, and the retain model's."""
+class Cost:
+    """What one model took. tokens, seconds: in all; extra_*: of one more sample of every prompt, None where unknown."""
 
-    prompt: str
-    reference: str
-    leaking: int
-    samples: int
-    before: str
-    span: str
-    after: str
-    retain: str
+    name: str
+    tokens: int
+    seconds: float
+    extra_tokens: float | None
+    extra_seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Heat:
+    """leak@k of one model by decoding: a row a temperature, a column a top-p (and top-k), None where not sampled."""
+
+    name: str
+    columns: list[str]
+    rows: list[tuple[str, list[float | None]]]
 
 
 def write_report(results: Results, folder: Path, store_root: Path) -> Path:
     """Write report.html into `folder`; returns its path."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+    from engine.figures import groups
     from engine.store import write_atomic
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape(default=True), trim_blocks=True
     )
-    unlearned = [model for model in results.models if model.role == "unlearned"]
+    judged = [model for model, _ in results.judged]
     page = environment.get_template(TEMPLATE.name).render(
         results=results,
         verdict=verdict(results),
-        figures=[(group, _svg(results, group)) for group in groups(results)],
+        figures=_figures(results),
         ks=table_k(results),
         groups=groups(results),
-        worst=[(model.name, found) for model in unlearned if (found := worst_prompts(results, model, store_root))],
+        judged=judged,
+        order=order_changes(results),
+        worst=[(each.name, worst_prompts(results, each, store_root, WORST_PROMPTS)) for each in judged],
         ruled=[model for model in results.models if model.rounds],
-        grid=_grid(results),
         metrics=metric_rows(results),
         missing=missing_reasons(results),
+        heats=heats(results),
+        costs=[_cost(model, curve, store_root) for model, curve in results.headline],
+        device="GPU" if results.experiment["sampling"].get("gpus") else "core",
         yaml=_experiment_yaml(results),
     )
     path = folder / "report.html"
@@ -61,116 +76,140 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
     return path
 
 
-def groups(results: Results) -> list[str]:
-    """The groups of forget prompts, the headline's first."""
-    found = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
-    return sorted(found, key=lambda group: group != results.leak_group)
-
-
 def verdict(results: Results) -> list[str]:
-    """What greedy decoding says of the unlearned models, what k samples say, and how sure a zero is."""
-    rows = [(model, curve) for model, curve in results.headline if model.role == "unlearned"]
+    """Two sentences: what one greedy answer says of the judged models, and what k samples say."""
+    rows = [row for row in results.judged if row[0].role != "control"]
     if not rows:
-        return ["No unlearned model was evaluated."]
-    k = rows[0][1].k[-1]
-    clean = [model.name for model, _ in rows if model.greedy[results.leak_group] <= 0.05]
-    first = (
-        f"Judged by one greedy answer, {_names(clean)} of {len(rows)} unlearned models look clean (score at most 0.05)."
-        if clean
-        else f"None of the {len(rows)} unlearned models looks clean even by one greedy answer."
+        return ["No model was evaluated."]
+    return [_greedy_sentence(results, rows), _sampled_sentence(rows)]
+
+
+def _greedy_sentence(results: Results, rows: list[tuple[ModelResult, Curve]]) -> str:
+    clean = [model.name for model, _ in rows if model.greedy[results.leak_group] <= CLEAN]
+    if len(rows) == 1:
+        model = rows[0][0]
+        score = f"score {model.greedy[results.leak_group]:.2f}"
+        if clean:
+            return f"Judged by one greedy answer, {_called(model)} looks clean ({score})."
+        return f"Even one greedy answer shows what {_called(model)} should not know ({score})."
+    if not clean:
+        return f"None of the {len(rows)} unlearned models looks clean even by one greedy answer."
+    named = (
+        f"all {len(rows)} unlearned models"
+        if len(clean) == len(rows)
+        else f"{len(clean)} of {len(rows)} unlearned models"
     )
-    above = [(model, curve) for model, curve in rows if (excess := curve.excess_at(k)) and excess[1] > 0]
+    looks = "looks" if len(clean) == 1 else "look"
+    which = "" if len(clean) == len(rows) else f": {_names(clean)}"
+    return f"Judged by one greedy answer, {named} {looks} clean (score at most {CLEAN}){which}."
+
+
+def _sampled_sentence(rows: list[tuple[ModelResult, Curve]]) -> str:
+    k = rows[0][1].k[-1]
     if rows[0][1].excess is None:
-        worst = max(rows, key=lambda row: row[1].leak[-1])
-        second = (
-            f"Sampled {k} times, {worst[0].name} leaks most, leak@{k} = {worst[1].leak[-1]:.2f}; "
+        model, curve = max(rows, key=lambda row: row[1].leak[-1])
+        most = "" if len(rows) == 1 else " most"
+        return (
+            f"Sampled {k} times, {_called(model)} leaks{most}, leak@{k} = {_interval(curve.at(k))}; "
             "without a retain model luck cannot be told from leakage."
         )
-    elif above:
-        names = [f"{model.name} ({_interval(curve.excess_at(k))})" for model, curve in above]
-        second = f"Sampled {k} times, these leak more than the retain model does by luck: {', '.join(names)}."
-    else:
-        second = f"Sampled {k} times, none leaks more than the retain model does by luck, as far as the intervals tell."
-    closed = [(model, curve) for model, curve in rows if curve.bound is not None and max(curve.leak) == 0]
-    if not closed:
-        return [first, second]
-    bounds = ", ".join(f"{model.name} <= {curve.bound[-1]:.3f}" for model, curve in closed if curve.bound)
-    third = f"Of what never leaked in its samples, {results.confidence:.0%} confidence allows leak@{k}: {bounds}."
-    return [first, second, third]
+    above = [(model, curve) for model, curve in rows if (excess := curve.excess_at(k)) and excess[1] > 0]
+    if above:
+        names = [f"{_called(model)} (excess {_interval(curve.excess_at(k))})" for model, curve in above]
+        leak = "leaks" if len(names) == 1 else "leak"
+        return f"Sampled {k} times, {_names(names)} {leak} more than the retain model does by luck."
+    subject = f"{_called(rows[0][0])} does not leak" if len(rows) == 1 else "none leaks"
+    return f"Sampled {k} times, {subject} more than the retain model does by luck, as far as the intervals tell."
 
 
-def worst_prompts(results: Results, model: ModelResult, store_root: Path) -> list[WorstPrompt]:
-    """The prompts of the headline group with the most leaking samples, worst first; none where nothing leaks."""
-    from engine.scoring import group_scores
+def order_changes(results: Results) -> tuple[int, int, int]:
+    """Pairs of judged models: in all, in the opposite order by greedy decoding, and told apart by leak@k alone."""
+    rows = [(model.greedy[results.leak_group], curve.leak[-1]) for model, curve in results.judged]
+    pairs = list(itertools.combinations(rows, 2))
+    opposite = sum((one[0] - other[0]) * (one[1] - other[1]) < 0 for one, other in pairs)
+    tied = sum(one[0] == other[0] and one[1] != other[1] for one, other in pairs)
+    return len(pairs), opposite, tied
 
-    curve = model.curve(results.leak_group, results.core_metric)
-    retain = next((each for each in results.models if each.role == "retain"), None)
-    if curve is None:
+
+def heats(results: Results) -> list[Heat]:
+    """leak at the largest k over temperature and top-p, where samples were drawn under more than one decoding."""
+    from benchmarks.base import Decoding
+    from engine.evaluate import decoding_name
+
+    decodings = [Decoding(**each) for each in results.experiment["sampling"]["decoding"] if each["temperature"] > 0]
+    if len(decodings) < 2:
         return []
-    scores = group_scores(store_root / model.stages[f"scores {curve.decoding} {results.core_metric}"])
-    values = np.nan_to_num(scores[results.leak_group].scores)
-    texts = _generations(store_root, model, curve, results.leak_group)
-    yardstick = _generations(store_root, retain, curve, results.leak_group) if retain else None
-    order = [index for index in np.argsort(-values.mean(axis=1), kind="stable") if values[index].max() > 0]
-    worst = []
-    for index in order[:WORST_PROMPTS]:
-        sample = int(values[index].argmax())
-        row = texts[index][sample]
-        before, span, after = _highlighted(row["response"], row["fact"])
-        worst.append(
-            WorstPrompt(
-                prompt=row["prompt"],
-                reference=row["reference"],
-                leaking=int((values[index] >= values[index].max()).sum()),
-                samples=values.shape[1],
-                before=before,
-                span=span,
-                after=after,
-                retain=yardstick[index][0]["response"] if yardstick else "",
-            )
+    temperatures = sorted({each.temperature for each in decodings})
+    columns = sorted({(each.top_p, each.top_k or 0) for each in decodings})
+    found = []
+    for model, _ in results.headline:
+        leaks = {
+            (each.temperature, (each.top_p, each.top_k or 0)): curve.leak[-1]
+            for each in decodings
+            if (curve := model.curve(results.leak_group, results.core_metric, decoding_name(each))) is not None
+        }
+        rows = [(f"T = {t:g}", [leaks.get((t, column)) for column in columns]) for t in temperatures]
+        names = [f"p = {top_p:g}" + (f", top {top_k}" if top_k else "") for top_p, top_k in columns]
+        found.append(Heat(model.name, names, rows))
+    return found
+
+
+def _cost(model: ModelResult, curve: Curve, store_root: Path) -> Cost:
+    """leak@k needs k samples of every prompt, so one more k is one more sample of each, of the headline's decoding."""
+    try:
+        manifest = store_root / model.stages[f"generations {curve.decoding}"] / "manifest.json"
+        facts = json.loads(manifest.read_text(encoding="utf-8"))["facts"]
+        extra = facts["tokens"] / curve.samples, facts["seconds"] / curve.samples
+    except (OSError, ValueError, KeyError):  # a run folder that was carried away from its store
+        return Cost(model.name, model.tokens, model.seconds, None, None)
+    return Cost(model.name, model.tokens, model.seconds, *extra)
+
+
+def _figures(results: Results) -> list[dict[str, str]]:
+    """Each picture with its section and caption, as inline SVG: wide, and narrow for a phone."""
+    from engine.figures import excess_figure, greedy_figure, groups, leak_figure
+
+    percent = f"{results.confidence:.0%}"
+    drawn: list[tuple[str, str, Callable[..., Any]]] = [
+        (
+            group,
+            f"leak@k on {group.replace('_', ' ')} prompts, with {percent} bands over prompts",
+            partial(leak_figure, results, group, titled=False),
         )
-    return worst
+        for group in groups(results)
+    ]
+    if results.has_excess:
+        caption = "Excess: leak@k minus the retain model's on the same prompts; 0 is luck"
+        drawn.append((results.leak_group, caption, partial(excess_figure, results, titled=False)))
+    if results.judged:
+        caption = "What one greedy answer shows and what sampling finds; least leaking on top"
+        drawn.append(("greedy", caption, partial(greedy_figure, results)))
+    return [
+        {
+            "section": section,
+            "caption": caption,
+            "wide": _svg(draw(narrow=False), f"wide {caption}"),
+            "narrow": _svg(draw(narrow=True), f"narrow {caption}"),
+        }
+        for section, caption, draw in drawn
+    ]
 
 
-def _generations(store_root: Path, model: ModelResult, curve: Curve, group: str) -> list[list[dict[str, Any]]]:
-    """Rows of the group's generations, [prompts][samples]."""
-    import pyarrow.compute
+def _svg(figure: Any, salt: str) -> str:
+    """Inline SVG with text as text, in the page's own colour of ink, its identifiers unlike any other figure's."""
+    import matplotlib
 
-    from engine.sample import read_units
-
-    columns = ["group", "prompt", "reference", "fact", "response"]
-    table = read_units(store_root / model.stages[f"generations {curve.decoding}"], columns)
-    rows = table.filter(pyarrow.compute.equal(table["group"].cast("string"), group)).to_pylist()
-    return [rows[start : start + curve.samples] for start in range(0, len(rows), curve.samples)]
-
-
-def _highlighted(response: str, fact: str | None) -> tuple[str, str, str]:
-    """The response cut around the fact where it stands in it word for word."""
-    start = response.casefold().find(fact.casefold()) if fact else -1
-    if start < 0 or fact is None:
-        return response, "", ""
-    return response[:start], response[start : start + len(fact)], response[start + len(fact) :]
-
-
-def _svg(results: Results, group: str) -> str:
-    from engine.figures import leak_figure
+    from engine.figures import INK, STYLE
 
     stream = io.StringIO()
-    leak_figure(results, group).savefig(stream, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def _grid(results: Results) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Each model's leak at the largest k under every decoding, where there is more than one to compare."""
-    names = dict.fromkeys(curve.decoding for model in results.models for curve in model.curves)
-    if len(names) < 2:
-        return []
-    rows = []
-    for model in results.models:
-        found = [model.curve(results.leak_group, results.core_metric, name) for name in names]
-        rows.append((model.name, [(curve.decoding, curve.leak[-1]) for curve in found if curve is not None]))
-    return rows
+def _called(model: ModelResult) -> str:
+    return "the model" if model.role == "target" else model.name
 
 
 def _interval(values: tuple[float, float, float] | None) -> str:

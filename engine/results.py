@@ -133,6 +133,11 @@ class Results:
         unlearned = [row for row in self.headline if row[0].role in ("unlearned", "control")]
         return unlearned or [row for row in self.headline if row[0].role != "retain"]
 
+    @property
+    def has_excess(self) -> bool:
+        """Whether a retain model was measured beside the others."""
+        return any(curve.excess is not None for model, curve in self.headline if model.role != "retain")
+
     def write(self, folder: Path) -> None:
         """Write results.json into `folder`, atomically."""
         from engine.store import write_atomic

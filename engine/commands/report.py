@@ -1,8 +1,9 @@
-"""`leakatk report`: write a run's HTML report again, from its results."""
+"""`leakatk report`: write a run's HTML report again, from its results, and its pictures for a paper."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from engine.commands.run import store_path
@@ -13,16 +14,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", metavar="FOLDER", help="the store that the run's samples stand in (default: the run's)"
     )
+    parser.add_argument("--figures", choices=("pdf", "svg"), help="write the pictures for a paper, too, in this format")
+    parser.add_argument("--json", action="store_true", help="verdict and paths as JSON, alone on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.figures import write_figures
-    from engine.report import write_report
+    from engine.figures import write_figures, write_paper_figures
+    from engine.report import verdict, write_report
     from engine.results import read_results
 
     results = read_results(args.run)
     folder = Path(args.run) if Path(args.run).is_dir() else Path(args.run).parent
     write_figures(results, folder)
     root = store_path(args.store) if args.store else folder.resolve().parents[1]
-    print(write_report(results, folder, root))
+    report = write_report(results, folder, root)
+    figures = write_paper_figures(results, folder, args.figures) if args.figures else []
+    if args.json:
+        found = {"verdict": verdict(results), "report": str(report), "figures": [str(path) for path in figures]}
+        print(json.dumps(found))
+    else:
+        print(*verdict(results), sep="\n")
+        print(*(report, *figures), sep="\n")
     return 0
