@@ -1,25 +1,30 @@
 """Recording a finished run in MLflow: one parent run, a child for each model, a grandchild for each round of RULE.
 
-Results and their folder come in; nothing comes out but the tracking URI. Idempotent by fingerprint: a run that was
-recorded is found again, one that was half recorded is replaced. Only the driver calls this.
+Results and their folder come in; nothing comes out but the tracking URI. Exactly once: a run that was recorded is found
+again, one that was half recorded is replaced. Only the driver calls this. The names of all tags, parameters and metrics
+stand in docs/recording.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import getpass
 import json
+import math
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
-from benchmarks.base import Decoding
-from engine.evaluate import decoding_name
+from engine.artifacts import log_files
 from engine.results import Curve, ModelResult, Results
-from engine.store import write_atomic
+from engine.store import fingerprint, locked, manifest_of, write_atomic
+from engine.system_metrics import read_system_metrics
 
 EXPERIMENT = "leakatk"
 MARK = "mlflow.json"
-LARGEST_MODEL_COPY = 64 * 2**20  # bytes; larger models are recorded by their path
 BATCH = 900  # MLflow takes at most 1000 metrics a call
 
 
@@ -28,92 +33,198 @@ def tracking_uri(store_root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root / 'mlflow.db'}"
 
 
-def record(results: Results, folder: Path, store_root: Path) -> str:
-    """Record `results`, whose report and picture stand in `folder`; returns the tracking URI."""
+def shown_uri(uri: str) -> str:
+    """The URI without the user and password that may stand in it."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def record(results: Results, folder: Path, store_root: Path) -> bool:
+    """Record `results`, whose report and picture stand in `folder`; False where they were recorded there already."""
     uri = tracking_uri(store_root)
-    mark = folder / MARK
-    if mark.exists() and json.loads(mark.read_text()).get("uri") == uri:
-        return uri
+    digest = results_digest(results)
+    if _recorded(folder, uri) == digest:
+        return False
+    with locked(folder / ".mlflow.lock"):
+        if _recorded(folder, uri) == digest:  # by another process while this one waited
+            return False
+        client = client_of(uri)
+        experiment_id = experiment_of(client, uri, store_root)
+        tags = _common_tags(results, folder, store_root)
+        found = client.search_runs(
+            [experiment_id], f"tags.`leakatk.fingerprint` = '{results.fingerprint}'", max_results=5000
+        )
+        for run in found:
+            if run.data.tags.get("leakatk.results") == digest and run.info.status == "FINISHED":
+                _note(folder, uri, run.info.run_id, digest)
+                return False
+        for run in found:  # what an interrupted recording, or one of older results, left
+            if run.data.tags.get("leakatk.recording") == tags["leakatk.recording"]:
+                client.delete_run(run.info.run_id)
+        parent = _record_run(client, experiment_id, results, folder, store_root, tags, digest)
+        _note(folder, uri, parent, digest)
+        return True
+
+
+def results_digest(results: Results) -> str:
+    """Identity of what was found: the results without the wall-clock time that finding them took."""
+    return fingerprint(dataclasses.asdict(results) | {"seconds": None})
+
+
+def client_of(uri: str) -> Any:
+    """MLflow's client of a tracking URI, quiet."""
     import logging
 
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.ERROR)
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        experiment_id = experiment.experiment_id
-        _delete_older(client, experiment_id, results.fingerprint)
-    else:
-        location = (store_root / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
-        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
-    parent = _start(client, experiment_id, results.name, results, {"kind": "experiment"})
-    _log_params(client, parent, results.experiment)
+    return MlflowClient(uri)
+
+
+def experiment_of(client: Any, uri: str, store_root: Path) -> str:
+    """The id of MLflow's experiment named leakatk, made where it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    location = (store_root / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
+    for _ in range(2):
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        except MlflowException:  # another process made it between the two calls
+            continue
+    raise RuntimeError(f"MLflow makes no experiment {EXPERIMENT!r}")
+
+
+def start_run(client: Any, experiment_id: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
+    """Start an MLflow run, below `parent` if one is given; returns its id."""
+    nested = {"mlflow.parentRunId": parent} if parent else {}
+    return str(client.create_run(experiment_id, tags=tags | nested, run_name=name).info.run_id)
+
+
+def _record_run(
+    client: Any,
+    experiment_id: str,
+    results: Results,
+    folder: Path,
+    store_root: Path,
+    tags: dict[str, str],
+    digest: str,
+) -> str:
+    own = {"leakatk.kind": "experiment", "leakatk.results": digest}
+    parent = start_run(client, experiment_id, results.name, tags | own)
+    log_params(client, parent, results.experiment)
+    log_metrics(client, parent, read_system_metrics(folder))
     for model in results.models:
-        _record_model(client, experiment_id, parent, results, model, store_root)
+        _record_model(client, experiment_id, parent, results, model, store_root, tags)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != MARK:
+        if path.is_file() and path.name != MARK and not path.name.startswith("."):
             client.log_artifact(parent, str(path))
     client.set_terminated(parent)
-    write_atomic(mark, json.dumps({"uri": uri, "run": parent}))
-    return uri
+    return parent
 
 
-def _delete_older(client: Any, experiment_id: str, fingerprint: str) -> None:
-    """Remove what an interrupted recording of the same results left."""
-    found = client.search_runs([experiment_id], f"tags.`leakatk.fingerprint` = '{fingerprint}'", max_results=1000)
-    for run in found:
-        client.delete_run(run.info.run_id)
-
-
-def _start(client: Any, experiment_id: str, name: str, results: Results, tags: dict[str, str]) -> str:
+def _common_tags(results: Results, folder: Path, store_root: Path) -> dict[str, str]:
+    """Tags of every MLflow run of this experiment. recording: tells what this run's folder recorded from all else."""
+    model, curve = results.headline[0] if results.headline else (None, None)
+    versions = {}
+    if model is not None and curve is not None:
+        versions = manifest_of(store_root / model.stages[f"generations {curve.decoding}"]).get("versions", {})
+    commit = versions.get("leakatk_commit", "")
     tags = {
-        "mlflow.runName": name,
+        "leakatk.recording": _recording(folder),
         "leakatk.fingerprint": results.fingerprint,
         "leakatk.benchmark": results.benchmark["name"],
-        **{key if key.startswith("mlflow.") else f"leakatk.{key}": value for key, value in tags.items()},
+        "leakatk.split": str(results.benchmark.get("split", "")),
+        "leakatk.model": str((results.experiment.get("model") or {}).get("path") or results.benchmark["name"]),
+        "leakatk.decoding": curve.decoding if curve is not None else "",
+        "leakatk.code_version": "+".join(filter(None, (versions.get("leakatk", ""), commit))),
+        "mlflow.source.name": "leakatk",
+        "mlflow.source.git.commit": commit.removesuffix(".dirty"),
+        "mlflow.user": getpass.getuser(),
     }
-    return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+    return {key: value for key, value in tags.items() if value}
+
+
+def _read_mark(folder: Path) -> dict[str, Any]:
+    """{"recording": id, "recorded": {uri: {"run": id, "results": digest}}}; empty where it is not there."""
+    try:
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) and "recording" in mark else {}
+
+
+def _recording(folder: Path) -> str:
+    mark = _read_mark(folder)
+    if not mark:  # on disk before anything is sent, so that what a kill leaves on the server is known again
+        mark = {"recording": uuid.uuid4().hex, "recorded": {}}
+        write_atomic(folder / MARK, json.dumps(mark))
+    return str(mark["recording"])
+
+
+def _recorded(folder: Path, uri: str) -> str | None:
+    """Digest of the results that this folder recorded at `uri`."""
+    entry = _read_mark(folder).get("recorded", {}).get(shown_uri(uri))
+    return entry["results"] if entry else None
+
+
+def _note(folder: Path, uri: str, run: str, digest: str) -> None:
+    mark = _read_mark(folder)
+    mark["recorded"][shown_uri(uri)] = {"run": run, "results": digest}
+    write_atomic(folder / MARK, json.dumps(mark))
 
 
 def _record_model(
-    client: Any, experiment_id: str, parent: str, results: Results, model: ModelResult, store_root: Path
+    client: Any,
+    experiment_id: str,
+    parent: str,
+    results: Results,
+    model: ModelResult,
+    store_root: Path,
+    tags: dict[str, str],
 ) -> None:
-    tags = {"mlflow.parentRunId": parent, "kind": model.role, "method": str(model.method.get("name", model.role))}
-    run = _start(client, experiment_id, model.name, results, tags)
-    _log_params(client, run, {"method": model.method, "role": model.role})
+    folders = {
+        f"leakatk.folder.{name.replace(' ', '.')}": str(store_root / path) for name, path in model.stages.items()
+    }
+    own = {"leakatk.kind": model.role, "leakatk.method": str(model.method.get("name", model.role))}
+    run = start_run(client, experiment_id, model.name, tags | own | folders, parent)
+    log_params(client, run, {"method": model.method, "role": model.role})
     scalars = {"utility": model.utility, "tokens_sampled": model.tokens, "seconds": model.seconds, "steps": model.steps}
     scalars |= {f"greedy.{group}": value for group, value in model.greedy.items()}
     scalars |= {name: value for name, value in model.metrics.items() if value is not None}
     metrics = [(key, float(value), 0) for key, value in scalars.items()]
     for curve in model.curves:
-        metrics += _curve_metrics(curve, _suffix(results, curve))
+        metrics += _curve_metrics(curve, _suffix(results, model, curve))
     metrics += _history(Path(model.stages["model"]))
     for round_ in model.rounds:
-        for key in ("leak_at_m", "leaking_samples", "pool", "tokens"):
-            metrics.append((f"rule.{key}", float(round_[key]), int(round_["round"])))
-        _record_round(client, experiment_id, run, results, round_)
-    _log_metrics(client, run, metrics)
-    _log_model(client, run, Path(model.stages["model"]))
-    for name, path in model.stages.items():
-        client.set_tag(run, f"leakatk.folder.{name.replace(' ', '.')}", str(store_root / path))
+        for key in ("leak_at_m", "leaking_samples", "pool", "tokens", "utility"):
+            if key in round_:
+                metrics.append((f"rule.{key}", float(round_[key]), int(round_["round"])))
+        _record_round(client, experiment_id, run, round_, tags)
+    log_metrics(client, run, metrics)
+    log_files(client, run, results, model, store_root)
     client.set_terminated(run)
 
 
-def _record_round(client: Any, experiment_id: str, method_run: str, results: Results, round_: dict[str, Any]) -> None:
-    tags = {"mlflow.parentRunId": method_run, "kind": "round"}
-    run = _start(client, experiment_id, f"round {round_['round']}", results, tags)
-    values = {key: value for key, value in round_.items() if isinstance(value, (int, float))}
-    _log_metrics(client, run, [(key, float(value), 0) for key, value in values.items()])
+def _record_round(
+    client: Any, experiment_id: str, method_run: str, round_: dict[str, Any], tags: dict[str, str]
+) -> None:
+    own = {"leakatk.kind": "round", "leakatk.method": "rule"}
+    run = start_run(client, experiment_id, f"round {round_['round']}", tags | own, method_run)
+    metrics = [(key, float(value), 0) for key, value in round_.items() if isinstance(value, (int, float))]
+    metrics += [("leak_at_k", value, int(k)) for k, value in round_.get("leak", {}).items()]
+    log_metrics(client, run, metrics)
     client.set_terminated(run)
 
 
-def _suffix(results: Results, curve: Curve) -> str:
+def _suffix(results: Results, model: ModelResult, curve: Curve) -> str:
     """What tells this curve from the headline: leak_at_k.<metric> is the headline's own name."""
-    headline = decoding_name(Decoding(**results.experiment["sampling"]["decoding"][0]))
+    headline = model.curve(results.leak_group, results.core_metric)
     suffix = "" if curve.group == results.leak_group else f".{curve.group}"
-    return suffix if curve.decoding == headline else f"{suffix}.{curve.decoding}"
+    return suffix if headline is None or curve.decoding == headline.decoding else f"{suffix}.{curve.decoding}"
 
 
 def _curve_metrics(curve: Curve, suffix: str) -> list[tuple[str, float, int]]:
@@ -137,16 +248,18 @@ def _history(model: Path) -> list[tuple[str, float, int]]:
     return [(f"loss.{key}", float(value), step) for step, row in enumerate(steps, 1) for key, value in row.items()]
 
 
-def _log_metrics(client: Any, run: str, values: list[tuple[str, float, int]]) -> None:
+def log_metrics(client: Any, run: str, values: list[tuple[str, float, int]]) -> None:
+    """Log (key, value, step) triples; MLflow draws a metric against its step."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, step) for key, value, step in values]
+    metrics = [Metric(key, value, now, step) for key, value, step in values if math.isfinite(value)]
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run, metrics=metrics[start : start + BATCH])
 
 
-def _log_params(client: Any, run: str, nested: dict[str, Any]) -> None:
+def log_params(client: Any, run: str, nested: dict[str, Any]) -> None:
+    """Log nested settings as parameters named by their path, such as train.lr."""
     from mlflow.entities import Param
 
     params = [Param(key, str(value)[:5000]) for key, value in _flat(nested, "").items()]
@@ -163,9 +276,3 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
     for key, each in value.items():
         flat |= _flat(each, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def _log_model(client: Any, run: str, folder: Path) -> None:
-    """Copy a small model as an artifact; a large one is found by its folder's tag."""
-    if folder.is_dir() and sum(each.stat().st_size for each in folder.rglob("*")) <= LARGEST_MODEL_COPY:
-        client.log_artifacts(run, str(folder), "model")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from engine.leaked import worst_prompts
 from engine.results import Curve, ModelResult, Results
+from engine.store import manifest_of, write_atomic
 from engine.table import metric_rows, missing_reasons, table_k
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -48,7 +48,6 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     from engine.figures import groups
-    from engine.store import write_atomic
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape(default=True), trim_blocks=True
@@ -156,13 +155,12 @@ def heats(results: Results) -> list[Heat]:
 
 def _cost(model: ModelResult, curve: Curve, store_root: Path) -> Cost:
     """leak@k needs k samples of every prompt, so one more k is one more sample of each, of the headline's decoding."""
-    try:
-        manifest = store_root / model.stages[f"generations {curve.decoding}"] / "manifest.json"
-        facts = json.loads(manifest.read_text(encoding="utf-8"))["facts"]
-        extra = facts["tokens"] / curve.samples, facts["seconds"] / curve.samples
-    except (OSError, ValueError, KeyError):  # a run folder that was carried away from its store
+    facts = manifest_of(store_root / model.stages[f"generations {curve.decoding}"]).get("facts")
+    if facts is None:  # a run folder that was carried away from its store
         return Cost(model.name, model.tokens, model.seconds, None, None)
-    return Cost(model.name, model.tokens, model.seconds, *extra)
+    return Cost(
+        model.name, model.tokens, model.seconds, facts["tokens"] / curve.samples, facts["seconds"] / curve.samples
+    )
 
 
 def _figures(results: Results) -> list[dict[str, str]]:

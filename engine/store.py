@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import resource
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -105,7 +107,7 @@ class Store:
         finished = self._open(folder, key)
         if finished is not None:
             return finished
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             finished = self._open(folder, key)  # another process may have built it while this one waited
             if finished is not None:
                 return finished
@@ -164,6 +166,15 @@ def _verify(folder: Path, files: dict[str, dict[str, Any]]) -> None:
             raise ValueError(f"{path} is damaged")
 
 
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage's folder; empty where there is none."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _set_aside(folder: Path) -> None:
     import warnings
 
@@ -195,7 +206,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`; the kernel frees it when the holder dies."""
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -216,4 +227,17 @@ def _versions() -> dict[str, str]:
     for name in ("leakatk", *LIBRARIES):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    return versions
+    return versions | ({"leakatk_commit": commit} if (commit := _commit()) else {})
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of the checkout that this package runs from, with .dirty where it was changed; else empty."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -47,28 +47,36 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     from engine import pipeline
     from engine.export import write_scores
     from engine.figures import write_figures
-    from engine.record import record
+    from engine.record import shown_uri, tracking_uri
     from engine.report import write_report
     from engine.store import Store
+    from engine.sync import record_soon
+    from engine.system_metrics import SystemMetrics
     from engine.table import as_json, print_metrics, print_remarks, print_table
 
     store = Store(store_path(args.store))
-    results = pipeline.run(experiment, store)
+    with SystemMetrics() as system:
+        results = pipeline.run(experiment, store)
     folder = pipeline.run_folder(store, results)
     results.write(folder)
+    system.write(folder)
     picture = write_figures(results, folder)
     scores = write_scores(results, folder, store.root)
     report = write_report(results, folder, store.root)
-    uri = record(results, folder, store.root)
     if args.json:
-        print(json.dumps(as_json(results)))
+        print(json.dumps(as_json(results)), flush=True)
     else:
         groups = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
         for group in groups:
             print_table(results, group)
         print_metrics(results)
         print_remarks(results)
-        print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}\nMLflow    {uri}")
+        print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}", flush=True)
+    recorded = record_soon(results, folder, store.root)
+    if recorded.state == "waiting":
+        print(f"leakatk: not in MLflow yet: {recorded.reason}; `leakatk sync` records it", file=sys.stderr)
+    if not args.json:
+        print(f"MLflow    {shown_uri(tracking_uri(store.root))}")
         retain = scores / f"retain.{results.leak_group}.jsonl"
         compare = f" --retain {retain}" if retain.exists() else ""
         print("\nnext: open the report; then")

@@ -15,11 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.record import tracking_uri
+    from engine.record import shown_uri, tracking_uri
 
     root = store_path(args.store)
-    check_store(root)
-    print(f"MLflow: http://127.0.0.1:{args.port} (ctrl-C ends it)", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root)]
-    command += ["--artifacts-destination", str(root / "mlartifacts"), "--host", "127.0.0.1", "--port", str(args.port)]
-    os.execv(sys.executable, [*command, "--workers", "1"])
+    uri = tracking_uri(root)
+    if uri.startswith("http"):
+        print(f"MLflow runs already, at {shown_uri(uri)} (MLFLOW_TRACKING_URI)")
+    else:
+        check_store(root)
+        print(f"MLflow: http://127.0.0.1:{args.port} (ctrl-C ends it)", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+        command += ["--artifacts-destination", str(root / "mlartifacts"), "--host", "127.0.0.1"]
+        os.execv(sys.executable, [*command, "--port", str(args.port)])
+    return 0

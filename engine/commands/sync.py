@@ -1,0 +1,37 @@
+"""`leakatk sync`: record in MLflow what could not be recorded when it ended, exactly once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from engine.commands.run import check_store, store_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="runs' folders (default: all of the store)")
+    parser.add_argument("--store", metavar="FOLDER", help="the store (default ./leakatk-store)")
+    parser.add_argument("--json", action="store_true", help="what became of each run as JSON, alone on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    from engine.record import shown_uri, tracking_uri
+    from engine.sync import runs_of, sync
+
+    root = store_path(args.store)
+    check_store(root)
+    found = sync(args.runs or runs_of(root), root)
+    uri = shown_uri(tracking_uri(root))
+    waiting = [each for each in found if each.state == "waiting"]
+    if args.json:
+        print(json.dumps({"uri": uri, "runs": [dataclasses.asdict(each) for each in found]}))
+    else:
+        for each in found:
+            print(f"{each.state:14} {each.run}")
+    for reason in dict.fromkeys(each.reason for each in waiting):
+        count = sum(each.reason == reason for each in waiting)
+        print(f"leakatk: {count} of {len(found)} runs wait for {uri}: {reason}", file=sys.stderr)
+    return 1 if waiting else 0
