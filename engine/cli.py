@@ -69,6 +69,7 @@ def build_parser(command: str | None) -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves this machine unasked
     command = next((word for word in argv if not word.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(argv)

@@ -92,7 +92,8 @@ def experiment_of(client: Any, uri: str, store_root: Path) -> str:
         if experiment is not None:
             return str(experiment.experiment_id)
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
+            return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
         except MlflowException:  # another process made it between the two calls
             continue
     raise RuntimeError(f"MLflow makes no experiment {EXPERIMENT!r}")
