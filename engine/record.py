@@ -241,12 +241,16 @@ def _curve_metrics(curve: Curve, suffix: str) -> list[tuple[str, float, int]]:
 
 
 def _history(model: Path) -> list[tuple[str, float, int]]:
-    """The losses of the model's last training, by step."""
+    """The losses of the model's last training by step, and what was seen when it was looked at."""
     path = model.parent / "history.json"
     if not path.exists():
         return []
     steps = json.loads(path.read_text())
-    return [(f"loss.{key}", float(value), step) for step, row in enumerate(steps, 1) for key, value in row.items()]
+    return [
+        (key if key.startswith("watch.") else f"loss.{key}", float(value), step)
+        for step, row in enumerate(steps, 1)
+        for key, value in row.items()
+    ]
 
 
 def log_metrics(client: Any, run: str, values: list[tuple[str, float, int]]) -> None:
