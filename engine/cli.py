@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 
-from engine.errors import UserError
+from engine.errors import UserError, one_line
 
 COMMANDS = {
     "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         args = build_parser(command).parse_args(argv)
         return int(importlib.import_module(f"engine.commands.{args.command}").run(args))
     except UserError as error:
-        print(f"leakatk: {error}", file=sys.stderr)
+        print(f"leakatk: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("leakatk: interrupted; finished work is kept, the same command goes on from it", file=sys.stderr)

@@ -9,3 +9,8 @@ class UserError(Exception):
 
 class DivergedError(ValueError):
     """A loss or a model's logits are no longer finite: this model is lost, the experiment's others are not."""
+
+
+def one_line(text: str) -> str:
+    """`text` for a terminal: white space as single spaces, and what does not print escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))

@@ -231,7 +231,8 @@ class Experiment(Section):
         if method.label is not None:
             return method.label
         if method.name == "rule":
-            return f"rule-{method.hyperparameters['base']['name']}".replace("_", "-")
+            base = method.hyperparameters.get("base", {"name": "npo"})  # methods/rule.py's default
+            return f"rule-{base['name']}".replace("_", "-")
         return method.name.replace("_", "-")
 
     def with_protocol(self, protocol: Protocol) -> Experiment:

@@ -45,7 +45,7 @@ class Rule(Method):
         from methods import METHODS
 
         name = base.get("name")
-        if name not in METHODS:
+        if not isinstance(name, str) or name not in METHODS:
             raise ValueError(f"base.name must be a method such as npo or grad_diff, found {name!r}")
         if METHODS[name].loss is Method.loss:
             raise ValueError(f"base.name must be a method that is trained by a loss, {name} is not")

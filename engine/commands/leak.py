@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import UserError
+from engine.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from engine.leak import Floats, LeakCurve
@@ -81,7 +81,7 @@ def _warn_malformed(path: Path, scores: Scores) -> None:
     if not scores.malformed:
         return
     for number, reason in scores.malformed[:SHOWN]:
-        print(f"{path}:{number}: line left out: {reason}", file=sys.stderr)
+        print(f"{path}:{number}: line left out: {one_line(reason)}", file=sys.stderr)
     print(f"{path}: {len(scores.malformed)} malformed line(s) left out in all", file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import UserError
+from engine.errors import UserError, one_line
 from engine.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     summary = _score_file(args.generations, args.metric, options, args.out)
     malformed, examples = summary["malformed"], summary.pop("examples")
     for number, reason in examples:
-        print(f"leakatk: {args.generations}: line {number} left out: {reason}", file=sys.stderr)
+        print(f"leakatk: {args.generations}: line {number} left out: {one_line(reason)}", file=sys.stderr)
     if malformed > len(examples):
         print(f"leakatk: {args.generations}: {malformed} malformed lines left out in all", file=sys.stderr)
     for reason, count in summary["failures"].items():
