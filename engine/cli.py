@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 
-from engine.errors import UserError, one_line
+from engine.errors import UserError, disk_is_full, one_line
 
 COMMANDS = {
     "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
@@ -82,4 +82,13 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output went away, `leakatk ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        print(
+            "leakatk: the disk is full; free some of it or take another by --store; "
+            "finished work is kept, the same command goes on from it",
+            file=sys.stderr,
+        )
         return 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(Exception):
     """Says what was wrong, where, and what to do, in one line; the command line prints it and exits with 2."""
@@ -9,6 +11,20 @@ class UserError(Exception):
 
 class DivergedError(ValueError):
     """A loss or a model's logits are no longer finite: this model is lost, the experiment's others are not."""
+
+
+class DiskFullError(OSError):
+    """A worker could not write: the disk is full."""
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether the disk being full is what lies behind an error, here or in a worker."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or isinstance(error, DiskFullError) or "disk is full" in str(error):  # the last is SQLite's
+            return True
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return False
 
 
 def one_line(text: str) -> str:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from engine import cluster
-from engine.errors import DivergedError, UserError
+from engine.errors import DiskFullError, DivergedError, UserError, disk_is_full
 
-KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError)}
+KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError, DiskFullError)}
 SECONDS = "leakatk.seconds"  # schema metadata of a unit: how long it took its worker
 ATTEMPTS = 5  # at a unit whose workers are killed: Ray Data itself would go on for ever
 COUNTS = "leakatk.counts"  # likewise: what `counted` was given, JSON
@@ -38,7 +38,7 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     folder.mkdir(exist_ok=True)
-    missing = [unit for unit in range(units) if not unit_path(folder, unit).exists()]
+    missing = [unit for unit in range(units) if not _whole(unit_path(folder, unit))]
     report(units - len(missing), force=True)
     if not missing:
         return
@@ -81,6 +81,17 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
         )
 
 
+def _whole(path: Path) -> bool:
+    """Whether a unit stands there undamaged: a crash of the machine may have cut one that was not yet sealed."""
+    import pyarrow.parquet
+
+    try:
+        pyarrow.parquet.read_table(path, page_checksum_verification=True)
+    except (OSError, ValueError):  # absent, cut, or of another checksum
+        return False
+    return True
+
+
 class _Worker:
     def __init__(self, job: Any, folder: str, report: Any) -> None:
         self.arguments = {"job": job, "folder": folder, "report": report}
@@ -92,6 +103,18 @@ class _Worker:
 def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:
     """Compute the unit of a batch and commit it by a rename. Errors that the engine knows come back as data: through
     Ray Data's own exceptions their class would be lost."""
+    import numpy as np
+
+    try:
+        return _commit(batch, job, folder, report)
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        told = {"error": np.array([DiskFullError.__name__]), "message": np.array([str(error)])}
+        return {"unit": batch["unit"]} | told
+
+
+def _commit(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:
     import numpy as np
     import pyarrow.parquet
 
@@ -106,7 +129,7 @@ def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[
     table = table.replace_schema_metadata((table.schema.metadata or {}) | seconds)
     final = unit_path(Path(folder), unit)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    pyarrow.parquet.write_table(table, temporary)
+    pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
     temporary.replace(final)
     _attempts(Path(folder), unit).unlink(missing_ok=True)
     report.of(str(unit))(1, note, force=True)

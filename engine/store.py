@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import resource
+import secrets
 import shutil
 import subprocess
 import threading
@@ -113,7 +114,7 @@ class Store:
                 return finished
             work = folder.with_suffix(".work")
             work.mkdir(exist_ok=True)
-            clock, processor = time.time(), _processor_seconds()
+            clock, processor = time.monotonic(), _processor_seconds()
             try:
                 facts = build(work)
             except BaseException:
@@ -127,10 +128,11 @@ class Store:
                 "facts": facts,
                 "versions": _versions(),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "wall_seconds": round(time.time() - clock, 3),
+                "wall_seconds": round(time.monotonic() - clock, 3),
                 "driver_cpu_seconds": round(_processor_seconds() - processor, 3),
                 "files": _seal(work),
             }
+            manifest["sha256"] = _manifest_digest(manifest)
             write_atomic(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False))
             work.rename(folder)
             _sync_folder(folder.parent)
@@ -145,6 +147,8 @@ class Store:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if manifest["fingerprint"] != key:
                 raise ValueError("manifest of another stage")
+            if manifest["sha256"] != _manifest_digest(manifest):
+                raise ValueError("manifest is damaged")
             if key not in self._verified:
                 _verify(folder, manifest["files"])
         except FileNotFoundError:
@@ -157,6 +161,12 @@ class Store:
             return None
         self._verified.add(key)
         return Stage(folder, manifest, reused=True)
+
+
+def _manifest_digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all that a manifest says but this digest, the same before it is written and after it is read."""
+    said = json.loads(json.dumps({name: value for name, value in manifest.items() if name != "sha256"}))
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _verify(folder: Path, files: dict[str, dict[str, Any]]) -> None:
@@ -178,7 +188,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 def _set_aside(folder: Path) -> None:
     import warnings
 
-    damaged = folder.with_suffix(f".damaged-{time.time_ns()}")
+    damaged = folder.with_suffix(f".damaged-{secrets.token_hex(4)}")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(damaged)
         warnings.warn(f"{folder} was damaged: set aside as {damaged.name} and made again", stacklevel=4)

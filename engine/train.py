@@ -25,6 +25,7 @@ from engine.experiment import TrainSection
 from engine.lora import edit_adapter, is_adapter
 from engine.models import ModelSource, load_model
 from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder
+from engine.store import file_digest
 from engine.watch import enough, watch
 
 TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
@@ -68,11 +69,21 @@ def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[
         temporary = folder / ".checkpoint"
         shutil.rmtree(temporary, ignore_errors=True)
         engine.save(temporary)
-        (temporary / "progress.json").write_text(json.dumps(progress))
+        digest = file_digest(temporary / "state.pt")
+        (temporary / "progress.json").write_text(json.dumps(progress | {"sha256": digest}))
         replace_folder(temporary, checkpoint)
 
-    resumed = checkpoint if (checkpoint / "progress.json").exists() else None
+    resumed = checkpoint if _whole(checkpoint) else None
     return _loop(job, engine, folder, report, save, resumed, rank=0)
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint stands there undamaged; without one the training begins anew, to the same bits."""
+    try:
+        progress = json.loads((checkpoint / "progress.json").read_text())
+        return bool(progress["sha256"] == file_digest(checkpoint / "state.pt"))
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _train_together(job: TrainJob, work: Path, report: Callable[..., None], use_gpu: bool) -> dict[str, Any]:

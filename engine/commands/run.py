@@ -49,7 +49,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     from engine.figures import write_figures
     from engine.record import shown_uri, tracking_uri
     from engine.report import write_report
-    from engine.store import Store
+    from engine.store import Store, locked
     from engine.sync import record_soon
     from engine.system_metrics import SystemMetrics
     from engine.table import as_json, print_metrics, print_remarks, print_table
@@ -58,11 +58,12 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     with SystemMetrics() as system:
         results = pipeline.run(experiment, store)
     folder = pipeline.run_folder(store, results)
-    results.write(folder)
-    system.write(folder)
-    picture = write_figures(results, folder)
-    scores = write_scores(results, folder, store.root)
-    report = write_report(results, folder, store.root)
+    with locked(store.root / "runs.lock"):  # the same experiment may end twice at once
+        results.write(folder)
+        system.write(folder)
+        picture = write_figures(results, folder)
+        scores = write_scores(results, folder, store.root)
+        report = write_report(results, folder, store.root)
     if args.json:
         print(json.dumps(as_json(results)), flush=True)
     else:
