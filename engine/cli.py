@@ -11,8 +11,10 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 
 from engine.errors import UserError, disk_is_full, one_line
+from engine.redact import redact
 
 COMMANDS = {
     "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         args = build_parser(command).parse_args(argv)
         return int(importlib.import_module(f"engine.commands.{args.command}").run(args))
     except UserError as error:
-        print(f"leakatk: {one_line(str(error))}", file=sys.stderr)
+        print(f"leakatk: {redact(one_line(str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("leakatk: interrupted; finished work is kept, the same command goes on from it", file=sys.stderr)
@@ -85,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         if not disk_is_full(error):
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)
+            return 1
         print(
             "leakatk: the disk is full; free some of it or take another by --store; "
             "finished work is kept, the same command goes on from it",

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding, Protocol
 from engine.errors import UserError
+from engine.redact import refuse_secrets
 
 LEAK_K_TOP_K = 50  # Hugging Face's default, which the code released with the paper leaves on
 Positive = Annotated[int, Field(ge=1)]
@@ -290,6 +291,7 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
 
 def parse_experiment(document: dict[str, Any], source: str) -> Experiment:
     """Validate a parsed experiment with its methods and benchmark options; `source` names it in errors."""
+    refuse_secrets(document, source)
     experiment = validated(Experiment, document, source)
     benchmark = experiment.benchmark
     known(benchmark.name, BENCHMARKS, f"{source}: benchmark.name", "leakatk benchmarks")

@@ -16,9 +16,9 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from engine.artifacts import log_files
+from engine.redact import redact
 from engine.results import Curve, ModelResult, Results
 from engine.store import fingerprint, locked, manifest_of, write_atomic
 from engine.system_metrics import read_system_metrics
@@ -31,12 +31,6 @@ BATCH = 900  # MLflow takes at most 1000 metrics a call
 def tracking_uri(store_root: Path) -> str:
     """MLFLOW_TRACKING_URI, or a sqlite file in the store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root / 'mlflow.db'}"
-
-
-def shown_uri(uri: str) -> str:
-    """The URI without the user and password that may stand in it."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
 def record(results: Results, folder: Path, store_root: Path) -> bool:
@@ -168,13 +162,13 @@ def _recording(folder: Path) -> str:
 
 def _recorded(folder: Path, uri: str) -> str | None:
     """Digest of the results that this folder recorded at `uri`."""
-    entry = _read_mark(folder).get("recorded", {}).get(shown_uri(uri))
+    entry = _read_mark(folder).get("recorded", {}).get(redact(uri))
     return entry["results"] if entry else None
 
 
 def _note(folder: Path, uri: str, run: str, digest: str) -> None:
     mark = _read_mark(folder)
-    mark["recorded"][shown_uri(uri)] = {"run": run, "results": digest}
+    mark["recorded"][redact(uri)] = {"run": run, "results": digest}
     write_atomic(folder / MARK, json.dumps(mark))
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from engine.errors import UserError
-from engine.record import record, shown_uri, tracking_uri
+from engine.record import record, tracking_uri
+from engine.redact import redact
 from engine.results import Results, read_results
 
 PATIENCE_SECONDS = 30.0  # for a server at the end of an experiment, model copies included
@@ -44,7 +45,7 @@ def record_soon(results: Results, folder: Path, store_root: Path, patience: floa
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=environment, check=False)
         return Recorded(**json.loads(done.stdout)["runs"][0])
     except subprocess.TimeoutExpired:
-        return Recorded(str(folder), "waiting", f"{shown_uri(uri)} took longer than {patience:.0f} s")
+        return Recorded(str(folder), "waiting", f"{redact(uri)} took longer than {patience:.0f} s")
     except (ValueError, LookupError, TypeError):
         return Recorded(str(folder), "waiting", (done.stderr.strip().splitlines() or ["no answer"])[-1])
 
@@ -79,7 +80,7 @@ def reachable(uri: str) -> bool:
 def _tried(results: Results, folder: Path, store_root: Path) -> Recorded:
     uri = tracking_uri(store_root)
     if _is_server(uri) and not reachable(uri):
-        return Recorded(str(folder), "waiting", f"{shown_uri(uri)} does not answer")
+        return Recorded(str(folder), "waiting", f"{redact(uri)} does not answer")
     try:
         new = record(results, folder, store_root)
     except Exception as error:  # whatever MLflow or the network raises, the results are on disk

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import UserError
+from engine.errors import UserError, one_line
+from engine.redact import redact
 
 if TYPE_CHECKING:
     from engine.experiment import Experiment
@@ -47,7 +48,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     from engine import pipeline
     from engine.export import write_scores
     from engine.figures import write_figures
-    from engine.record import shown_uri, tracking_uri
+    from engine.record import tracking_uri
     from engine.report import write_report
     from engine.store import Store, locked
     from engine.sync import record_soon
@@ -75,9 +76,12 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}", flush=True)
     recorded = record_soon(results, folder, store.root)
     if recorded.state == "waiting":
-        print(f"leakatk: not in MLflow yet: {recorded.reason}; `leakatk sync` records it", file=sys.stderr)
+        print(
+            f"leakatk: not in MLflow yet: {redact(one_line(recorded.reason))}; `leakatk sync` records it",
+            file=sys.stderr,
+        )
     if not args.json:
-        print(f"MLflow    {shown_uri(tracking_uri(store.root))}")
+        print(f"MLflow    {redact(tracking_uri(store.root))}")
         retain = scores / f"retain.{results.leak_group}.jsonl"
         compare = f" --retain {retain}" if retain.exists() else ""
         print("\nnext: open the report; then")
@@ -85,7 +89,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         print(f"  leakatk ui --store {store.root}")
         print("  leakatk run examples/fictional.yaml      a file to copy for an experiment of your own")
     for name, reason in results.failed.items():
-        print(f"leakatk: {name} failed: {reason}", file=sys.stderr)
+        print(f"leakatk: {name} failed: {redact(reason)}", file=sys.stderr)
     return 1 if results.failed else 0
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError, one_line
 from engine.metrics import METRICS
+from engine.redact import redact
 
 if TYPE_CHECKING:
     from engine.files import Generations
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if malformed > len(examples):
         print(f"leakatk: {args.generations}: {malformed} malformed lines left out in all", file=sys.stderr)
     for reason, count in summary["failures"].items():
-        print(f"leakatk: {count} samples failed: {reason}", file=sys.stderr)
+        print(f"leakatk: {count} samples failed: {redact(reason)}", file=sys.stderr)
     if args.json:
         print(json.dumps(summary))
     else:

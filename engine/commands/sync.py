@@ -18,13 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.record import shown_uri, tracking_uri
+    from engine.record import tracking_uri
+    from engine.redact import redact
     from engine.sync import runs_of, sync
 
     root = store_path(args.store)
     check_store(root)
     found = sync(args.runs or runs_of(root), root)
-    uri = shown_uri(tracking_uri(root))
+    uri = redact(tracking_uri(root))
     waiting = [each for each in found if each.state == "waiting"]
     if args.json:
         print(json.dumps({"uri": uri, "runs": [dataclasses.asdict(each) for each in found]}))

@@ -15,12 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.record import shown_uri, tracking_uri
+    from engine.record import tracking_uri
+    from engine.redact import redact
 
     root = store_path(args.store)
     uri = tracking_uri(root)
     if uri.startswith("http"):
-        print(f"MLflow runs already, at {shown_uri(uri)} (MLFLOW_TRACKING_URI)")
+        print(f"MLflow runs already, at {redact(uri)} (MLFLOW_TRACKING_URI)")
     else:
         check_store(root)
         print(f"MLflow: http://127.0.0.1:{args.port} (ctrl-C ends it)", file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ import pytest
 
 from engine import sync
 from engine.cli import main
-from engine.record import shown_uri
 from engine.results import read_results
 from engine.system_metrics import FILE, read_system_metrics
 from tests.made import make_run
@@ -59,18 +58,6 @@ def test_sync_says_what_waits_and_exits_1_and_shows_no_password(folder, closed_p
 def test_a_store_without_runs_is_refused(tmp_path, capsys):
     assert main(["sync", "--store", str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://bob:secret@host:5000/path", "http://host:5000/path"),
-        ("https://host", "https://host"),
-        ("sqlite:////tmp/a/mlflow.db", "sqlite:////tmp/a/mlflow.db"),
-    ],
-)
-def test_a_uri_is_shown_without_its_password(uri, shown):
-    assert shown_uri(uri) == shown
 
 
 def test_system_metrics_are_read_by_the_second(tmp_path):

@@ -1,0 +1,141 @@
+"""What the source may not do, and what may not leave it: unsafe reads, open ports, secrets, paths out of the store."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.cli import main
+from engine.errors import UserError
+from engine.experiment import ModelSection, load_experiment, parse_experiment
+from engine.redact import redact
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [path for folder in ("engine", "methods", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+SECRET = "s3cr3t-9f2c1b"
+
+
+def name_of(node):
+    """Dotted name of what is called: yaml.load, torch.load."""
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def unsafe(source):
+    """(line, what) of everything that reads code out of data, opens a port to all, or runs a shell."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [each.name for each in node.names] + [getattr(node, "module", None) or ""]
+            found += [(node.lineno, name) for name in names if name.split(".")[0] in PICKLES]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in ("0.0.0.0", "::"):
+            found.append((node.lineno, node.value))
+        elif isinstance(node, ast.Call):
+            name = name_of(node.func)
+            given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+            found += [
+                (node.lineno, name)
+                for wrong in (
+                    name in ("eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load", "yaml.full_load"),
+                    name.endswith("read_pickle"),
+                    name == "torch.load" and given.get("weights_only") != "True",
+                    name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False",
+                    given.get("shell", "False") != "False",
+                    given.get("trust_remote_code") == "True",
+                    name.startswith("AutoModel")
+                    and name.endswith("from_pretrained")
+                    and given.get("use_safetensors") != "True",
+                )
+                if wrong
+            ]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_reads_code_out_of_data_or_opens_a_port_to_all(path):
+    assert unsafe(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import pickle", "from joblib import load", "yaml.load(x)", "torch.load(x)", "np.load(x, allow_pickle=True)",
+     "run(x, shell=True)", "serve(host='0.0.0.0')", "AutoModel.from_pretrained(x)", "f(trust_remote_code=True)",
+     "eval(x)"],
+)  # fmt: skip
+def test_the_check_itself_finds_what_it_looks_for(line):
+    assert unsafe(line)
+
+
+def test_remote_code_is_off_unless_the_user_says_so():
+    assert ModelSection().trust_remote_code is False
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:pw@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql://me:p%40w@db/mlflow", "postgresql://***@db/mlflow"),
+        ("https://host/v1?api_key=abc&n=1", "https://host/v1?api_key=***&n=1"),
+        ("s3://bucket/a@b/c", "s3://bucket/a@b/c"),
+        ("mail me@host", "mail me@host"),
+        (f"key {SECRET} there", "key *** there"),
+    ],
+)
+def test_credentials_are_hidden_and_nothing_else(monkeypatch, text, shown):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("SOME_TOKEN", "host")  # a word, too short to be a key
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"path": f"https://me:{SECRET}@hub/org/model"}},
+        {"benchmark": {"name": "tofu", "path": f"https://hub/data?token={SECRET}"}},
+        {"metric_options": {"judge": {"model": "m", "endpoint": f"http://me:{SECRET}@host/v1"}}},
+        {"methods": [{"name": "npo", "label": "key-in-the-environment"}]},
+    ],
+)
+def test_an_experiment_with_a_secret_in_it_is_refused_without_showing_it(tmp_path, monkeypatch, capsys, change):
+    monkeypatch.setenv("MY_API_KEY", "key-in-the-environment")
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"benchmark": {"name": "fictional"}} | change))
+    assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "store")]) == 2
+    said = capsys.readouterr().err
+    assert "credential" in said
+    assert SECRET not in said
+    assert "key-in-the-environment" not in said
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_failure_shows_no_secret(monkeypatch, capsys, tmp_path):
+    from engine.commands import run
+
+    def fail(*_):
+        raise RuntimeError(f"https://me:{SECRET}@host refused")
+
+    monkeypatch.setattr(run, "run_experiment", fail)
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"benchmark": {"name": "fictional"}}))
+    assert main(["run", str(tmp_path / "e.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert "RuntimeError: https://***@host refused" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/etc/x", "..", ".hidden", "a\\b", "a\x00b", "", "a" * 81, "x\n"])
+def test_a_name_that_leaves_its_folder_is_refused(name):
+    good = {"name": "x", "benchmark": {"name": "fictional"}, "methods": [{"name": "npo"}]}
+    for document in (good | {"name": name}, good | {"methods": [{"name": "npo", "label": name}]}):
+        with pytest.raises(UserError):
+            parse_experiment(document, "e.yaml")
+    with pytest.raises(UserError):
+        parse_experiment(good | {"benchmark": {"name": name}}, "e.yaml")
+
+
+def test_yaml_tags_make_no_objects(tmp_path):
+    (tmp_path / "e.yaml").write_text(f"name: !!python/object/apply:os.system ['touch {tmp_path}/made']\n")
+    with pytest.raises(UserError, match="not YAML"):
+        load_experiment(tmp_path / "e.yaml")
+    assert not (tmp_path / "made").exists()
