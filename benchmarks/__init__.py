@@ -2,9 +2,13 @@
 
 from benchmarks.base import Benchmark
 from benchmarks.fictional import Fictional
+from benchmarks.muse import Muse
 from benchmarks.tofu import Tofu
+from benchmarks.wmdp import Wmdp
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     Fictional.name: Fictional,
     Tofu.name: Tofu,
+    Muse.name: Muse,
+    Wmdp.name: Wmdp,
 }

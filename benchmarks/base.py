@@ -26,7 +26,12 @@ class Probe:
     """One prompt to sample from. `reference` is the answer to score against; `fact`, where a benchmark knows it, is the
     shortest text whose presence means that the knowledge is there. `group` names the set that it is reported with.
     `paraphrased_answer` and `wrong_answers`, worded alike, are what the truth ratio compares; a set without paraphrases
-    compares with `reference`."""
+    compares with `reference`.
+
+    raw: the prompt is running text, given to the model without any template. max_new_tokens: most tokens of an answer,
+    where fewer than the protocol's. stop: texts that end an answer, which is cut before the first of them.
+    cut_reference: the reference, too, is cut to as many tokens as an answer may have.
+    """
 
     id: str
     prompt: str
@@ -35,6 +40,31 @@ class Probe:
     fact: str | None = None
     paraphrased_answer: str | None = None
     wrong_answers: tuple[str, ...] = ()
+    raw: bool = False
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    cut_reference: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One multiple-choice question: running text that the likeliest of `options` is to continue; `answer` is the index
+    of the right one. `group` names the set whose accuracy it counts in."""
+
+    id: str
+    prompt: str
+    options: tuple[str, ...]
+    answer: int
+    group: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What `leakatk benchmarks` says of a benchmark: its data sets, licence and size as published."""
+
+    data: str
+    licence: str
+    size: str
 
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"]
@@ -53,8 +83,9 @@ class Protocol(BaseModel):
     """A benchmark's own way to be measured; every part can be overridden by the experiment.
 
     core_metric says what counts as a leak; leak_group and utility_group name the groups of probes that leak@k and the
-    greedy utility are taken on; n samples a prompt; k at which leak@k is reported. train, finetune: keys of the
-    experiment's `train` and `model.finetune` sections that suit the benchmark's own model, where it brings one.
+    utility are taken on (greedy answers; where utility_group is a group of choices, accuracy); n samples a prompt; k at
+    which leak@k is reported. train, finetune: keys of the experiment's `train` and `model.finetune` sections that suit
+    the benchmark's own model, where it brings one.
 
     What is reported beside leak@k (engine/benchmark_metrics.py), nothing by default. model_utility: groups of probes
     whose probability, ROUGE and truth ratio make it, each with the form of its probability, plain or normalised over
@@ -85,16 +116,18 @@ class Benchmark:
     """Base of all benchmarks. `load(**options)` takes the fields of `Options` and returns a filled benchmark.
 
     forget, retain: what to forget and what to keep. probes: all prompts, of every group; those whose group begins with
-    "forget" are about the forget set. finetune_forget, finetune_retain: what a target model is fine-tuned on, where it
-    is more than the two sets (paraphrases). members, holdout: what membership inference is to tell apart; holdout is
-    like the members, but no model has seen it (empty: there is none).
+    "forget" are about the forget set. choices: multiple-choice questions, if any. finetune_forget, finetune_retain:
+    what a target model is fine-tuned on, where it is more than the two sets (paraphrases). members, holdout: what
+    membership inference is to tell apart; holdout is like the members, but no model has seen it (empty: there is none).
     """
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
     Options: ClassVar[type[BaseModel]]
     forget: list[Example]
     retain: list[Example]
     probes: list[Probe]
+    choices: tuple[Choice, ...] = ()
     protocol: Protocol
     holdout: list[Example] = []
 

@@ -10,12 +10,13 @@ from engine.errors import UserError
 
 
 def load_rows(
-    path: str, config: str, split: str, columns: Sequence[str], revision: str | None = None
+    path: str, config: str | None, split: str, columns: Sequence[str], revision: str | None = None
 ) -> list[dict[str, Any]]:
     """The rows of one split as dicts, in order.
 
-    path: hub name, or folder of the same layout. Raises UserError for a data set, config, split or column that is not
-    there, an empty split, and a gated data set; it says what was expected and what was found.
+    path: hub name, or folder of the same layout; config None: the only one that it has. Raises UserError for a data
+    set, config, split or column that is not there, an empty split, and a gated data set; it says what was expected and
+    what was found.
     """
     import logging
 
@@ -29,6 +30,8 @@ def load_rows(
         raise UserError(f"{where}: there is no such folder; give a hub name or a folder of the hub's layout")
     try:
         found = datasets.get_dataset_config_names(str(folder) if folder.is_dir() else path, revision=revision)
+        if config is None and len(found) == 1:
+            config = found[0]
         if config not in found:
             raise UserError(f"{where}: has no config {config!r}; found {', '.join(sorted(found))}")
         table = datasets.load_dataset(str(folder) if folder.is_dir() else path, config, split=split, revision=revision)

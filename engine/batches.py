@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,11 @@ class Batches:
         self.retain = _encode(job.retain, tokenizer, job) if "retain" in needs or not job.forget else []
         self.alternate = _encode(job.alternate, tokenizer, job)
         self.reference = reference
+
+    @property
+    def truncated(self) -> int:
+        """How many training sequences were cut to max_length."""
+        return sum(each.truncated for each in (*self.forget, *self.retain, *self.alternate))
 
     def names(self, step: int) -> list[str]:
         """Ids of the examples of the set that drives this step, over all workers."""
@@ -151,6 +157,16 @@ def _encode(examples: tuple[Example, ...], tokenizer: Any, job: TrainJob) -> lis
         encode_example(tokenizer, each.question, each.answer, job.template, job.system, job.settings.max_length)
         for each in examples
     ]
+
+
+def in_pieces(examples: Sequence[Example], source: ModelSource, settings: TrainSection) -> tuple[Example, ...]:
+    """The examples, running text among them in pieces that a step of the training takes whole."""
+    if all(each.question for each in examples):
+        return tuple(examples)
+    from engine.data import chunked, load_tokenizer
+
+    tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
+    return tuple(chunked(examples, tokenizer, settings.max_length))
 
 
 def accumulation(settings: TrainSection) -> int:

@@ -6,15 +6,17 @@ A Hugging Face tokenizer, texts and a template come in; token ids and TokenBatch
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks.base import Example
 from engine.errors import UserError
 
 if TYPE_CHECKING:
     from methods.base import TokenBatch
 
-Template = Literal["auto", "chat", "plain"]
+Template = Literal["auto", "chat", "plain"]  # and "raw", no template: only a benchmark asks for it
 PLAIN_PROMPT = "Question: {question}\nAnswer:"  # base models, OpenUnlearning's form
 PLAIN_ANSWER = " {answer}\n\n"
 ASSISTANT = "You are a helpful assistant."
@@ -57,7 +59,9 @@ def default_system(tokenizer: Any) -> str | None:
 
 
 def encode_prompt(tokenizer: Any, question: str, template: str = "auto", system: str | None = None) -> list[int]:
-    """Token ids of a prompt that ends where the answer begins; begin-of-text once."""
+    """Token ids of a prompt that ends where the answer begins; begin-of-text once. Template raw: the text as it is."""
+    if template == "raw":
+        return list(tokenizer(question)["input_ids"])
     if uses_chat(tokenizer, template):
         return _render(tokenizer, _messages(tokenizer, question, system), add_generation_prompt=True)
     return list(tokenizer(PLAIN_PROMPT.format(question=question) if question else "")["input_ids"])
@@ -79,14 +83,24 @@ def encode_example(
 ) -> Encoded:
     """A question with its answer, labels on the answer and its end-of-turn token alone.
 
-    An empty question means running text: every token is labelled. UserError where the prompt's ids are not a prefix of
-    the whole conversation's, for then no answer span exists.
+    An empty question means running text: every token is labelled. Template raw: the answer goes on where the question
+    ends, and no end token follows. UserError where the prompt's ids are not a prefix of the whole conversation's, for
+    then no answer span exists, and where the prompt alone fills max_length.
     """
     if not question:
         ids = list(tokenizer(answer)["input_ids"])
         return _cut(ids, list(ids), max_length)
     prompt = encode_prompt(tokenizer, question, template, system)
-    if uses_chat(tokenizer, template):
+    if max_length is not None and len(prompt) >= max_length:
+        raise UserError(
+            f"max_length {max_length} leaves no room for an answer: the prompt {question[:40]!r} takes {len(prompt)} "
+            "tokens; raise train.max_length"
+        )
+    if template == "raw":
+        ids = list(tokenizer(question + answer)["input_ids"])
+        if ids[: len(prompt)] != prompt:  # a token runs over the border
+            ids = prompt + list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    elif uses_chat(tokenizer, template):
         messages = [*_messages(tokenizer, question, system), {"role": "assistant", "content": answer}]
         ids = _render(tokenizer, messages, add_generation_prompt=False)
         if ids[: len(prompt)] != prompt:
@@ -99,6 +113,24 @@ def encode_example(
         text = PLAIN_ANSWER.format(answer=answer)
         ids = prompt + list(tokenizer(text, add_special_tokens=False)["input_ids"]) + [tokenizer.eos_token_id]
     return _cut(ids, [IGNORED] * len(prompt) + ids[len(prompt) :], max_length)
+
+
+def chunked(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Example]:
+    """Running text (empty question) joined by blank lines and cut into pieces of at most max_length tokens.
+
+    Questions with answers stay as they are. The pieces put together are the text. Source: MUSE, whose own code also
+    fills up the last piece from the first.
+    """
+    texts = [each for each in examples if not each.question]
+    if not texts:
+        return list(examples)
+    text = "\n\n".join(each.answer for each in texts)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    size = max_length - tokenizer.num_special_tokens_to_add()
+    starts = [0, *(offsets[at][0] for at in range(size, len(offsets), size)), len(text)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(starts)]
+    cut = [Example(f"{texts[0].id}#{index}", "", piece) for index, piece in enumerate(pieces)]
+    return [each for each in examples if each.question] + cut
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:

@@ -42,6 +42,7 @@ class Evaluation:
     reference_logprobs: by leak group, log-probability of each prompt's reference answer at T = 1, p = 1; empty
     where the model gives none. failures: samples without a score by the core metric, by reason. notes: for the reader.
     likelihoods: what the benchmark's own metrics read, None where it declares none or the model gives none.
+    accuracy: by group of multiple-choice questions.
     """
 
     scores: Scores
@@ -53,6 +54,7 @@ class Evaluation:
     failures: dict[str, int]
     notes: list[str]
     likelihoods: Likelihoods | None = None
+    accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def greedy_means(self, metric: str) -> dict[str, float]:
         """Mean greedy score of each group of probes; samples that the metric failed on are left out."""
@@ -112,7 +114,8 @@ def evaluate(
         seconds += stage.facts["seconds"]
         folders["likelihoods"] = _below(stages, stage)
         likelihoods = read_likelihoods(stage.path, job.examples)
-    return Evaluation(scores, greedy, logprobs, tokens, seconds, folders, dict(failures), notes, likelihoods)
+    accuracy = {} if isinstance(model, Endpoint) else _accuracy(stages, experiment, benchmark, model, label)
+    return Evaluation(scores, greedy, logprobs, tokens, seconds, folders, dict(failures), notes, likelihoods, accuracy)
 
 
 def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource) -> LikelihoodJob:
@@ -140,14 +143,39 @@ def _sampled(
 def _reference_logprobs(
     stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
 ) -> dict[str, list[float]]:
-    """Log-probability of the reference answer of every probe about the forget set, end token included, by group."""
-    probes = [probe for probe in benchmark.probes if is_leak_group(probe.group)]
+    """Log-probability of the reference answer of every probe about the forget set, end token included, by group.
+
+    Raw probes have none: after running text nothing says where an answer ends.
+    """
+    probes = [probe for probe in benchmark.probes if is_leak_group(probe.group) and not probe.raw]
+    if not probes:
+        return {}
     examples = tuple(Example(probe.id, probe.prompt, probe.reference) for probe in probes)
     job = ReferenceJob(model, examples, experiment.model.template, experiment.model.system, MAX_LENGTH)
     found: dict[str, list[float]] = {}
     for probe, logprob in zip(probes, stages.reference(f"{label} floor", job), strict=True):
         found.setdefault(probe.group, []).append(logprob)
     return found
+
+
+def _accuracy(
+    stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
+) -> dict[str, float]:
+    """Share of each group's multiple-choice questions whose right option is the likeliest: sum of its log-probabilities
+    after the prompt without template, lm-evaluation-harness's convention."""
+    choices, gpus = benchmark.choices, experiment.sampling.gpus or 0.0
+    if not choices:
+        return {}
+    pairs = [(each.prompt, option) for each in choices for option in each.options]
+    examples = tuple(Example(str(index), *pair) for index, pair in enumerate(pairs))
+    job = LikelihoodJob(model, examples, template="raw", max_length=MAX_LENGTH, gpus=gpus)
+    stage = stages.likelihoods(f"{label} choices", job)
+    logprobs = iter([sum(each.logprobs) for each in read_likelihoods(stage.path, examples).of(pairs)])
+    right: dict[str, list[bool]] = {}
+    for each in choices:
+        likeliest = int(np.argmax([next(logprobs) for _ in each.options]))
+        right.setdefault(each.group, []).append(likeliest == each.answer)
+    return {group: float(np.mean(hits)) for group, hits in right.items()}
 
 
 def score(stages: Stages, experiment: Experiment, label: str, sampled: Stage, metric: str) -> Stage:

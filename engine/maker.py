@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from benchmarks.base import Benchmark, Decoding, Example
+from benchmarks.base import Benchmark, Decoding, Example, Probe
 from engine.alternates import alternate_probes, paired, refusals
-from engine.batches import TrainJob
+from engine.batches import TrainJob, in_pieces
 from engine.endpoint import endpoint
 from engine.errors import UserError
 from engine.evaluate import job_for
@@ -77,7 +77,8 @@ class Maker:
     def _finetuned(self, label: str, examples: list[Example]) -> Made:
         section = self.experiment.finetune_section
         assert section is not None
-        job = self._train_job(self.base, {"name": "retrain"}, section, retain=tuple(examples))
+        retain = in_pieces(examples, self.base, section)
+        job = self._train_job(self.base, {"name": "retrain"}, section, retain=retain)
         return self._trained(label, label, job)
 
     def unlearned(
@@ -128,9 +129,17 @@ class Maker:
     ) -> Rule:
         from methods import METHODS
 
+        self._check_questions(label, forget)
         rule: Any = METHODS["rule"](**section.hyperparameters)
         job = self._job(label, section, rule.base_method(), rule.base, start.source, forget)
         return Rule(self.stages, self.experiment, self.benchmark, label, job, rule, retain)
+
+    def _check_questions(self, label: str, forget: tuple[Example, ...]) -> None:
+        if not all(each.question for each in forget):
+            raise UserError(
+                f"{label}: benchmark {self.benchmark.name} forgets running text, without questions to sample or to "
+                "answer otherwise; choose a method that needs none (`leakatk methods`)"
+            )
 
     def _job(
         self,
@@ -143,7 +152,7 @@ class Maker:
     ) -> TrainJob:
         """The training of one method, with the reference log-probabilities that it needs."""
         settings = self.experiment.train_section(section)
-        forget, alternate = self._pairs(label, method, source, forget)
+        forget, alternate = self._pairs(label, method, source, in_pieces(forget, source, settings))
         reference: dict[str, tuple[float, ...]] = {}
         if "reference_logprob" in method.needs:
             template, system = self.experiment.model.template, self.experiment.model.system
@@ -151,8 +160,7 @@ class Maker:
                 wanted = ReferenceJob(source, examples, template, system, settings.max_length)
                 if examples:
                     reference[f"{name}_reference"] = self.stages.reference(f"{label} {name}", wanted)
-        retain = tuple(self.benchmark.retain) if "retain" in method.needs else ()
-        watched = {(each.question, each.answer) for each in forget} if settings.watches else set()
+        retain = in_pieces(self.benchmark.retain, source, settings) if "retain" in method.needs else ()
         utility = self.benchmark.group(self.benchmark.protocol.utility_group) if settings.eval_samples else []
         return self._train_job(
             source,
@@ -162,9 +170,15 @@ class Maker:
             alternate=alternate,
             retain=retain,
             **reference,
-            watch=tuple(probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in watched),
+            watch=self._watched(forget) if settings.watches else (),
             watch_utility=tuple(utility),
         )
+
+    def _watched(self, forget: tuple[Example, ...]) -> tuple[Probe, ...]:
+        """Probes that ask the forget questions; of running text, the benchmark's leak group."""
+        asked = {(each.question, each.answer) for each in forget}
+        found = [probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in asked]
+        return tuple(found or self.benchmark.group(self.benchmark.protocol.leak_group))
 
     def _pairs(
         self, label: str, method: Any, source: ModelSource, forget: tuple[Example, ...]
@@ -172,6 +186,7 @@ class Maker:
         """The forget examples, and row by row the alternate answers where the method needs them."""
         if "alternate" not in method.needs:
             return forget, ()
+        self._check_questions(label, forget)
         if method.alternates == "idk":
             return forget, refusals(forget)
         probes = alternate_probes(forget, method.prompt)

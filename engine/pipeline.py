@@ -33,7 +33,7 @@ def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
     """Run an experiment, reusing every finished stage of the store. UserError for mistakes found on the way."""
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
-    if not benchmark.forget:
+    if experiment.methods and not benchmark.forget:
         raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
     experiment = parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name)
     sections = [experiment.train_section(method) for method in experiment.methods]
@@ -168,7 +168,7 @@ class _Run:
             method=made.method,
             greedy=greedy,
             curves=curves(self.experiment, evaluation, yardstick),
-            utility=utility if utility is not None else greedy[protocol.utility_group],
+            utility=utility if utility is not None else (greedy | evaluation.accuracy)[protocol.utility_group],
             tokens=made.tokens + evaluation.tokens,
             seconds=round(made.seconds + evaluation.seconds, 1),
             steps=made.steps,
@@ -176,7 +176,7 @@ class _Run:
             failures=evaluation.failures,
             notes=evaluation.notes,
             stages={"model": made.source.path, **evaluation.stages},
-            metrics=metrics,
+            metrics=metrics | {f"accuracy.{group}": each for group, each in evaluation.accuracy.items()},
             missing=missing,
         )
 

@@ -1,16 +1,20 @@
 """Sampling as a stage: a model and probes in, generations as parquet out, fanned over the cluster.
 
-The work unit is a fixed group of prompts, whatever the number of workers. Knows nothing of metrics.
+The work unit is a fixed group of prompts, whatever the number of workers. Where a probe has stop texts, `response` is
+cut before the first of them; token_ids, tokens, log-probabilities and finish stay those of the sample as it was drawn.
+Knows nothing of metrics.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.base import Decoding, Probe
+from engine.errors import UserError
 from engine.fanout import counted, fan_out, unit_counts, unit_seconds
 from engine.models import ModelSource, cached_model
 
@@ -51,7 +55,7 @@ class SampleJob:
         size = unit_prompts(self.n)
         probes = self.probes[unit * size : (unit + 1) * size]
         clock = time.monotonic()
-        table = _table(probes, sample_probes(model, tokenizer, probes, self), tokenizer)
+        table = _table(probes, sample_probes(model, tokenizer, probes, self), tokenizer, self.max_new_tokens)
         tokens = sum(table["tokens"].to_pylist())
         return counted(
             table, {"tokens": tokens}
@@ -79,35 +83,76 @@ def sample_probes(model: Any, tokenizer: Any, probes: tuple[Probe, ...], job: Sa
     from engine.data import encode_prompt, retokenised, stop_token_ids
     from engine.decode import sample
 
-    prompts = [encode_prompt(tokenizer, probe.prompt, job.template, job.system) for probe in probes]
+    prompts = [
+        encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system) for probe in probes
+    ]
     if job.retokenise:
         prompts = [retokenised(tokenizer, prompt) for prompt in prompts]
-    return sample(
-        model,
-        prompts,
-        job.n,
-        max_new_tokens=job.max_new_tokens,
-        temperature=job.decoding.temperature,
-        top_p=job.decoding.top_p,
-        top_k=job.decoding.top_k,
-        seed=job.seed,
-        prompt_ids=[probe.id for probe in probes],
-        eos_token_id=stop_token_ids(tokenizer),
-        max_rows=job.max_rows,
-    )
+    lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
+    _check_context(model, probes, prompts, lengths)
+    found: dict[int, list[Any]] = {}
+    for length in dict.fromkeys(lengths):
+        chosen = [index for index, each in enumerate(lengths) if each == length]
+        samples = sample(
+            model,
+            [prompts[index] for index in chosen],
+            job.n,
+            max_new_tokens=length,
+            temperature=job.decoding.temperature,
+            top_p=job.decoding.top_p,
+            top_k=job.decoding.top_k,
+            seed=job.seed,
+            prompt_ids=[probes[index].id for index in chosen],
+            eos_token_id=stop_token_ids(tokenizer),
+            max_rows=job.max_rows,
+        )
+        found |= zip(chosen, samples, strict=True)
+    return [found[index] for index in range(len(probes))]
 
 
-def texts(samples: list[Any], tokenizer: Any) -> list[str]:
-    """The text of each sample, without special tokens."""
-    return tokenizer.batch_decode([sample.token_ids for sample in samples], skip_special_tokens=True)
+def answer_length(probe: Probe, most: int) -> int:
+    """Most tokens of an answer to the probe, where an experiment allows `most`."""
+    return min(most, probe.max_new_tokens or most)
 
 
-def _table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any) -> Any:
+def reference_of(probe: Probe, tokenizer: Any, most: int) -> str:
+    """What an answer is scored against: the reference, cut to an answer's length where the probe asks for it."""
+    if not probe.cut_reference:
+        return probe.reference
+    ids = tokenizer(probe.reference)["input_ids"][: answer_length(probe, most)]
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def texts(samples: list[Any], tokenizer: Any, stops: Sequence[tuple[str, ...]] | None = None) -> list[str]:
+    """The text of each sample, without special tokens, cut before the first of its stop texts."""
+    decoded = tokenizer.batch_decode([sample.token_ids for sample in samples], skip_special_tokens=True)
+    if stops is None:
+        return decoded
+    return [_before(text, stop) for text, stop in zip(decoded, stops, strict=True)]
+
+
+def _before(text: str, stop: tuple[str, ...]) -> str:
+    return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
+
+
+def _check_context(model: Any, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for probe, prompt, length in zip(probes, prompts, lengths, strict=True):
+        if limit is not None and len(prompt) + length > limit:
+            raise UserError(
+                f"sampling: prompt {probe.id} takes {len(prompt)} tokens and may get {length} more, but the model's "
+                f"context holds {limit}; lower sampling.max_new_tokens or take a model with a longer context"
+            )
+
+
+def _table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, most: int) -> Any:
     import pyarrow
 
-    columns = prompt_columns(probes, len(samples[0]))
+    cut = tuple(dataclasses.replace(probe, reference=reference_of(probe, tokenizer, most)) for probe in probes)
+    columns = prompt_columns(cut, len(samples[0]))
     flat = [each for of_probe in samples for each in of_probe]
-    columns["response"] = pyarrow.array(texts(flat, tokenizer), pyarrow.string())
+    stops = [probe.stop for probe, of_probe in zip(probes, samples, strict=True) for _ in of_probe]
+    columns["response"] = pyarrow.array(texts(flat, tokenizer, stops), pyarrow.string())
     columns["token_ids"] = pyarrow.array([each.token_ids for each in flat], pyarrow.list_(pyarrow.int32()))
     columns["tokens"] = pyarrow.array([len(each.token_ids) + (each.finish == "stop") for each in flat], pyarrow.int32())
     columns["logprob"] = pyarrow.array([each.logprob for each in flat], pyarrow.float64())

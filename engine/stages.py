@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.base import Benchmark
 from engine.batches import TrainJob
 from engine.endpoint import EndpointJob, run_asking
+from engine.errors import UserError
 from engine.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.models import ModelSource
 from engine.progress import Progress
@@ -40,9 +41,14 @@ class Stages:
         """The store's stage, the cluster joined before it is built."""
 
         def prepared(work: Path) -> dict[str, Any]:
+            import ray
+
             with self.lock:
                 self.prepare()
-            return build(work)
+            try:
+                return build(work)
+            except ray.exceptions.RayTaskError as error:  # a user's mistake found by a worker stays one line
+                raise error.cause if isinstance(error.cause, UserError) else error from None
 
         return self.store.stage(kind, inputs, prepared)
 
@@ -78,7 +84,11 @@ class Stages:
             with self.progress.task(f"train {label}", job.steps) as report:
                 return run_training(job, work, report)
 
-        return self.stage("train", inputs, build)
+        stage = self.stage("train", inputs, build)
+        if stage.facts.get("truncated"):
+            count, length = stage.facts["truncated"], job.settings.max_length
+            self.progress.say(f"train {label}: {count} training sequences are cut to max_length {length} tokens")
+        return stage
 
     def reference(self, label: str, job: ReferenceJob) -> tuple[float, ...]:
         """Log-probabilities of the job's examples under its model."""

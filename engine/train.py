@@ -190,7 +190,7 @@ def _loop(
             seconds = spent + time.monotonic() - clock
             save({"step": step, "history": history, "seconds": seconds, "method_state": state})
     seconds = round(spent + time.monotonic() - clock, 3)
-    facts = {"steps": step, "seconds": seconds, "history": history}
+    facts = {"steps": step, "seconds": seconds, "truncated": batches.truncated, "history": history}
     return _finish(job, engine, tokenizer, work, rank, method, state, facts)
 
 

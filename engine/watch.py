@@ -18,7 +18,7 @@ from engine.experiment import TrainSection
 def watch(model: Any, tokenizer: Any, job: TrainJob) -> dict[str, float]:
     """ "greedy": mean core metric of greedy answers to the watched forget prompts; with settings.eval_samples = n also
     "leak_at_<n>": the mean over eval_prompts of them of the best of n samples at T = 1, p = 1, and "utility": as
-    greedy, on as many prompts of the utility group. A metric that failed on a sample leaves it out."""
+    greedy, on as many prompts of the utility group, if it has any. A metric that failed on a sample leaves it out."""
     from methods.base import innermost
 
     settings, inner = job.settings, innermost(model)
@@ -28,6 +28,7 @@ def watch(model: Any, tokenizer: Any, job: TrainJob) -> dict[str, float]:
     if n is not None:
         few = _spread(job.watch, settings.eval_prompts)
         seen[f"leak_at_{n}"] = float(np.nanmean(np.nanmax(_scores(inner, tokenizer, job, few, n, Decoding()), axis=1)))
+    if n is not None and job.watch_utility:
         kept = _spread(job.watch_utility, settings.eval_prompts)
         seen["utility"] = float(np.nanmean(_scores(inner, tokenizer, job, kept, 1, Decoding(temperature=0.0))))
     inner.train()
@@ -52,13 +53,14 @@ def _scores(
 ) -> np.ndarray:
     """Scores [probes, n] of n samples of each, NaN where the metric failed."""
     from engine.metrics import score
-    from engine.sample import SampleJob, sample_probes, texts
+    from engine.sample import SampleJob, reference_of, sample_probes, texts
 
     sampling = SampleJob(
         job.model, probes, decoding, n, job.watch_tokens, seed=job.seed, template=job.template, system=job.system
     )
     samples = [each for of_probe in sample_probes(model, tokenizer, probes, sampling) for each in of_probe]
-    references = [probe.fact or probe.reference for probe in probes for _ in range(n)]
-    prompts = [probe.prompt for probe in probes for _ in range(n)]
-    values = score(job.watch_metric, texts(samples, tokenizer), references, prompts=prompts, **job.watch_options)
+    each_sample = [probe for probe in probes for _ in range(n)]
+    references = [probe.fact or reference_of(probe, tokenizer, job.watch_tokens) for probe in each_sample]
+    prompts, stops = [probe.prompt for probe in each_sample], [probe.stop for probe in each_sample]
+    values = score(job.watch_metric, texts(samples, tokenizer, stops), references, prompts=prompts, **job.watch_options)
     return np.array([np.nan if value is None else value for value in values], dtype=float).reshape(len(probes), n)

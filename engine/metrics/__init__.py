@@ -52,6 +52,9 @@ METRICS = {
     "rouge_l_recall": Metric("ROUGE-L recall of the reference, as rouge-score", "rouge", "rouge_l", "recall"),
     "rouge_l_precision": Metric("ROUGE-L precision of the response, as rouge-score", "rouge", "rouge_l", "precision"),
     "rouge_l_f1": Metric("ROUGE-L F1, as rouge-score", "rouge", "rouge_l", "f1"),
+    "rouge_l_f1_unstemmed": Metric(
+        "ROUGE-L F1 of words as they are, as MUSE's own code", "rouge", "rouge_l", "f1", preset=(("stemmer", False),)
+    ),
     "entailment": Metric("1 where an NLI model reads the reference out of the response", "entailment", "entailment"),
     "entailment_es": Metric(
         "the paper's ES: entailment, but 0 where ROUGE-L recall is below 0.1",
@@ -132,5 +135,8 @@ def find_metric(name: str, options: dict[str, Any] | None = None) -> Metric:
     missing = [option for option, default in valid.items() if default is inspect.Parameter.empty]
     missing = [option for option in missing if option not in (options or {})]
     if missing:
-        raise UserError(f"metric {name} needs {', '.join(missing)}; give --option {missing[0]}=...")
+        raise UserError(
+            f"metric {name} needs {', '.join(missing)}; give --option {missing[0]}=... (in an experiment: "
+            f"metric_options.{name}.{missing[0]})"
+        )
     return metric

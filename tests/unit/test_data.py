@@ -5,7 +5,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from engine.data import collate, encode_example, encode_prompt, load_tokenizer, retokenised, stop_token_ids
+from benchmarks.base import Example
+from engine.data import chunked, collate, encode_example, encode_prompt, load_tokenizer, retokenised, stop_token_ids
 from engine.errors import UserError
 
 LLAMA3 = (
@@ -100,9 +101,39 @@ def test_running_text_is_labelled_throughout():
 
 
 def test_cutting_to_a_length_is_noted():
-    encoded = encode_example(make(LLAMA3), "Who wrote it?", "Ada Quill did.", max_length=5)
-    assert len(encoded.input_ids) == len(encoded.labels) == 5
+    prompt = len(encode_prompt(make(LLAMA3), "Who wrote it?"))
+    encoded = encode_example(make(LLAMA3), "Who wrote it?", "Ada Quill did.", max_length=prompt + 2)
+    assert words(make(), encoded.labels) == ["Ada", "Quill"]
+    assert len(encoded.input_ids) == prompt + 2
     assert encoded.truncated
+
+
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused():
+    prompt = len(encode_prompt(make(LLAMA3), "Who wrote it?"))
+    with pytest.raises(UserError, match=f"max_length {prompt} leaves no room.*takes {prompt} tokens"):
+        encode_example(make(LLAMA3), "Who wrote it?", "Ada Quill did.", max_length=prompt)
+
+
+def test_running_text_is_joined_by_blank_lines_and_cut_into_pieces_that_fit():
+    texts = ["Ada Quill did . Who wrote it ?", "You are a helpful assistant .", "Ada"]
+    examples = [Example(f"text/{index}", "", text) for index, text in enumerate(texts)]
+    asked = Example("q", "Who wrote it?", "Ada Quill did.")
+    tokenizer = make()
+    *kept, first, second, third, fourth = chunked([asked, *examples], tokenizer, max_length=4)
+    assert kept == [asked]
+    pieces = [first, second, third, fourth]
+    assert "".join(each.answer for each in pieces) == "\n\n".join(texts)
+    sizes = [len(encode_example(tokenizer, "", each.answer, max_length=4).input_ids) for each in pieces]
+    assert sizes == [4, 4, 4, 3]
+    assert len({each.id for each in pieces}) == 4
+
+
+def test_a_raw_prompt_goes_on_into_its_answer_without_template_or_end():
+    tokenizer = make(LLAMA3)
+    encoded = encode_example(tokenizer, "Who wrote it ? Answer :", " Ada", template="raw")
+    assert words(tokenizer, encoded.input_ids) == ["Who", "wrote", "it", "?", "Answer", ":", "Ada"]
+    assert words(tokenizer, encoded.labels) == ["Ada"]
+    assert encode_prompt(tokenizer, "Who wrote it ?", template="raw") == encoded.input_ids[:4]
 
 
 def test_a_template_without_a_common_prefix_is_refused():

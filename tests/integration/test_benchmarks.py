@@ -1,0 +1,109 @@
+"""Benchmarks of running text and of choices from end to end, on a model whose tokens are bytes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from engine.cli import main
+from tests.hub import write_muse, write_wmdp
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bytes")
+    alphabet = ["<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(vocab_size=len(alphabet), max_position_embeddings=400, eos_token_id=0, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def run(folder, document, *arguments):
+    (folder / "e.yaml").write_text(yaml.safe_dump(document))
+    return main(["run", str(folder / "e.yaml"), "--store", str(folder / "store"), "--json", *arguments])
+
+
+@pytest.fixture(scope="module")
+def muse(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("muse")
+    return folder, {
+        "benchmark": {"name": "muse", "path": write_muse(folder / "data")},
+        "model": {"path": str(model)},
+        "methods": [{"name": "grad_diff"}],
+        "train": {"steps": 2, "batch_size": 2, "max_length": 64},
+        "sampling": {"n": 4, "max_new_tokens": 40},
+        "leak": {"k": [1, 4]},
+    }
+
+
+def test_muse_unlearns_running_text_and_asks_it_in_two_ways(muse, capsys):
+    from engine.sample import read_units
+
+    folder, document = muse
+    assert run(folder, document) == 0
+    rows = json.loads(capsys.readouterr().out)["models"]
+    assert [row["name"] for row in rows] == ["target", "grad-diff"]
+    assert set(rows[0]["groups"]) == {"forget_knowmem", "forget_verbmem"}
+    (trained,) = [json.loads(path.read_text()) for path in (folder / "store" / "train").glob("*/manifest.json")]
+    assert trained["facts"]["truncated"] == 0
+    longest = {}
+    for units in (folder / "store" / "sample").glob("*/units"):
+        for row in read_units(units.parent, ["group", "tokens"]).to_pylist():
+            longest[row["group"]] = max(row["tokens"], longest.get(row["group"], 0))
+    assert longest == {"forget_knowmem": 32, "forget_verbmem": 40, "retain_knowmem": 32}
+
+
+def test_methods_that_need_questions_are_refused_on_running_text(muse, capsys):
+    folder, document = muse
+    for method in ("{name: rule, base: {name: npo}}", "{name: idk_dpo}"):
+        assert run(folder, document, "--set", f"methods=[{method}]") == 2
+        assert "forgets running text" in capsys.readouterr().err
+
+
+def test_a_context_too_short_for_prompt_and_answer_is_one_line(muse, model, tmp_path, capsys):
+    _, document = muse
+    short = tmp_path / "short"
+    shutil.copytree(model, short)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 199}))
+    assert run(tmp_path, document | {"model": {"path": str(short)}, "methods": []}) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("leakatk: sampling: prompt knowmem/forget/")
+    assert "takes 168 tokens and may get 32 more, but the model's context holds 199;" in line
+
+
+def test_accuracy_is_the_share_of_questions_whose_right_letter_is_the_likeliest(model, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks import BENCHMARKS
+
+    options = write_wmdp(tmp_path)
+    document = {
+        "benchmark": {"name": "wmdp", "core_metric": "rouge_l_recall", **options},
+        "model": {"path": str(model)},
+        "sampling": {"n": 2, "max_new_tokens": 8},
+        "leak": {"k": [1, 2]},
+    }
+    assert run(tmp_path, document) == 0
+    (row,) = json.loads(capsys.readouterr().out)["models"]
+    tokenizer, causal = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    right = {"wmdp": [], "mmlu": []}
+    for each in BENCHMARKS["wmdp"].load(**options).choices:
+        with torch.no_grad():  # all letters follow one space: the last token alone tells them apart
+            logits = causal(torch.tensor([tokenizer(each.prompt + " ")["input_ids"]])).logits[0, -1]
+        letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
+        right[each.group].append(int(logits[letters].argmax()) == each.answer)
+    accuracy = {f"accuracy.{group}": pytest.approx(sum(hits) / len(hits)) for group, hits in right.items()}
+    assert row["metrics"] == accuracy
+    assert row["utility"] == row["metrics"]["accuracy.mmlu"]

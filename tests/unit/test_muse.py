@@ -1,0 +1,102 @@
+"""MUSE in the hub's layout: prompts to the letter of its own code, and one clear line for what is missing."""
+
+import json
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from benchmarks import BENCHMARKS
+from engine.errors import UserError
+from engine.metrics import score
+from engine.sample import reference_of, texts
+from tests.hub import write_hub, write_muse
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["jsonl", "parquet"])
+def muse(request, tmp_path_factory):
+    return BENCHMARKS["muse"].load(path=write_muse(tmp_path_factory.mktemp("muse"), parquet=request.param))
+
+
+def test_knowmem_questions_stand_behind_the_data_sets_own_examples(muse):
+    assert muse.group("forget_knowmem")[1].prompt == (
+        "Question: What is forget example 0?\nAnswer: the forget example 0\n\n"
+        "Question: What is forget example 1?\nAnswer: the forget example 1\n\n"
+        "Question: What is forget 1?\nAnswer: "
+    )
+    assert muse.group("retain_knowmem")[0].prompt == (
+        "Question: What is retain example 0?\nAnswer: the retain example 0\n\nQuestion: What is retain 0?\nAnswer: "
+    )
+
+
+def test_each_group_has_its_own_length_and_no_template(muse):
+    lengths = {probe.group: probe.max_new_tokens for probe in muse.probes}
+    assert lengths == {"forget_knowmem": 32, "forget_verbmem": 128, "retain_knowmem": 32}
+    assert all(probe.raw for probe in muse.probes)
+    assert len({probe.id for probe in muse.probes}) == len(muse.probes) == 6
+
+
+def test_what_is_trained_on_is_running_text(muse):
+    assert [each.question for each in muse.forget + muse.retain] == [""] * 6
+    assert {each.answer.split()[1] for each in muse.forget} == {"forget"}
+    assert {each.answer.split()[1] for each in muse.retain} == {"retain1"}
+    assert {each.answer.split()[1] for each in muse.finetune_retain} == {"retain1", "retain2"}
+
+
+def test_the_stemmer_is_off_as_in_muses_code_and_on_by_option(muse, tmp_path):
+    pair = ["he was running home"], ["they run home"]
+    ours = score(muse.protocol.core_metric, *pair)
+    assert ours == [RougeScorer(["rougeL"], use_stemmer=False).score(pair[1][0], pair[0][0])["rougeL"].fmeasure]
+    stemmed = BENCHMARKS["muse"].load(path=write_muse(tmp_path), stemmer=True)
+    ours = score(stemmed.protocol.core_metric, *pair)
+    assert ours == [RougeScorer(["rougeL"], use_stemmer=True).score(pair[1][0], pair[0][0])["rougeL"].fmeasure]
+
+
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    def __call__(self, text):
+        return {"input_ids": list(map(ord, text))}
+
+    def decode(self, ids, **_):
+        return "".join(map(chr, ids))
+
+    def batch_decode(self, rows, **_):
+        return [self.decode(ids) for ids in rows]
+
+
+def test_a_beginning_is_scored_against_as_much_text_as_may_be_sampled(muse):
+    (verbmem,) = muse.group("forget_verbmem")
+    assert reference_of(verbmem, Letters(), 200) == verbmem.reference[:128]
+    assert reference_of(verbmem, Letters(), 20) == verbmem.reference[:20]
+    knowmem = muse.group("forget_knowmem")[0]
+    assert reference_of(knowmem, Letters(), 3) == knowmem.reference
+
+
+def muses_own_cut(string, words=("\n\n", "\nQuestion", "Question:")):
+    for word in words:
+        string = string.split(word)[0]
+    return string
+
+
+@pytest.mark.parametrize(
+    "text", ["159 pounds\n\nQuestion: who?", "159\nQuestion: who?\n\n", "a Question: b\n\nc", "no end", "\n\n", ""]
+)
+def test_an_answer_ends_where_muses_code_ends_it(muse, text):
+    from engine.decode import Sample
+
+    stop = muse.group("forget_knowmem")[0].stop
+    sample = Sample(list(map(ord, text)), -1.0, -1.0, "length")
+    assert texts([sample, sample], Letters(), [stop, ()]) == [muses_own_cut(text), text]
+
+
+def test_a_missing_config_split_or_column_is_named(tmp_path):
+    raw = {"raw": {"forget": [{"text": "t"}]}}
+    with pytest.raises(UserError, match=r"raw.*retain1"):
+        BENCHMARKS["muse"].load(path=write_hub(tmp_path / "a", raw))
+    raw["raw"]["retain1"] = [{"text": "t"}]
+    with pytest.raises(UserError, match="no config 'knowmem'; found raw"):
+        BENCHMARKS["muse"].load(path=write_hub(tmp_path / "b", raw))
+    folder = write_muse(tmp_path / "c")
+    (tmp_path / "c" / "verbmem-forget.jsonl").write_text(json.dumps({"prompt": "p"}))
+    with pytest.raises(UserError, match="'verbmem' has no column gt; found prompt"):
+        BENCHMARKS["muse"].load(path=folder)
