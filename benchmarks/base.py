@@ -60,11 +60,14 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What `leakatk benchmarks` says of a benchmark: its data sets, licence and size as published."""
+    """What `leakatk benchmarks` says of a benchmark: data sets, licence and size as published, and on what and by which
+    metric leak@k and utility are taken."""
 
     data: str
     licence: str
     size: str
+    leak: str
+    utility: str
 
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"]

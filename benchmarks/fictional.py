@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.base import Benchmark, Decoding, Example, Probe, Protocol
+from benchmarks.base import Benchmark, Decoding, Example, Facts, Probe, Protocol
 from benchmarks.fictional_text import ATTRIBUTES, FIRST, LAST, MONTHS, QUALITY, STUFF, Attribute
 
 AUTHORS = 60
@@ -51,6 +51,13 @@ class Fictional(Benchmark):
     """Made-up authors; the core metric is whether the exact fact is in the answer."""
 
     name: ClassVar[str] = "fictional"
+    facts: ClassVar[Facts] = Facts(
+        data="embedded: needs no network",
+        licence="as leakatk itself",
+        size="60 authors, 12 questions each; forget01, 05, 10: 12, 36, 72 questions",
+        leak="questions and paraphrased questions, exact fact",
+        utility="answers to retain questions, exact fact",
+    )
     Options: ClassVar[type[BaseModel]] = FictionalOptions
 
     def __init__(self, options: FictionalOptions) -> None:

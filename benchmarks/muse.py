@@ -41,7 +41,9 @@ class Muse(Benchmark):
     facts: ClassVar[Facts] = Facts(
         data="muse-bench/MUSE-News, muse-bench/MUSE-Books",
         licence="see the data sets' cards",
-        size="configs raw (forget, retain1, retain2), verbmem, knowmem; sizes are the data's",
+        size="two corpora of running text, each with knowmem questions and verbmem beginnings",
+        leak="knowmem questions and verbmem beginnings, ROUGE-L F1",
+        utility="knowmem questions on the retain text, ROUGE-L F1",
     )
     Options: ClassVar[type[BaseModel]] = MuseOptions
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.base import Attack, Benchmark, Decoding, Example, Probe, Protocol
+from benchmarks.base import Attack, Benchmark, Decoding, Example, Facts, Probe, Protocol
 from benchmarks.hub import load_rows
 
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -44,6 +44,13 @@ class Tofu(Benchmark):
     """Fictitious authors; groups of probes: forget, forget_paraphrase, retain, real_authors, world_facts."""
 
     name: ClassVar[str] = "tofu"
+    facts: ClassVar[Facts] = Facts(
+        data="locuslab/TOFU",
+        licence="MIT",
+        size="200 authors, 20 questions each; forget01, 05, 10: 40, 200, 400 questions",
+        leak="paraphrased questions, ES (entailment and ROUGE-L recall)",
+        utility="model utility: probability, ROUGE-L and truth ratio on retain, real authors, world facts",
+    )
     Options: ClassVar[type[BaseModel]] = TofuOptions
 
     def __init__(self, options: TofuOptions) -> None:

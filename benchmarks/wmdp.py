@@ -54,9 +54,11 @@ class Wmdp(Benchmark):
 
     name: ClassVar[str] = "wmdp"
     facts: ClassVar[Facts] = Facts(
-        data="cais/wmdp, cais/wmdp-corpora, cais/wmdp-bio-forget-corpus (gated), cais/mmlu",
+        data="cais/wmdp, cais/wmdp-corpora, cais/mmlu; for bio cais/wmdp-bio-forget-corpus (gated)",
         licence="see the data sets' cards",
-        size="configs wmdp-cyber, wmdp-bio with four choices a question; sizes are the data's",
+        size="questions with four choices, and running text to forget and to retain, for each domain",
+        leak="questions without their choices, graded LLM judge; accuracy with their choices",
+        utility="accuracy on MMLU",
     )
     Options: ClassVar[type[BaseModel]] = WmdpOptions
 

@@ -63,7 +63,7 @@ def encode_prompt(tokenizer: Any, question: str, template: str = "auto", system:
     if template == "raw":
         return list(tokenizer(question)["input_ids"])
     if uses_chat(tokenizer, template):
-        return _render(tokenizer, _messages(tokenizer, question, system), add_generation_prompt=True)
+        return _tokens(tokenizer, _render(tokenizer, _messages(tokenizer, question, system), True))
     return list(tokenizer(PLAIN_PROMPT.format(question=question) if question else "")["input_ids"])
 
 
@@ -84,8 +84,8 @@ def encode_example(
     """A question with its answer, labels on the answer and its end-of-turn token alone.
 
     An empty question means running text: every token is labelled. Template raw: the answer goes on where the question
-    ends, and no end token follows. UserError where the prompt's ids are not a prefix of the whole conversation's, for
-    then no answer span exists, and where the prompt alone fills max_length.
+    ends, and no end token follows. UserError where the prompt is not the beginning of the whole conversation, for then
+    no answer span exists, and where the prompt alone fills max_length.
     """
     if not question:
         ids = list(tokenizer(answer)["input_ids"])
@@ -97,21 +97,21 @@ def encode_example(
             "tokens; raise train.max_length"
         )
     if template == "raw":
-        ids = list(tokenizer(question + answer)["input_ids"])
-        if ids[: len(prompt)] != prompt:  # a token runs over the border
-            ids = prompt + list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        ids = _continued(tokenizer, prompt, list(tokenizer(question + answer)["input_ids"]), answer)
     elif uses_chat(tokenizer, template):
-        messages = [*_messages(tokenizer, question, system), {"role": "assistant", "content": answer}]
-        ids = _render(tokenizer, messages, add_generation_prompt=False)
-        if ids[: len(prompt)] != prompt:
+        messages = _messages(tokenizer, question, system)
+        asked = _render(tokenizer, messages, True)
+        whole = _render(tokenizer, [*messages, {"role": "assistant", "content": answer}], False)
+        if not whole.startswith(asked):
             raise UserError(
                 "model.template: the chat template renders a prompt that is not the beginning of the conversation; "
                 "use template: plain"
             )
+        ids = _continued(tokenizer, prompt, _tokens(tokenizer, whole), whole[len(asked) :])
         ids = _through_end_of_turn(ids, len(prompt), set(stop_token_ids(tokenizer)))
     else:
         text = PLAIN_ANSWER.format(answer=answer)
-        ids = prompt + list(tokenizer(text, add_special_tokens=False)["input_ids"]) + [tokenizer.eos_token_id]
+        ids = prompt + _tokens(tokenizer, text) + [tokenizer.eos_token_id]
     return _cut(ids, [IGNORED] * len(prompt) + ids[len(prompt) :], max_length)
 
 
@@ -180,9 +180,18 @@ def _messages(tokenizer: Any, question: str, system: str | None) -> list[dict[st
     return [*first, {"role": "user", "content": question}]
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes begin-of-text itself
+def _render(tokenizer: Any, messages: list[dict[str, str]], ask: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # a template writes begin-of-text itself
+
+
+def _continued(tokenizer: Any, prompt: list[int], whole: list[int], rest: str) -> list[int]:
+    """`whole` if it begins with the prompt's tokens. Else a token runs over the border, as where an answer begins with
+    a line break: then the prompt as sampling gives it, and the rest on its own."""
+    return whole if whole[: len(prompt)] == prompt else prompt + _tokens(tokenizer, rest)
 
 
 def _through_end_of_turn(ids: list[int], start: int, stops: set[int]) -> list[int]:

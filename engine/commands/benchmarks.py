@@ -1,4 +1,4 @@
-"""`leakatk benchmarks`: the benchmarks with their options and protocols."""
+"""`leakatk benchmarks`: the benchmarks with their data, metrics and options."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def run(args: argparse.Namespace) -> int:
     console = Console(soft_wrap=True)
     for row in rows:
         console.print(f"[bold]{row['name']}[/bold]  {row['summary']}", highlight=False)
+        for key, text in row["facts"].items():
+            console.print(f"    {key}: {text}", highlight=False, markup=False)
         for key, option in row["options"].items():
-            console.print(f"    {key}: {option}", highlight=False, markup=False)
+            console.print(f"    benchmark.{key}: {option}", highlight=False, markup=False)
     return 0
 
 
 def _described(name: str, benchmark: Any) -> dict[str, Any]:
-    """Name, first line of the module's text, and each option with its type and default."""
+    """Name, first line of the module's text, published facts, and each option with its type and default."""
+    import dataclasses
     import inspect
 
     module = inspect.getmodule(benchmark)
@@ -37,7 +40,8 @@ def _described(name: str, benchmark: Any) -> dict[str, Any]:
         key: f"{_type_name(field.annotation)}, default {field.default!r}"
         for key, field in benchmark.Options.model_fields.items()
     }
-    return {"name": name, "summary": (module.__doc__ or "").splitlines()[0], "options": options}
+    summary = (module.__doc__ or "").splitlines()[0]
+    return {"name": name, "summary": summary, "facts": dataclasses.asdict(benchmark.facts), "options": options}
 
 
 def _type_name(annotation: Any) -> str:

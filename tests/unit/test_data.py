@@ -6,8 +6,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.base import Example
+from engine.batches import Batches, TrainJob
 from engine.data import chunked, collate, encode_example, encode_prompt, load_tokenizer, retokenised, stop_token_ids
 from engine.errors import UserError
+from engine.experiment import TrainSection
+from engine.models import model_source
 
 LLAMA3 = (
     "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|> ' "
@@ -134,6 +137,15 @@ def test_a_raw_prompt_goes_on_into_its_answer_without_template_or_end():
     assert words(tokenizer, encoded.input_ids) == ["Who", "wrote", "it", "?", "Answer", ":", "Ada"]
     assert words(tokenizer, encoded.labels) == ["Ada"]
     assert encode_prompt(tokenizer, "Who wrote it ?", template="raw") == encoded.input_ids[:4]
+
+
+def test_cut_training_sequences_are_counted(base_model, tokenizer, fictional):
+    settings = TrainSection(max_length=22)
+    retain = tuple(fictional.retain[:20])
+    job = TrainJob(model_source(str(base_model)), {"name": "retrain"}, settings, retain=retain)
+    lengths = [len(encode_example(tokenizer, each.question, each.answer).input_ids) for each in retain]
+    assert 0 < sum(length > 22 for length in lengths) < 20
+    assert Batches(job, frozenset(), tokenizer, rank=0).truncated == sum(length > 22 for length in lengths)
 
 
 def test_a_template_without_a_common_prefix_is_refused():
