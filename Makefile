@@ -3,12 +3,17 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint perf clean
+.PHONY: setup demo tofu-small test lint perf clean
 
 setup: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/leakatk demo
+
+# TOFU: hub name, or folder of its layout
+TOFU ?= locuslab/TOFU
+tofu-small: .venv/installed
+	$(BIN)/leakatk run examples/tofu-small.yaml --set benchmark.path=$(TOFU)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest

@@ -74,6 +74,44 @@ def test_fewer_authors_keep_the_shape(forget10):
     assert len(BENCHMARKS["tofu"].load(path=str(TOFU), limit_authors=2, split="forget01").forget) == 20
 
 
+@real
+def test_a_model_trained_here_may_learn_the_paraphrases_of_the_authors_that_are_kept():
+    options = {"path": str(TOFU), "limit_authors": 10, "attacks": []}
+    plain = BENCHMARKS["tofu"].load(**options)
+    both = BENCHMARKS["tofu"].load(**options, learn_paraphrases=True)
+    assert (plain.finetune_forget, plain.finetune_retain) == (plain.forget, plain.retain)
+    asked = {probe.prompt for probe in both.group("forget_paraphrase")}
+    assert {each.question for each in both.finetune_forget} == asked | {each.question for each in both.forget}
+    assert len(both.finetune_retain) == 2 * 9 * 20
+    assert {each.answer for each in both.finetune_retain} == {each.answer for each in both.retain}
+    assert not asked & {each.question for each in both.finetune_retain}
+    assert len({each.id for each in both.finetune_forget + both.finetune_retain}) == 2 * 200
+
+
+@real
+def test_model_utility_can_leave_out_what_a_model_from_scratch_never_heard_of():
+    tofu = BENCHMARKS["tofu"].load(path=str(TOFU), utility_groups=["retain"])
+    assert tofu.protocol.model_utility == {"retain": "plain"}
+
+
+@real
+def test_the_model_that_tofu_brings_reads_its_text_and_has_the_stated_size(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from engine.data import encode_example, load_tokenizer
+
+    tofu = BENCHMARKS["tofu"].load(path=str(TOFU), limit_authors=4, attacks=[])
+    tofu.base_model(tmp_path, seed=0)
+    tokenizer = load_tokenizer(str(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert sum(each.numel() for each in model.parameters()) == pytest.approx(3.1e6, rel=0.02)
+    for each in tofu.forget + tofu.retain:
+        encoded = encode_example(tokenizer, each.question, each.answer)
+        labels = [token for token in encoded.labels if token != -100]
+        assert tokenizer.decode(labels, skip_special_tokens=True) == f" {each.answer}\n\n"
+        assert labels[-1] == tokenizer.eos_token_id
+
+
 def test_an_absent_folder_is_the_users_mistake():
     with pytest.raises(UserError, match="no such folder"):
         BENCHMARKS["tofu"].load(path="/nowhere/tofu")
