@@ -18,7 +18,7 @@ from engine import server
 from engine.ask import MANNERS, SAMPLES_A_REQUEST, Answer, Conversation, Manner
 from engine.fanout import counted, fan_out, unit_counts, unit_seconds
 from engine.models import ModelSource
-from engine.sample import prompt_columns, unit_prompts
+from engine.sample import before_stop, prompt_columns, unit_prompts
 from engine.store import fingerprint
 
 ENDPOINT_VERSION = 1  # part of every fingerprint: raise it when what is asked changes
@@ -122,10 +122,15 @@ def _table(probes: tuple[Probe, ...], n: int, answers: list[Answer]) -> Any:
     import pyarrow
 
     count = len(answers)
+    stops = [probe.stop for probe in probes for _ in range(n)]
+    responses = [
+        each.text if each.text is None else before_stop(each.text, stop)
+        for each, stop in zip(answers, stops, strict=True)
+    ]
     return pyarrow.table(
         prompt_columns(probes, n)
         | {
-            "response": pyarrow.array([each.text for each in answers], pyarrow.string()),
+            "response": pyarrow.array(responses, pyarrow.string()),
             "token_ids": pyarrow.nulls(count, pyarrow.list_(pyarrow.int32())),
             "tokens": pyarrow.array([each.tokens for each in answers], pyarrow.int32()),
             "logprob": pyarrow.nulls(count, pyarrow.float64()),

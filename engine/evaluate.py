@@ -194,6 +194,11 @@ def sample_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource,
 def ask_job(experiment: Experiment, benchmark: Benchmark, model: Endpoint, decoding: Decoding) -> EndpointJob:
     """`sample_job` for a model behind a server: through its chat endpoint unless the template is plain."""
     probes, n = _asked(experiment, benchmark, decoding)
+    if any(probe.raw or probe.cut_reference for probe in probes):
+        raise UserError(
+            f"--endpoint: benchmark {benchmark.name} continues raw text, cut by tokens, which a server cannot be asked "
+            "for; evaluate the model from its weights"
+        )
     return EndpointJob(
         model,
         tuple(probes),

@@ -128,10 +128,11 @@ def texts(samples: list[Any], tokenizer: Any, stops: Sequence[tuple[str, ...]] |
     decoded = tokenizer.batch_decode([sample.token_ids for sample in samples], skip_special_tokens=True)
     if stops is None:
         return decoded
-    return [_before(text, stop) for text, stop in zip(decoded, stops, strict=True)]
+    return [before_stop(text, stop) for text, stop in zip(decoded, stops, strict=True)]
 
 
-def _before(text: str, stop: tuple[str, ...]) -> str:
+def before_stop(text: str, stop: tuple[str, ...]) -> str:
+    """`text` up to the first of its stop texts."""
     return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
 
 
