@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
     "run": "one experiment file from end to end",
     "evaluate": "leak@k and utility of a model that exists already",
+    "tune": "search a method's hyperparameters for little leakage at kept utility",
     "score": "score generations that someone else made",
     "leak": "the leak@k curve with intervals, from scores",
     "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",

@@ -12,6 +12,8 @@ from typing import Any
 
 from engine.errors import UserError
 
+ANYWHERE = "DEFAULT"  # scheduling: not in the placement group of the trial that asks, which holds next to nothing
+
 
 def connect(distributed_training: bool = False) -> None:
     """Join the cluster at RAY_ADDRESS, or start one of this machine's cores; again connected is no error.

@@ -271,7 +271,14 @@ class Experiment(Section):
 
 def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:
     """Read an experiment file; overrides are `key.path=value`, the value in YAML. UserError for any mistake in them."""
-    path = Path(path)
+    document = read_yaml(Path(path), "keys such as benchmark, model, methods")
+    for each in overrides or []:
+        override(document, each)
+    return parse_experiment(document, str(path))
+
+
+def read_yaml(path: Path, expected: str) -> dict[str, Any]:
+    """The mapping in a YAML file, which should hold `expected`. UserError where it does not."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -283,10 +290,8 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
         where = f" at line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}: not YAML{where}; see examples/ for complete experiment files") from error
     if not isinstance(document, dict):
-        raise UserError(f"{path}: expected keys such as benchmark, model, methods; found {type(document).__name__}")
-    for each in overrides or []:
-        override(document, each)
-    return parse_experiment(document, str(path))
+        raise UserError(f"{path}: expected {expected}; found {type(document).__name__}")
+    return document
 
 
 def parse_experiment(document: dict[str, Any], source: str) -> Experiment:

@@ -35,11 +35,10 @@ def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     if experiment.methods and not benchmark.forget:
         raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
-    experiment = parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name)
+    experiment = prepared(experiment, benchmark)
     sections = [experiment.train_section(method) for method in experiment.methods]
     if experiment.finetune_section is not None:
         sections.append(experiment.finetune_section)
-    experiment = _with_devices(experiment)
 
     def prepare() -> None:
         cluster.connect(any(section.workers > 1 or section.zero_stage > 0 for section in sections))
@@ -63,6 +62,11 @@ def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
         seconds=round(time.monotonic() - clock, 1),
         experiment=experiment.model_dump(mode="json"),
     )
+
+
+def prepared(experiment: Experiment, benchmark: Benchmark) -> Experiment:
+    """The experiment with its benchmark's protocol and this cluster's devices filled in."""
+    return _with_devices(parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name))
 
 
 def experiment_fingerprint(experiment: Experiment) -> str:

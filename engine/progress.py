@@ -101,10 +101,12 @@ class Progress:
         """Show work named `label` of `total` units while the block runs, and one line when it ends."""
         import ray
 
+        from engine import cluster
+
         clock = time.monotonic()
         with self.lock:
             if self.board is None:
-                self.board = ray.remote(Board).options(num_cpus=0).remote()
+                self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=cluster.ANYWHERE).remote()
             self.running[label] = self.bars.add_task(label, total=total, note="")
         try:
             yield Reporter(self.board, label)

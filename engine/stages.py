@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 from benchmarks.base import Benchmark
+from engine import cluster
 from engine.batches import TrainJob
 from engine.endpoint import EndpointJob, run_asking
 from engine.errors import UserError
@@ -61,7 +62,8 @@ class Stages:
         def build(work: Path) -> dict[str, Any]:
             import ray
 
-            ray.get(ray.remote(_write_base_model).options(num_cpus=1).remote(benchmark, work / "model", seed))
+            task = ray.remote(_write_base_model).options(num_cpus=1, scheduling_strategy=cluster.ANYWHERE)
+            ray.get(task.remote(benchmark, work / "model", seed))
             return {}
 
         inputs = {"benchmark": benchmark.name, "options": options, "seed": seed, "version": TRAIN_VERSION}

@@ -43,7 +43,9 @@ def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict
     gpus = 1.0 if cluster.resources()[1] >= workers else 0.0
     cluster.check_fits(workers, gpus, "train.workers")
     if workers == 1 and job.settings.zero_stage == 0:
-        task = ray.remote(_train_alone).options(num_cpus=1, num_gpus=gpus, max_retries=3)
+        task = ray.remote(_train_alone).options(
+            num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE
+        )
         try:
             facts = ray.get(task.remote(job, str(work), report))
         except ray.exceptions.RayTaskError as error:

@@ -1,0 +1,64 @@
+"""`leakatk tune`: search a method's hyperparameters for little leakage at kept utility, then run the winner in full."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from engine.commands.run import add_common_arguments, store_path
+from engine.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "space", metavar="SPACE.yaml", help="what is searched, and for what; tune_spaces/ has one a method"
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="benchmark, model, training and sampling")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one key of the experiment"
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from benchmarks import BENCHMARKS
+    from engine.experiment import load_experiment
+    from engine.spaces import load_space
+
+    experiment = load_experiment(args.experiment, args.set)
+    if experiment.requests is not None or experiment.model.endpoint is not None:
+        raise UserError(
+            f"{args.experiment}: a search takes one request and a model of weights, no requests or endpoint"
+        )
+    benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
+    space = load_space(args.space, experiment.with_protocol(benchmark.protocol))
+
+    from engine import pipeline
+    from engine.store import Store
+    from engine.tune import best_experiment, search
+    from engine.tuned import as_json, draw, halves, print_search, record_search, write_best
+
+    store = Store(store_path(args.store))
+    found = search(experiment, space, store, quiet=False)
+    best = best_experiment(found)
+    rerun = pipeline.run(best, store) if best is not None else None
+    path = write_best(best, found) if best is not None else None
+    parts = halves(found, rerun, store.root) if rerun is not None else {}
+    pictures = draw(found)
+    document = as_json(found, rerun, parts)
+    (found.folder / "search.json").write_text(json.dumps(document, indent=1))
+    record_search(found, document, pictures, store.root)
+    if args.json:
+        print(json.dumps(document))
+    else:
+        print_search(found, parts)
+        for picture in pictures:
+            print(f"picture   {picture}")
+        if path is not None:
+            print(f"winner    {path}\n\nnext: leakatk run {path} --store {store.root}")
+    if path is None:
+        raise UserError(
+            f"no trial kept {space.utility:g} of the target model's utility through a full look; widen "
+            f"{args.space}, give it more trials, or lower `utility`"
+        )
+    return 0

@@ -1,0 +1,142 @@
+"""Search spaces: which hyperparameters of a method are searched, for what objective, under which constraint and budget.
+
+A YAML file and an experiment come in; a validated Space comes out, and with a suggested point the experiment's method.
+Every mistake is a UserError of one line. Knows nothing of how a search is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from engine.errors import UserError
+from engine.experiment import Experiment, MethodSection, Positive, Section, TrainSection, known, read_yaml, validated
+
+Range = tuple[float, float]
+TRAIN = "train."  # parameters of this prefix are keys of the training, the others the method's own
+
+
+class Parameter(Section):
+    """One searched hyperparameter: exactly one of loguniform, uniform: [low, high]; int: [low, high], both ends
+    included; choice: values. when: by name of an earlier parameter, the values for which this one is searched."""
+
+    loguniform: Range | None = None
+    uniform: Range | None = None
+    int: tuple[int, int] | None = None
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    when: dict[str, tuple[Any, ...]] = {}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Parameter:
+        given = [name for name in ("loguniform", "uniform", "int", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of loguniform, uniform, int, choice; has {', '.join(given) or 'none'}")
+        ends = self.loguniform or self.uniform or self.int
+        if ends is not None and not ends[0] < ends[1]:
+            raise ValueError(f"the range {list(ends)} is empty: the first number must be below the second")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError(f"loguniform needs numbers above 0, found {self.loguniform[0]:g}")
+        return self
+
+    @property
+    def corners(self) -> tuple[Any, ...]:
+        """Values that stand for all: every choice, or both ends of a range."""
+        return self.choice or self.loguniform or self.uniform or self.int or ()
+
+
+class Rung(Section):
+    """A cheap first look at a trial: n samples of this share of the prompts that decide."""
+
+    n: Positive
+    prompts: float = Field(default=1.0, gt=0, le=1)
+
+
+class Objective(Section):
+    """What is made small: leak@k by `metric` (None: the benchmark's core metric) on `group` (None: its leak group),
+    at the first decoding. excess: report it above the retain model; the order of trials is the same."""
+
+    k: Positive = 64
+    metric: str | None = None
+    group: str | None = None
+    excess: bool = False
+
+
+class Space(Section):
+    """A search: the method and its fixed hyperparameters, what is searched, and for what.
+
+    utility: least utility of a trial, as a share of the target model's. search: tpe (Optuna), pareto (Optuna, leakage
+    against utility), random, grid. trials, hours, tokens (sampled): whichever is used up first ends the search. seeds:
+    trainings of one configuration, whose mean counts. rungs: looks at a trial before it is sampled in full; one that
+    can no longer win is stopped there.
+    """
+
+    method: str
+    fixed: dict[str, Any] = {}
+    parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
+    objective: Objective = Objective()
+    utility: float = Field(default=0.95, gt=0, le=1)
+    search: Literal["tpe", "pareto", "random", "grid"] = "tpe"
+    trials: Positive = 20
+    hours: float | None = Field(default=None, gt=0)
+    tokens: Positive | None = None
+    seeds: Positive = 1
+    rungs: tuple[Rung, ...] = (Rung(n=8), Rung(n=32))
+
+    @model_validator(mode="after")
+    def _rungs_grow(self) -> Space:
+        sizes = [rung.n for rung in self.rungs]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"rungs: n must grow from rung to rung, found {sizes}")
+        return self
+
+    def section(self, values: Mapping[str, Any]) -> MethodSection:
+        """The experiment's method at one point of the space."""
+        point = {**self.fixed, **values}
+        train = {key.removeprefix(TRAIN): value for key, value in point.items() if key.startswith(TRAIN)}
+        own = {key: value for key, value in point.items() if not key.startswith(TRAIN)}
+        return MethodSection.model_validate({"name": self.method, "train": train, **own})
+
+
+def load_space(path: Path | str, experiment: Experiment) -> Space:
+    """Read a space file and check it against an experiment with its protocol filled in. UserError for any mistake."""
+    where = str(path)
+    space: Space = validated(Space, read_yaml(Path(path), "keys such as method, parameters, objective"), where)
+    _check_parameters(space, experiment, where)
+    n = experiment.sampling.n or 1
+    if space.objective.k > n:
+        raise UserError(f"{where}: objective.k: {space.objective.k} is more than sampling.n = {n}; sample more")
+    if space.rungs and space.rungs[-1].n >= n:
+        raise UserError(f"{where}: rungs: n = {space.rungs[-1].n} is no cheaper than sampling.n = {n}; take it out")
+    if space.objective.metric is not None and space.objective.metric not in (experiment.metrics or ()):
+        found = ", ".join(experiment.metrics or ())
+        raise UserError(f"{where}: objective.metric: the experiment scores by {found}, not {space.objective.metric}")
+    return space
+
+
+def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
+    from methods import METHODS
+
+    known(space.method, METHODS, f"{where}: method", "leakatk methods")
+    if space.method in ("rule", "retrain"):
+        raise UserError(f"{where}: method: {space.method} is not searched; search the method that RULE goes on with")
+    seen: list[str] = []
+    for name, parameter in space.parameters.items():
+        for other in parameter.when:
+            if other not in seen:
+                raise UserError(f"{where}: parameters.{name}.when: {other!r} must be a parameter that stands above it")
+        seen.append(name)
+        if space.search == "grid" and parameter.choice is None:
+            raise UserError(f"{where}: parameters.{name}: a grid takes `choice` alone; list the values")
+        for value in parameter.corners:
+            section = space.section(_needed(space) | {name: value})
+            place = f"{where}: parameters.{name} = {value}"
+            validated(METHODS[space.method], section.hyperparameters, place)
+            validated(TrainSection, experiment.train.model_dump() | section.train, place)
+
+
+def _needed(space: Space) -> dict[str, Any]:
+    """A value for every searched parameter, so that methods with required ones can be checked."""
+    return {name: parameter.corners[0] for name, parameter in space.parameters.items()}
