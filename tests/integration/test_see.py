@@ -31,14 +31,13 @@ PATIENCE = 180  # seconds: the machine may be busy
 SMALL = {
     "name": "seen",
     "benchmark": {"name": "fictional", "split": "forget01"},
-    "model": {"finetune": {"steps": 60, "batch_size": 32, "lr": 5e-3, "max_length": 64}},
+    "model": {"finetune": {"steps": 30, "batch_size": 32, "lr": 5e-3, "max_length": 64}},
     "methods": [
         {"name": "npo", "beta": 1.0, "train": {"steps": 2}},
         {"name": "rule", "base": {"name": "npo"}, "rounds": 1, "samples": 8, "steps": 2, "train": {"steps": 2}},
     ],
     "sampling": {"n": 8, "max_new_tokens": 12,
                  "decoding": [{"temperature": 1.0}, {"temperature": 0.5, "top_p": 0.9}, {"temperature": 0.0}]},
-    "metrics": ["rouge_l_recall"],
     "leak": {"k": [1, 4, 8]},
 }  # fmt: skip
 
@@ -130,7 +129,6 @@ def test_the_report_reads_well_in_a_browser(browser, run_folder, name, options):
     assert page.locator(f"figure .{hidden} svg:visible").count() == 0
     assert page.locator("table td:visible", has_text="rule-npo").count() >= 3
     assert page.locator(".heats table").count() == 4
-    assert page.locator(".leaks mark").count() > 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (red + green + blue < 200) == (name == "dark")
@@ -146,6 +144,7 @@ def test_what_a_model_said_is_never_run(browser, tmp_path):
     report = write_report(read_results(folder), folder, tmp_path)
     page, complaints = _opened(browser, report.as_uri())
     assert page.locator(".leaks", has_text="<script>alert(1)</script>").is_visible()
+    assert page.locator(".leaks mark").all_inner_texts() == ["a fact of ash"]
     assert complaints == []
 
 
@@ -201,7 +200,7 @@ def test_a_sync_killed_in_between_is_recorded_exactly_once_by_the_next(run_folde
     found = client.get_metric_history(npo.info.run_id, "leak_at_k.exact_fact")
     curve = next(model for model in read_results(run_folder).models if model.name == "npo").curves[0]
     assert [(point.step, point.value) for point in found] == list(zip(curve.k, curve.leak, strict=True))
-    assert {each.path for each in client.list_artifacts(npo.info.run_id)} >= {"model", "samples.json"}
+    assert {each.path for each in client.list_artifacts(npo.info.run_id)} >= {"model"}
 
 
 def test_mlflows_compare_view_draws_leak_at_k_against_k(browser, run_folder, server, monkeypatch):
@@ -215,12 +214,29 @@ def test_mlflows_compare_view_draws_leak_at_k_against_k(browser, run_folder, ser
     page, complaints = _opened(
         browser, f"{server}/#/metric?{urllib.parse.urlencode(asked)}", viewport={"width": 1400, "height": 900}
     )
-    page.locator(".js-line").first.wait_for(state="attached")
-    assert page.locator(".js-line").count() == len(chosen) == 4
+    drawn = page.locator(".scatterlayer .js-line")  # the legend has lines, too
+    drawn.first.wait_for(state="attached")
+    assert drawn.count() == len(chosen) == 4
     page.locator("table td", has_text="step=8").first.wait_for()
     page.screenshot(path=ARTIFACTS / "mlflow-compare.png")
     # MLflow's page asks for the user of a server that has none
     assert [each for each in complaints if "users/current" not in str(getattr(each, "location", each))] == []
+
+
+def test_the_samples_that_leak_most_are_a_table_in_mlflow(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    models = {("npo", "unlearned"): [["no", "a fact of ash"], ["no", "no"]]}
+    folder = make_run(tmp_path, "leaking", models, ["a fact of ash", "another fact"], k=(1, 2))
+    assert main(["sync", str(folder), "--store", str(tmp_path)]) == 0
+    client, runs = _runs(server)
+    npo = next(run for run in runs if run.data.tags["leakatk.fingerprint"] == read_results(folder).fingerprint and
+               run.info.run_name == "npo")  # fmt: skip
+    table = json.loads(Path(client.download_artifacts(npo.info.run_id, "samples.json", tmp_path)).read_text())
+    row = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert (row["highest-scoring sample"], row["score"], row["mean score"]) == ("a fact of ash", 1.0, 0.5)
+    assert len(table["data"]) == 1  # the other prompt never leaked
+    pointer = Path(client.download_artifacts(npo.info.run_id, "model/pointer.json", tmp_path))
+    assert json.loads(pointer.read_text())["path"] == read_results(folder).models[0].stages["model"]
 
 
 def test_user_and_password_come_from_the_environment(run_folder, monkeypatch, capsys):
