@@ -56,6 +56,7 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
     page = environment.get_template(TEMPLATE.name).render(
         results=results,
         verdict=verdict(results),
+        caution=caution(results),
         figures=_figures(results),
         ks=table_k(results),
         groups=groups(results),
@@ -81,6 +82,18 @@ def verdict(results: Results) -> list[str]:
     if not rows:
         return ["No model was evaluated."]
     return [_greedy_sentence(results, rows), _sampled_sentence(rows)]
+
+
+def caution(results: Results) -> str | None:
+    """What takes the verdict its worth: a target model that does not leak has nothing to unlearn."""
+    for model, curve in results.headline:
+        excess = curve.excess_at(curve.k[-1])
+        if model.role == "target" and (model, curve) not in results.judged and excess and excess[0] <= CLEAN:
+            return (
+                f"Caution: the target model itself leaks hardly more than luck (excess@{curve.k[-1]} {excess[0]:.3f}): "
+                "it may never have learned the forget set, and then nothing was unlearned."
+            )
+    return None
 
 
 def _greedy_sentence(results: Results, rows: list[tuple[ModelResult, Curve]]) -> str:

@@ -85,7 +85,7 @@ def _tried(results: Results, folder: Path, store_root: Path) -> Recorded:
         new = record(results, folder, store_root)
     except Exception as error:  # whatever MLflow or the network raises, the results are on disk
         lines = str(error).strip().splitlines() or [""]
-        return Recorded(str(folder), "waiting", f"{type(error).__name__}: {lines[0][:200]}")
+        return Recorded(str(folder), "waiting", f"{type(error).__name__}: {redact(lines[0])[:200]}")
     return Recorded(str(folder), "recorded" if new else "already there")
 
 

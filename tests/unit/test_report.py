@@ -12,7 +12,7 @@ import pytest
 
 from engine.cli import main
 from engine.leaked import leaked_pieces
-from engine.report import heats, order_changes, verdict, write_report
+from engine.report import caution, heats, order_changes, verdict, write_report
 from engine.results import read_results
 from tests.made import make_run
 
@@ -119,6 +119,14 @@ def test_the_verdict_is_two_sentences_on_greedy_and_on_samples(folder):
     assert verdict(results)[1] == (
         "Sampled 8 times, npo (excess 0.600 [0.400, 0.800]) leaks more than the retain model does by luck."
     )
+
+
+def test_a_target_model_that_knows_nothing_is_pointed_out(folder, tmp_path):
+    assert caution(read_results(folder)) is None
+    empty = {("target", "target"): model(0, 0, 0), ("retain", "retain"): model(0, 0, 0)}
+    empty[("npo", "unlearned")] = model(0, 0, 0)
+    ignorant = make_run(tmp_path, "ignorant", empty, FACTS, k=(1, 8))
+    assert "may never have learned" in caution(read_results(ignorant))
 
 
 def test_a_model_that_was_only_evaluated_gets_a_verdict_of_its_own(tmp_path):
