@@ -65,9 +65,15 @@ def leak_figure(results: Results, group: str | None = None, narrow: bool = False
 
 def excess_figure(results: Results, narrow: bool = False, titled: bool = True) -> Any:
     """leak@k minus the retain model's against k, for a run that has a retain model."""
-    lines = [each for each in _lines(results, results.leak_group) if each.role != "retain" and each.curve.excess]
+    lines = above_retain(_lines(results, results.leak_group))
     title = f"{results.name}: leak above the retain model's luck" if titled else ""
     return curve_figure(lines, title, results.core_metric, True, narrow)
+
+
+def above_retain(lines: list[Line]) -> list[Line]:
+    """The lines that have an excess, without the target model's where there are others: it would dwarf them."""
+    found = [line for line in lines if line.role != "retain" and line.curve.excess]
+    return [line for line in found if line.role != "target"] or found
 
 
 def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = False, narrow: bool = False) -> Any:
@@ -85,8 +91,8 @@ def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = Fals
             style = {"color": line.colour, "linestyle": ROLE_DASHES.get(line.role, "solid"), "linewidth": 1.8}
             axes.plot(k, value, marker=line.marker, markersize=3.5, label=line.name, **style)
             axes.fill_between(k, low, high, color=line.colour, alpha=0.13, linewidth=0)
-        lowest = min((min(_series(line.curve, excess)[1]) for line in lines), default=0.0)
-        axes.set_ylim(min(-0.02, lowest - 0.02), 1.03)
+        if not excess:
+            axes.set_ylim(-0.02, 1.03)
         _k_axis(axes, sorted({k for line in lines for k in line.curve.k}), narrow)
         axes.set_ylabel(f"{'excess ' if excess else ''}leak@k ({metric.replace('_', ' ')})")
         if excess:

@@ -127,7 +127,12 @@ def _sampled_sentence(rows: list[tuple[ModelResult, Curve]]) -> str:
         )
     above = [(model, curve) for model, curve in rows if (excess := curve.excess_at(k)) and excess[1] > 0]
     if above:
-        names = [f"{_called(model)} (excess {_interval(curve.excess_at(k))})" for model, curve in above]
+        few = len(above) <= 2
+        names = [
+            f"{_called(model)} (excess {_interval(excess) if few else f'{excess[0]:.3f}'})"
+            for model, curve in above
+            if (excess := curve.excess_at(k))
+        ]
         leak = "leaks" if len(names) == 1 else "leak"
         return f"Sampled {k} times, {_names(names)} {leak} more than the retain model does by luck."
     subject = f"{_called(rows[0][0])} does not leak" if len(rows) == 1 else "none leaks"
@@ -190,7 +195,7 @@ def _figures(results: Results) -> list[dict[str, str]]:
         for group in groups(results)
     ]
     if results.has_excess:
-        caption = "Excess: leak@k minus the retain model's on the same prompts; 0 is luck"
+        caption = "Excess: leak@k minus the retain model's on the same prompts; 0 is luck. Its own scale"
         drawn.append((results.leak_group, caption, partial(excess_figure, results, titled=False)))
     if results.judged:
         caption = "What one greedy answer shows and what sampling finds; least leaking on top"

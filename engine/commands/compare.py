@@ -74,17 +74,15 @@ def _write(found: Comparison, folder: Path) -> list[Path]:
     import csv
     import io
 
-    from engine.figures import curve_figure, lines_of, save
+    from engine.figures import above_retain, curve_figure, lines_of, save
     from engine.store import write_atomic
 
     lines = lines_of((row.label, row.model.role, row.curve) for row in found.rows)
     title = f"the worst of k samples on {found.leak_group.replace('_', ' ')} prompts"
     figures = {"compare": curve_figure(lines, title, found.core_metric)}
     if found.ranked_by == "excess":
-        above = [line for line in lines if line.role != "retain"]
-        figures["compare_excess"] = curve_figure(
-            above, "leak above the retain model's luck", found.core_metric, excess=True
-        )
+        title = "leak above the retain model's luck"
+        figures["compare_excess"] = curve_figure(above_retain(lines), title, found.core_metric, excess=True)
     files = [save(each, folder / f"{name}.{suffix}") for name, each in figures.items() for suffix in FORMATS]
     text = io.StringIO()
     writer = csv.DictWriter(text, ("k", *COLUMNS), lineterminator="\n")
