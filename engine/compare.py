@@ -19,6 +19,7 @@ from engine.leak import pad_rows, prompt_leak, valid_samples
 from engine.results import Curve, ModelResult, Results, read_results
 from engine.scores import read_scores
 
+NAMED = 4  # models that a note names one by one
 Estimate = tuple[float, float, float]  # estimate, low, high
 
 
@@ -240,9 +241,10 @@ def _notes(rows: list[Row], entries: list[_Entry], excess: bool) -> list[str]:
         notes.append("Not every run has a retain model: sorted by leak@k, which luck is part of.")
     unpaired = [row.label for row in rows if row.difference is not None and not row.difference.paired]
     if unpaired:
+        shown = ", ".join(unpaired) if len(unpaired) <= NAMED else f"{len(unpaired)} models"
         notes.append(
-            f"Differences of {', '.join(unpaired)} are from the intervals, as if independent: other prompts than the "
-            "best model's, or no scores beside the run's results."
+            f"Differences of {shown} are from the intervals, as if independent: other prompts than the best model's, "
+            "or no scores beside the run's results."
         )
     if len({each.curve.decoding for each in entries}) > 1:
         notes.append("The models were sampled under different decodings: " + _decodings(rows))

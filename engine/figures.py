@@ -208,5 +208,5 @@ def _label_ends(axes: Any, lines: list[Line], excess: bool, height: float) -> No
             fontsize=8.5,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.7},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "alpha": 0.35, "linewidth": 0.7},
         )

@@ -203,11 +203,21 @@ def test_a_sync_killed_in_between_is_recorded_exactly_once_by_the_next(run_folde
     assert {each.path for each in client.list_artifacts(npo.info.run_id)} >= {"model"}
 
 
-def test_mlflows_compare_view_draws_leak_at_k_against_k(browser, run_folder, server, monkeypatch):
+@pytest.fixture
+def leaking(server, tmp_path, monkeypatch):
+    """A run made from texts, on the server: npo leaks the first of two facts in half of its samples."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    npo, retain = [["no", "a fact of ash"] * 4, ["no"] * 8], [["no"] * 8] * 2
+    models = {("npo", "unlearned"): npo, ("retain", "retain"): retain}
+    folder = make_run(tmp_path, "leaking", models, ["a fact of ash", "another fact"], k=(1, 4, 8))
+    assert main(["sync", str(folder), "--store", str(tmp_path)]) == 0
+    return folder
+
+
+def test_mlflows_compare_view_draws_leak_at_k_against_k(browser, run_folder, leaking, server):
     assert main(["sync", "--store", str(run_folder.parents[1])]) == 0
-    _, runs = _runs(server)
-    chosen = [run for run in runs if run.data.tags["leakatk.kind"] in ("target", "retain", "unlearned")]
+    chosen = [run for run in _runs(server)[1] if run.data.tags["leakatk.kind"] in ("target", "retain", "unlearned")]
+    assert len(chosen) == 6
     asked = {"runs": json.dumps([run.info.run_id for run in chosen]), "metric": '"leak_at_k.exact_fact"'}
     asked |= {"experiments": json.dumps([chosen[0].info.experiment_id]), "x_axis": "step"}
     asked |= {"plot_metric_keys": '["leak_at_k.exact_fact"]'}
@@ -217,26 +227,24 @@ def test_mlflows_compare_view_draws_leak_at_k_against_k(browser, run_folder, ser
     page.locator(".scatterlayer .js-line").first.wait_for(state="attached")
     for run in chosen:
         page.get_by_text(f"{run.info.run_name} (leak_at_k.exact_fact)").first.wait_for()
-    page.locator("table td", has_text="step=8").first.wait_for()
+    page.locator("table td", has_text="0.5 (step=8)").first.wait_for()
     page.screenshot(path=ARTIFACTS / "mlflow-compare.png")
     # MLflow's page asks for the user of a server that has none
     assert [each for each in complaints if "users/current" not in str(getattr(each, "location", each))] == []
 
 
-def test_the_samples_that_leak_most_are_a_table_in_mlflow(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    models = {("npo", "unlearned"): [["no", "a fact of ash"], ["no", "no"]]}
-    folder = make_run(tmp_path, "leaking", models, ["a fact of ash", "another fact"], k=(1, 2))
-    assert main(["sync", str(folder), "--store", str(tmp_path)]) == 0
+def test_the_samples_that_leak_most_are_a_table_in_mlflow(leaking, server, tmp_path):
     client, runs = _runs(server)
-    npo = next(run for run in runs if run.data.tags["leakatk.fingerprint"] == read_results(folder).fingerprint and
-               run.info.run_name == "npo")  # fmt: skip
+    fingerprint = read_results(leaking).fingerprint
+    npo = next(each for each in runs if each.data.tags["leakatk.fingerprint"] == fingerprint
+               and each.info.run_name == "npo")  # fmt: skip
     table = json.loads(Path(client.download_artifacts(npo.info.run_id, "samples.json", tmp_path)).read_text())
     row = dict(zip(table["columns"], table["data"][0], strict=True))
     assert (row["highest-scoring sample"], row["score"], row["mean score"]) == ("a fact of ash", 1.0, 0.5)
+    assert row["retain model's"] == "no"
     assert len(table["data"]) == 1  # the other prompt never leaked
     pointer = Path(client.download_artifacts(npo.info.run_id, "model/pointer.json", tmp_path))
-    assert json.loads(pointer.read_text())["path"] == read_results(folder).models[0].stages["model"]
+    assert json.loads(pointer.read_text())["path"] == read_results(leaking).models[0].stages["model"]
 
 
 def test_user_and_password_come_from_the_environment(run_folder, monkeypatch, capsys):
