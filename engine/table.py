@@ -8,6 +8,7 @@ from typing import Any
 from engine.results import Results
 
 TABLE_K = (1, 8, 32, 128)
+WIDE = 100  # columns of a terminal that has room for the costs, too
 
 
 def table_k(results: Results) -> list[int]:
@@ -58,10 +59,12 @@ def print_table(results: Results, group: str | None = None) -> None:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("greedy", justify="right")
-    for k in ks:
-        table.add_column(f"leak@{k}", justify="right", no_wrap=True)
-    table.add_column(f"excess@{ks[-1]}", justify="right", no_wrap=True)
-    for name in ("utility", "tokens", "seconds"):
+    for name in (*(f"leak@{k}" for k in ks), f"excess@{ks[-1]}"):
+        table.add_column(name, justify="right")  # on a narrow terminal an interval goes below its estimate
+    # A pipe or a file has no width of its own: never wrap a row there.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    costs = ("tokens", "seconds") if console.width >= WIDE else ()
+    for name in ("utility", *costs):
         table.add_column(name, justify="right", no_wrap=True)
     for model in results.models:
         curve = model.curve(group, results.core_metric)
@@ -73,13 +76,10 @@ def print_table(results: Results, group: str | None = None) -> None:
             *(_interval(curve.at(k)) for k in ks),
             _interval(curve.excess_at(ks[-1])) if model.role != "retain" else "",
             f"{model.utility:.3f}",
-            f"{model.tokens:,}",
-            f"{model.seconds:.1f}",
+            *((f"{model.tokens:,}", f"{model.seconds:.1f}") if costs else ()),
         )
     for name, reason in results.failed.items():
         table.add_row(name, f"failed: {reason}")
-    # A pipe or a file has no width of its own: never wrap a row there.
-    console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
 
 

@@ -124,7 +124,7 @@ def _show(found: Comparison) -> None:
     headings += ["greedy", f"leak@{found.k}", f"excess@{found.k}", f"more than {found.best}", "", "utility"]
     for heading in headings:
         left = heading in ("model", "run", "")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
     for row in found.rows:
         mark, style = _mark(row, found.best)
         difference = row.difference

@@ -1,10 +1,17 @@
 """Comparing runs: the order, which differences are told from chance, and the files that are written."""
 
+import contextlib
 import csv
+import fcntl
 import json
+import os
+import pty
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -128,6 +135,35 @@ def test_a_pipe_gets_plain_text_and_whole_rows_and_the_files_are_there(two_runs,
         "compare.tex",
     }
     assert (out / "compare.pdf").read_bytes().startswith(b"%PDF")
+
+
+def on_a_terminal(command, columns, **environment):
+    """What a command prints on a terminal of so many columns."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    known = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "TERM")}
+    with subprocess.Popen(command, stdout=slave, env=known | {"TERM": "xterm-256color"} | environment) as process:
+        os.close(slave)
+        text = b""
+        with contextlib.suppress(OSError):  # the terminal is gone when the process is
+            while part := os.read(master, 65536):
+                text += part
+    os.close(master)
+    assert process.returncode == 0
+    return text.decode()
+
+
+def test_a_narrow_terminal_cuts_no_number_and_no_color_is_respected(two_runs, tmp_path):
+    code = f"import sys; from engine.results import read_results; from engine.table import print_table; " \
+           f"print_table(read_results({str(two_runs[0])!r}))"  # fmt: skip
+    for command in (
+        [sys.executable, "-m", "engine", "compare", str(two_runs[0]), "--out", str(tmp_path / "o")],
+        [sys.executable, "-c", code],
+    ):
+        text = on_a_terminal(command, 80, NO_COLOR="1")
+        assert "…" not in text
+        assert "0.343" in text  # the lower end of npo's interval
+        assert not re.search(r"\x1b\[[\d;]*[34][0-7]", text)  # colours of text and of its ground
 
 
 def test_json_is_alone_on_stdout(two_runs, tmp_path, capsys):
