@@ -8,7 +8,7 @@ from typing import Any
 from engine.results import Results
 
 TABLE_K = (1, 8, 32, 128)
-WIDE = 100  # columns of a terminal that has room for the costs, too
+WIDE = 170  # columns of a terminal that has room for every k and for the costs
 
 
 def table_k(results: Results) -> list[int]:
@@ -52,19 +52,18 @@ def print_table(results: Results, group: str | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    group = group or results.leak_group
-    ks = table_k(results)
-    percent = f"{results.confidence:.0%}"
-    title = f"leak@k on {group} ({results.core_metric}), {percent} intervals over prompts"
+    # A pipe or a file has no width of its own: never wrap a row there.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    wide = console.width >= WIDE
+    group, ks = group or results.leak_group, table_k(results)
+    ks = ks if wide else sorted({ks[0], ks[-1]})
+    title = f"leak@k on {group} ({results.core_metric}), {results.confidence:.0%} intervals over prompts"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("greedy", justify="right")
     for name in (*(f"leak@{k}" for k in ks), f"excess@{ks[-1]}"):
-        table.add_column(name, justify="right")  # on a narrow terminal an interval goes below its estimate
-    # A pipe or a file has no width of its own: never wrap a row there.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    costs = ("tokens", "seconds") if console.width >= WIDE else ()
-    for name in ("utility", *costs):
+        table.add_column(name, justify="right", no_wrap=wide)  # else an interval goes below its estimate
+    for name in ("utility", "tokens", "seconds") if wide else ("utility",):
         table.add_column(name, justify="right", no_wrap=True)
     for model in results.models:
         curve = model.curve(group, results.core_metric)
@@ -76,7 +75,7 @@ def print_table(results: Results, group: str | None = None) -> None:
             *(_interval(curve.at(k)) for k in ks),
             _interval(curve.excess_at(ks[-1])) if model.role != "retain" else "",
             f"{model.utility:.3f}",
-            *((f"{model.tokens:,}", f"{model.seconds:.1f}") if costs else ()),
+            *((f"{model.tokens:,}", f"{model.seconds:.1f}") if wide else ()),
         )
     for name, reason in results.failed.items():
         table.add_row(name, f"failed: {reason}")
