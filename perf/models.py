@@ -13,10 +13,12 @@ from engine.progress import Silent
 from engine.train import _train_alone
 
 SEED = 0
+RMU = {"name": "rmu", "layer": 1, "c": 4.0, "alpha": 2.0}
 
 
 def demo_models(folder: Path) -> dict[str, Any]:
-    """name -> (model, tokenizer): the demo's target and retain model, and the untrained model they start from."""
+    """name -> (model, tokenizer): the demo's target and retain model, the target model unlearned by RMU, and the
+    untrained model that they start from."""
     from engine.data import load_tokenizer
 
     benchmark = BENCHMARKS["fictional"].load(seed=SEED)
@@ -32,5 +34,9 @@ def demo_models(folder: Path) -> dict[str, Any]:
         job = TrainJob(base, {"name": "retrain"}, settings, retain=tuple(examples), seed=SEED)
         _train_alone(job, str(folder / name), Silent())
         sources[name] = ModelSource(str(folder / name / "model"), name)
-    sources["untrained"] = base
+    (folder / "rmu").mkdir()
+    unlearning = TrainSection.model_validate(benchmark.protocol.train | {"steps": 40})
+    sets = {"forget": tuple(benchmark.forget), "retain": tuple(benchmark.retain)}
+    _train_alone(TrainJob(sources["target"], RMU, unlearning, seed=SEED, **sets), str(folder / "rmu"), Silent())
+    sources |= {"rmu": ModelSource(str(folder / "rmu" / "model"), "rmu"), "untrained": base}
     return {name: (load_model(source), load_tokenizer(source.path)) for name, source in sources.items()}

@@ -145,8 +145,9 @@ def main() -> None:
         "Sampling: ratio to Hugging Face generate",
         f"python -m perf.sample --prompts {args.prompts} --samples {args.samples}{models}",
         f"{args.prompts} forget prompts x {args.samples} samples of at most {MAX_NEW_TOKENS} tokens at T = 1, p = 1, "
-        "no top-k, fp32, one thread; medians of 5 runs in turns. Target, retain and untrained: the demo's models, the "
-        "first two peaked, the last nearly uniform, so that hardly any prefix is shared: the worst case. 32k: a "
+        "no top-k, fp32, one thread; medians of 5 runs in turns. Target, retain, rmu and untrained: the demo's models, "
+        "the first two peaked, the third unlearned by RMU (40 steps), the last nearly uniform, so that hardly any "
+        "prefix is shared: the worst case. 32k: a "
         f"4-layer, hidden-256 Llama with {WIDE_VOCABULARY:,} tokens, {WIDE_PROMPTS} prompt. The grid is T in 0.5, 1 "
         "and top-p in 0.9, 1: four calls against one pass.",
         [
