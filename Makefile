@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo tofu-small test lint perf clean
+.PHONY: setup demo tofu-small tune-demo test lint perf clean
 
 setup: .venv/installed
 
@@ -14,6 +14,9 @@ demo: .venv/installed
 TOFU ?= locuslab/TOFU
 tofu-small: .venv/installed
 	$(BIN)/leakatk run examples/tofu-small.yaml --set benchmark.path=$(TOFU)
+
+tune-demo: .venv/installed
+	$(BIN)/leakatk tune tune_spaces/fictional-npo.yaml examples/fictional.yaml
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
