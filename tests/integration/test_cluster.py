@@ -5,15 +5,14 @@ import os
 
 def test_a_cluster_of_ones_own_asks_for_a_token_and_shows_its_dashboard_to_this_machine_alone():
     import psutil
+    from ray._private.worker import get_dashboard_url
 
     assert os.environ["RAY_AUTH_MODE"] == "token"  # Ray's own default for a new cluster; its other ports need it
-    children = psutil.Process().children(recursive=True)
-    dashboards = [child for child in children if any(part.endswith("dashboard.py") for part in child.cmdline())]
-    listening = [
+    port = int(get_dashboard_url().rpartition(":")[2])
+    # Of the dashboard's port alone: Ray binds the port of its Prometheus metrics to every interface.
+    listening = {
         connection.laddr.ip
-        for child in dashboards
-        for connection in child.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert listening
-    assert set(listening) == {"127.0.0.1"}
+        for connection in psutil.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    }
+    assert listening == {"127.0.0.1"}
