@@ -1,5 +1,6 @@
 """Damage, a full disk and a clock that jumps: never a wrong result, never a stage that stays broken."""
 
+import contextlib
 import errno
 import json
 import os
@@ -102,26 +103,26 @@ def test_a_damaged_checkpoint_is_not_continued_from(tmp_path):
     assert not checkpoint_is_whole(tmp_path)
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 4 KiB: what a full disk does, without the need of one."""
+@contextlib.contextmanager
+def full_disk(size=4096):
+    """No file may grow beyond `size` bytes: what a full disk does, without the need of one.
+
+    Lifted before the test ends: the limit holds for what pytest writes too, where its output goes to a file.
+    """
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1][1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
 
-    def limit(size=4096):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1][1]))
 
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
-    signal.signal(signal.SIGXFSZ, before[0])
-
-
-def test_a_stage_that_finds_the_disk_full_is_finished_once_there_is_room(tmp_path, small_files):
-    small_files()
-    with pytest.raises(Exception, match=r".") as failed:
+def test_a_stage_that_finds_the_disk_full_is_finished_once_there_is_room(tmp_path):
+    with pytest.raises(Exception, match=r".") as failed, full_disk():
         Store(tmp_path).stage("score", {"x": 1}, build)
     assert disk_is_full(failed.value)
     assert not [path for path in (tmp_path / "score").iterdir() if not path.suffix]
-    small_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     stage = Store(tmp_path).stage("score", {"x": 1}, build)
     assert not stage.reused
     assert pyarrow.parquet.read_table(stage.path / "units" / "000000.parquet").num_rows == 1000
@@ -140,11 +141,11 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing_finished(tmp_path
     assert not Store(tmp_path).stage("score", {"x": 1}, build).reused
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(tmp_path, small_files, capsys):
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(tmp_path, capsys):
     rows = [{"prompt_id": str(i), "prompt": "q", "reference": "a", "responses": ["a"] * 20} for i in range(200)]
     (tmp_path / "g.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    small_files()
-    code = main(["score", str(tmp_path / "g.jsonl"), "--metric", "exact_fact", "--out", str(tmp_path / "s.jsonl")])
+    with full_disk():
+        code = main(["score", str(tmp_path / "g.jsonl"), "--metric", "exact_fact", "--out", str(tmp_path / "s.jsonl")])
     assert code == 1
     assert "disk is full" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl"]
