@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engine.draw import Drawn, Strategy, draw, prompt_key, uniforms
 from engine.errors import DivergedError
-from engine.kv_rows import ROW_MULTIPLE, KVRows, padded
+from engine.kv_rows import LEAST_ROWS, KVRows, padded
 
 MOST_ROWS = 4096
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -89,9 +89,9 @@ def sample_grid(
 ) -> list[list[list[Sample]]]:
     """`sample` under several strategies in one pass over the prompts, whose prefill they share: one result for each.
 
-    stop: token sequences that end a sample as the end tokens do. max_rows: cache rows held at once (None: from free
-    memory; halved when memory runs out). mix_lengths: prompts of different lengths share a step, padded on the left
-    (None: on a GPU only, which they keep busy).
+    stop: token sequences that end a sample as the end tokens do. max_rows: cache rows held at once, 16 at least (None:
+    from free memory; halved when memory runs out). mix_lengths: prompts of different lengths share a step, padded on
+    the left (None: on a GPU only, which they keep busy).
     A strategy's samples are the same as `sample` alone would draw, and the first of more samples are those of fewer. On
     a CPU in float32 with one thread and unmixed lengths, samples have the same bits for any max_rows and any company of
     prompts. Otherwise logits move by rounding, and a token with them where a uniform number falls on such an edge.
@@ -102,7 +102,7 @@ def sample_grid(
     ends = [[eos_token_id]] if isinstance(eos_token_id, int) else [[token] for token in eos_token_id]
     ends += [list(sequence) for sequence in stop]
     keys = [prompt_key(seed, prompt_id) for prompt_id in prompt_ids]
-    rows = max_rows or default_rows(model, max(map(len, prompts)) + max_new_tokens)
+    rows = max(LEAST_ROWS, max_rows or default_rows(model, max(map(len, prompts)) + max_new_tokens))
     mix = model.device.type == "cuda" if mix_lengths is None else mix_lengths
     results: list[list[list[Sample]]] = [[[] for _ in prompts] for _ in strategies]
     groups = _groups(prompts, rows, mix)
@@ -180,12 +180,12 @@ class _Tree:
             try:
                 computed = self._step(branch)
             except RuntimeError as error:
-                if not _out_of_memory(error) or len(branch.token_R) <= ROW_MULTIPLE:
+                if not _out_of_memory(error) or len(branch.token_R) <= LEAST_ROWS:
                     raise
                 computed = None
             if computed is None:  # out of the handler, which holds on to the memory of the failed step
                 branch.cache.truncate(self.width + branch.step - 1)
-                self.rows = max(ROW_MULTIPLE, len(branch.token_R) // 2)
+                self.rows = max(LEAST_ROWS, len(branch.token_R) // 2)
                 branches += self._split(branch)
                 continue
             cache, vocabulary, drawn, row_S = computed
@@ -293,7 +293,8 @@ class _Tree:
 
 
 def default_rows(model: Any, length: int) -> int:
-    """Cache rows of `length` tokens that fit into a third of the free memory, at most 4096."""
+    """Cache rows of `length` tokens that fit into a third of the free memory, at most 4096; on CPUs into a share of it,
+    since each may have a worker."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -301,10 +302,10 @@ def default_rows(model: Any, length: int) -> int:
     size += config.vocab_size * 16  # logits and probabilities of the row
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0]
-        free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        share = (free + torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)) // 3
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(ROW_MULTIPLE, min(MOST_ROWS, free // 3 // size))
+        share = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (len(os.sched_getaffinity(0)) + 2)
+    return min(MOST_ROWS, share // size)
 
 
 def _groups(prompts: Sequence[Sequence[int]], rows: int, mix: bool) -> list[list[int]]:

@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-# BLAS takes other kernels for the last few rows of a batch, whose last bits differ; with the number of rows padded to a
-# multiple of eight, a row's result is the same in any batch (float32 on a CPU, one thread).
+# BLAS takes other kernels for the last few rows of a batch and for batches of eight rows or fewer, whose last bits
+# differ; with the number of rows padded to a multiple of eight, and to sixteen at least, a row's result is the same in
+# any batch (float32 on a CPU, one thread).
 ROW_MULTIPLE = 8
+LEAST_ROWS = 16
 # Positions to spare: gaps between rows slow a CPU's attention down; on a GPU they cost memory only.
 SPARE_POSITIONS_CPU = 8
 SPARE_POSITIONS_GPU = 64
 
 
 def padded(count: int) -> int:
-    """`count` rounded up to a multiple of ROW_MULTIPLE."""
-    return -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
+    """`count` rounded up to a multiple of ROW_MULTIPLE, at least LEAST_ROWS."""
+    return max(LEAST_ROWS, -(-count // ROW_MULTIPLE) * ROW_MULTIPLE)
 
 
 class _Layer(CacheLayerMixin):

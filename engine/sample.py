@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.fanout import counted, fan_out, unit_counts, unit_seconds
 from engine.models import ModelSource, cached_model
 
-SAMPLE_VERSION = 2  # part of every sampling's fingerprint: raise it when the sampler's results change
+SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
 UNIT_PROMPTS = 64
 
