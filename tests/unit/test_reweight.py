@@ -61,7 +61,7 @@ def test_grid_reweights_where_valid_and_samples_elsewhere():
     cells = leak_grid(list(chances), np.array([1, 64]), SCORES[drawn], np.log(DRAWN)[drawn], log_probs, sample)
     assert [cell.how for cell in cells] == ["reweighted", "sampled"]
     assert sampled == [(0.2, 1.0)]
-    assert cells[1].leak.tolist() == [1.0, 1.0]
+    assert cells[1].leak == pytest.approx([1.0, 1.0], abs=1e-12)
 
 
 def test_impossible_samples_are_refused():
