@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.draw import Drawn, Strategy, draw, prompt_key, uniforms
+from engine.draw import Drawn, Strategy, draw, prompt_key, sent, uniforms
 from engine.errors import DivergedError
 from engine.kv_rows import LEAST_ROWS, KVRows, padded
 
@@ -216,9 +216,12 @@ class _Tree:
             pad_R = np.zeros(padded(count), dtype=np.int64)
             pad_R[row_S] = self.pad_P[branch.sample_S // self.n]
             inputs = _padding(pad_R, self.width + branch.step, 1, self.model.device)
-        tokens = torch.from_numpy(token_R).to(self.model.device, non_blocking=True)
         logits_RV = self.model(
-            input_ids=tokens[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs
+            input_ids=sent(token_R[:, None], self.model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
         ).logits[:count, -1]
         uniform_S = self._uniforms(branch.step)[branch.sample_S]
         return cache, logits_RV.shape[1], draw(logits_RV, row_S, uniform_S, self.strategy), row_S
@@ -331,7 +334,7 @@ def _prefill(model: Any, prompts: list[Sequence[int]]) -> _Prefill:
         ids_PT[row, pad_P[row] :] = prompt
     inputs = _padding(pad_P, width, width, model.device) if pad_P.any() else {}
     cache = KVRows()
-    ids = torch.from_numpy(ids_PT).to(model.device)
+    ids = sent(ids_PT, model.device)
     logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs).logits
     return _Prefill(cache, logits[: len(prompts), -1], pad_P if pad_P.any() else None)
 
@@ -340,8 +343,8 @@ def _padding(pad_R: np.ndarray, length: int, new: int, device: torch.device) -> 
     """Attention mask of `length` positions and position ids of the last `new`, for rows padded on the left."""
     position_RT = np.arange(length) - pad_R[:, None]
     return {
-        "attention_mask": torch.from_numpy(position_RT >= 0).to(device, non_blocking=True),
-        "position_ids": torch.from_numpy(np.maximum(position_RT[:, length - new :], 0)).to(device, non_blocking=True),
+        "attention_mask": sent(position_RT >= 0, device),
+        "position_ids": sent(np.maximum(position_RT[:, length - new :], 0), device),
     }
 
 

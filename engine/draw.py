@@ -50,24 +50,29 @@ def draw(logits_RV: Tensor, row_S: np.ndarray, uniform_S: np.ndarray, strategy: 
     row_S, uniform_S = row_S[order_S], uniform_S[order_S]
     first_R = np.searchsorted(row_S, np.arange(len(logits_RV) + 1))
     place_S = np.arange(len(row_S)) - first_R[row_S]
-    drawn = np.empty((3, len(row_S)))
     rows = max(1, BLOCK_ELEMENTS // logits_RV.shape[1])
+    blocks, flat_S, offset = [], np.empty(len(row_S), dtype=np.int64), 0
     for start in range(0, len(logits_RV), rows):
         logits = logits_RV[start : start + rows]
         mine = slice(first_R[start], first_R[start + len(logits)])
-        drawn[:, order_S[mine]] = _draw(logits, row_S[mine] - start, place_S[mine], uniform_S[mine], strategy)
+        block = _draw(logits, row_S[mine] - start, place_S[mine], uniform_S[mine], strategy)
+        many = block.shape[2]
+        flat_S[order_S[mine]] = offset + (row_S[mine] - start) * many + place_S[mine] % many  # all alike where greedy
+        blocks.append(block.flatten(1))
+        offset += blocks[-1].shape[1]
+    drawn = torch.cat(blocks, dim=1).cpu().numpy()[:, flat_S]  # the one wait for the device in a step
     return Drawn(drawn[0].astype(np.int64), drawn[1], drawn[2])
 
 
 def _draw(
     logits_RV: Tensor, row_S: np.ndarray, place_S: np.ndarray, uniform_S: np.ndarray, strategy: Strategy
-) -> np.ndarray:
-    """Tokens, log-probabilities and model log-probabilities [3, S]; place_S counts the samples of each row."""
+) -> Tensor:
+    """Tokens, log-probabilities and model log-probabilities [3, R, M], of the M-th uniform number of each row; M = 1
+    where greedy. place_S counts the samples of each row."""
     weights_RV = _weights(logits_RV, 1.0)
     cumulative_RV = weights_RV.cumsum(dim=-1)
     if strategy.temperature == 0:
         token_RM = logits_RV.argmax(dim=-1, keepdim=True)
-        place_S = np.zeros_like(place_S)
         logprob_RM = torch.zeros_like(token_RM, dtype=torch.float64)
     else:
         uniform_RM = np.zeros((len(logits_RV), int(place_S.max()) + 1))
@@ -76,10 +81,16 @@ def _draw(
         if strategy != Strategy():
             law_RV = _restricted(logits_RV, strategy)
             law_cumulative_RV = law_RV.cumsum(dim=-1)
-        token_RM = _inverse(law_cumulative_RV, torch.from_numpy(uniform_RM).to(logits_RV.device, non_blocking=True))
+        token_RM = _inverse(law_cumulative_RV, sent(uniform_RM, logits_RV.device))
         logprob_RM = (law_RV.gather(1, token_RM) / law_cumulative_RV[:, -1:]).log()
     model_logprob_RM = (weights_RV.gather(1, token_RM) / cumulative_RV[:, -1:]).log()
-    return torch.stack([token_RM.double(), logprob_RM, model_logprob_RM]).cpu().numpy()[:, row_S, place_S]
+    return torch.stack([token_RM.double(), logprob_RM, model_logprob_RM])
+
+
+def sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device: to a GPU from page-locked memory, so that nobody waits for the copy."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _inverse(cumulative_RV: Tensor, uniform_RM: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from engine.draw import sent
+
 # BLAS takes other kernels for the last few rows of a batch and for batches of eight rows or fewer, whose last bits
 # differ; with the number of rows padded to a multiple of eight, and to sixteen at least, a row's result is the same in
 # any batch (float32 on a CPU, one thread).
@@ -89,26 +91,31 @@ class KVRows(Cache):
         free[parent_R[stays_R]] = False
         row_R = parent_R.copy()
         row_R[~stays_R] = np.flatnonzero(free)
-        source, target = torch.from_numpy(parent_R[~stays_R]), torch.from_numpy(row_R[~stays_R])
+        moves = self._on_devices(np.stack([parent_R[~stays_R], row_R[~stays_R]]))
         for layer in self.layers:
+            source, target = moves[layer.keys.device]
             layer.keys = _with_room(layer.keys, layer.keys, padded(count), layer.length, layer.length)
             layer.values = _with_room(layer.values, layer.values, padded(count), layer.length, layer.length)
             for buffer in (layer.keys, layer.values):
                 held = buffer[:, :, : layer.length]
-                held.index_copy_(0, target.to(buffer.device), held.index_select(0, source.to(buffer.device)))
+                held.index_copy_(0, target, held.index_select(0, source))
         return row_R
 
     def taken(self, rows_R: np.ndarray, device: torch.device | None = None) -> KVRows:
         """A new cache of the given rows, on `device` or where they are; this one stays as it is."""
-        new = KVRows()
+        new, rows = KVRows(), self._on_devices(rows_R)
         for layer in self.layers:
             copy = _Layer()
             copy.is_initialized, copy.length = True, layer.length
-            index = torch.from_numpy(rows_R).to(layer.keys.device)
+            index = rows[layer.keys.device]
             copy.keys = layer.keys[:, :, : layer.length].index_select(0, index).to(device or layer.keys.device)
             copy.values = layer.values[:, :, : layer.length].index_select(0, index).to(device or layer.keys.device)
             new.layers.append(copy)
         return new
+
+    def _on_devices(self, indices: np.ndarray) -> dict[torch.device, Tensor]:
+        """The indices on every device that holds a layer, sent once."""
+        return {device: sent(indices, device) for device in {layer.keys.device for layer in self.layers}}
 
     def truncate(self, length: int) -> None:
         """Forget the positions from `length` on."""
