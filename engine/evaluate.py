@@ -86,8 +86,7 @@ def evaluate(
     notes = [NO_LIKELIHOOD] if isinstance(model, Endpoint) else []
     decodings = {decoding_name(each): each for each in experiment.sampling.decoding or ()}
     decodings.setdefault("greedy", Decoding(temperature=0.0))
-    for name, decoding in decodings.items():
-        sampled = _sampled(stages, experiment, benchmark, model, decoding, f"{label} {name}")
+    for name, sampled in _sampled(stages, experiment, benchmark, model, decodings, label).items():
         notes += [note for note in sampled.facts.get("notes", []) if note not in notes]
         tokens += sampled.facts["tokens"]
         seconds += sampled.facts["seconds"]
@@ -133,11 +132,27 @@ def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSou
 
 
 def _sampled(
-    stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, decoding: Decoding, label: str
-) -> Stage:
+    stages: Stages,
+    experiment: Experiment,
+    benchmark: Benchmark,
+    model: ModelSource,
+    decodings: dict[str, Decoding],
+    label: str,
+) -> dict[str, Stage]:
+    """The generations at each decoding. A model at hand is loaded, and reads the prompts, once for all but greedy."""
     if isinstance(model, Endpoint):
-        return stages.ask(label, ask_job(experiment, benchmark, model, decoding))
-    return stages.sample(label, sample_job(experiment, benchmark, model, decoding))
+        return {
+            name: stages.ask(f"{label} {name}", ask_job(experiment, benchmark, model, decoding))
+            for name, decoding in decodings.items()
+        }
+    jobs = {name: sample_job(experiment, benchmark, model, decoding) for name, decoding in decodings.items()}
+    grid = [name for name, decoding in decodings.items() if decoding.temperature > 0]
+    found = {}
+    for names in (grid, [name for name in decodings if name not in grid]):
+        if names:
+            drawn = stages.sample_grid(f"{label} {', '.join(names)}", [jobs[name] for name in names])
+            found |= zip(names, drawn, strict=True)
+    return {name: found[name] for name in decodings}
 
 
 def _reference_logprobs(

@@ -1,8 +1,9 @@
 """Fanning independent units of work over the cluster with Ray Data, each unit's table committed on its own.
 
 A picklable job with `compute(unit) -> (pyarrow.Table, note)` and the number of units come in; a folder with one
-parquet file a unit comes out. Units that stand there already are not computed again, so that a kill loses only those in
-flight, and results cannot depend on how many workers there were. Knows nothing of what a unit is.
+parquet file a unit comes out, or several folders, with a dict of tables by folder from `compute`. Units that stand
+there already are not computed again, so that a kill loses only those in flight, and results cannot depend on how many
+workers there were. Knows nothing of what a unit is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,17 @@ def unit_path(folder: Path, unit: int) -> Path:
     return folder / f"{unit:06d}.parquet"
 
 
-def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None = None, gpus: float = 0.0) -> None:
-    """Compute every unit in 0..units-1 that `folder` lacks; at most `workers` at once (None: as many as fit).
+def fan_out(
+    job: Any,
+    units: int,
+    folder: Path,
+    report: Any,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    others: Sequence[Path] = (),
+) -> None:
+    """Compute every unit in 0..units-1 that `folder` or one of the `others` lacks; at most `workers` at once (None: as
+    many as fit).
 
     On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, actors hold the model, and
     free the device when the stage ends. A unit whose worker is killed is computed again, ATTEMPTS times in all.
@@ -37,8 +48,9 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
     import ray.data
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    folder.mkdir(exist_ok=True)
-    missing = [unit for unit in range(units) if not _whole(unit_path(folder, unit))]
+    for each in (folder, *others):
+        each.mkdir(exist_ok=True)
+    missing = [unit for unit in range(units) if not all(whole(unit_path(each, unit)) for each in (folder, *others))]
     report(units - len(missing), force=True)
     if not missing:
         return
@@ -81,7 +93,7 @@ def fan_out(job: Any, units: int, folder: Path, report: Any, workers: int | None
         )
 
 
-def _whole(path: Path) -> bool:
+def whole(path: Path) -> bool:
     """Whether a unit stands there undamaged: a crash of the machine may have cut one that was not yet sealed."""
     import pyarrow.parquet
 
@@ -116,24 +128,37 @@ def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[
 
 def _commit(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:
     import numpy as np
-    import pyarrow.parquet
 
     unit, clock = int(batch["unit"][0]), time.monotonic()
     told = {"unit": batch["unit"], "error": np.array([""]), "message": np.array([""])}
     try:
         _attempt(Path(folder), unit)
-        table, note = job.compute(unit)
+        tables, note = job.compute(unit)
     except tuple(KNOWN_ERRORS.values()) as error:
         return told | {"error": np.array([type(error).__name__]), "message": np.array([str(error)])}
-    seconds = {SECONDS: f"{time.monotonic() - clock:.6f}"}
-    table = table.replace_schema_metadata((table.schema.metadata or {}) | seconds)
-    final = unit_path(Path(folder), unit)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
-    temporary.replace(final)
+    for where, table in (tables if isinstance(tables, dict) else {folder: tables}).items():
+        _write(timed(table, time.monotonic() - clock), unit_path(Path(where), unit))
     _attempts(Path(folder), unit).unlink(missing_ok=True)
     report.of(str(unit))(1, note, force=True)
     return told
+
+
+def timed(table: Any, seconds: float) -> Any:
+    """The table with the seconds it took its worker, which `unit_seconds` adds up; one that has them keeps them."""
+    return table.replace_schema_metadata({SECONDS: f"{seconds:.6f}"} | _text(table.schema.metadata))
+
+
+def _write(table: Any, path: Path) -> None:
+    """The table in a file that is there whole or not at all."""
+    import pyarrow.parquet
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
+    temporary.replace(path)
+
+
+def _text(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in (metadata or {}).items()}
 
 
 def _attempts(folder: Path, unit: int) -> Path:

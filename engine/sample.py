@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.base import Decoding, Probe
 from engine.errors import UserError
-from engine.fanout import counted, fan_out, unit_counts, unit_seconds
+from engine.fanout import counted, fan_out, timed, unit_counts, unit_path, unit_seconds, whole
 from engine.models import ModelSource, cached_model
 
 SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
@@ -45,26 +45,71 @@ class SampleJob:
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """The generations of one unit as a table (one row a sample), and a note on the speed."""
-        import torch
+        (table,), note = _computed((self,), unit)
+        return table, note
 
-        on_gpu = self.gpus > 0
-        if not on_gpu:
-            torch.set_num_threads(1)
-        device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
-        model, tokenizer = cached_model(self.model, device, precision)
-        size = unit_prompts(self.n)
-        probes = self.probes[unit * size : (unit + 1) * size]
+
+@dataclasses.dataclass(frozen=True)
+class GridJob:
+    """Jobs that differ in decoding alone: a unit of all of them in one pass, which loads the model and reads the
+    prompts once. folders: where the units of each stand; those that are there already are not drawn again."""
+
+    jobs: tuple[SampleJob, ...]
+    folders: tuple[str, ...]
+
+    def compute(self, unit: int) -> tuple[dict[str, Any], str]:
+        """By folder, the generations of one unit; a note on the speed."""
+        missing = {
+            folder: job
+            for folder, job in zip(self.folders, self.jobs, strict=True)
+            if not whole(unit_path(Path(folder), unit))
+        }
+        if not missing:  # their worker was killed after it had written them
+            return {}, ""
         clock = time.monotonic()
-        table = _table(probes, sample_probes(model, tokenizer, probes, self), tokenizer, self.max_new_tokens)
-        tokens = sum(table["tokens"].to_pylist())
-        return counted(
-            table, {"tokens": tokens}
-        ), f"{tokens / max(time.monotonic() - clock, 1e-9):,.0f} tokens/s a worker"
+        tables, note = _computed(tuple(missing.values()), unit)
+        seconds = (time.monotonic() - clock) / len(missing)
+        return {folder: timed(table, seconds) for folder, table in zip(missing, tables, strict=True)}, note
+
+
+def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Any], str]:
+    """One unit of each of the jobs, which differ in decoding alone."""
+    import torch
+
+    job = jobs[0]
+    on_gpu = job.gpus > 0
+    if not on_gpu:
+        torch.set_num_threads(1)
+    device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
+    model, tokenizer = cached_model(job.model, device, precision)
+    size = unit_prompts(job.n)
+    probes = job.probes[unit * size : (unit + 1) * size]
+    clock = time.monotonic()
+    drawn = sample_decodings(model, tokenizer, probes, jobs)
+    tables = [_table(probes, samples, tokenizer, job.max_new_tokens) for samples in drawn]
+    tokens = [sum(table["tokens"].to_pylist()) for table in tables]
+    speed = sum(tokens) / max(time.monotonic() - clock, 1e-9)
+    return [
+        counted(table, {"tokens": count}) for table, count in zip(tables, tokens, strict=True)
+    ], f"{speed:,.0f} tokens/s a worker"
 
 
 def run_sampling(job: SampleJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
     """Fill `work/units` with the generations of every unit; returns prompts, samples and tokens sampled."""
-    fan_out(job, job.units, work / "units", report, workers, job.gpus)
+    return run_grid([job], [work], report, workers)[0]
+
+
+def run_grid(
+    jobs: Sequence[SampleJob], works: Sequence[Path], report: Any, workers: int | None = None
+) -> list[dict[str, Any]]:
+    """`run_sampling` for jobs that differ in decoding alone, in one pass: the facts of each."""
+    first, *others = folders = [work / "units" for work in works]
+    job = jobs[0] if len(jobs) == 1 else GridJob(tuple(jobs), tuple(map(str, folders)))
+    fan_out(job, jobs[0].units, first, report, workers, jobs[0].gpus, others)
+    return [_facts(each, work) for each, work in zip(jobs, works, strict=True)]
+
+
+def _facts(job: SampleJob, work: Path) -> dict[str, Any]:
     return {
         "prompts": len(job.probes),
         "samples": len(job.probes) * job.n,
@@ -80,9 +125,17 @@ def unit_prompts(n: int) -> int:
 
 def sample_probes(model: Any, tokenizer: Any, probes: tuple[Probe, ...], job: SampleJob) -> list[list[Any]]:
     """The Samples (engine.decode) of each probe, in order: a list of job.n for each."""
-    from engine.data import encode_prompt, retokenised, stop_token_ids
-    from engine.decode import sample
+    return sample_decodings(model, tokenizer, probes, [job])[0]
 
+
+def sample_decodings(
+    model: Any, tokenizer: Any, probes: tuple[Probe, ...], jobs: Sequence[SampleJob]
+) -> list[list[list[Any]]]:
+    """`sample_probes` for each of the jobs, which differ in decoding alone, in one pass over the prompts."""
+    from engine.data import encode_prompt, retokenised, stop_token_ids
+    from engine.decode import Strategy, sample_grid
+
+    job = jobs[0]
     prompts = [
         encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system) for probe in probes
     ]
@@ -90,24 +143,23 @@ def sample_probes(model: Any, tokenizer: Any, probes: tuple[Probe, ...], job: Sa
         prompts = [retokenised(tokenizer, prompt) for prompt in prompts]
     lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
     _check_context(model, probes, prompts, lengths)
-    found: dict[int, list[Any]] = {}
+    found: list[dict[int, list[Any]]] = [{} for _ in jobs]
     for length in dict.fromkeys(lengths):
         chosen = [index for index, each in enumerate(lengths) if each == length]
-        samples = sample(
+        grid = sample_grid(
             model,
             [prompts[index] for index in chosen],
             job.n,
+            [Strategy(**each.decoding.model_dump()) for each in jobs],
             max_new_tokens=length,
-            temperature=job.decoding.temperature,
-            top_p=job.decoding.top_p,
-            top_k=job.decoding.top_k,
             seed=job.seed,
             prompt_ids=[probes[index].id for index in chosen],
             eos_token_id=stop_token_ids(tokenizer),
             max_rows=job.max_rows,
         )
-        found |= zip(chosen, samples, strict=True)
-    return [found[index] for index in range(len(probes))]
+        for samples, of_job in zip(grid, found, strict=True):
+            of_job |= zip(chosen, samples, strict=True)
+    return [[of_job[index] for index in range(len(probes))] for of_job in found]
 
 
 def answer_length(probe: Probe, most: int) -> int:

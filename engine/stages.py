@@ -7,7 +7,7 @@ Knows nothing of experiments or of which stage follows which.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,7 +21,7 @@ from engine.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.models import ModelSource
 from engine.progress import Progress
 from engine.reference import ReferenceJob, read_reference, run_reference
-from engine.sample import SAMPLE_VERSION, SampleJob, run_sampling
+from engine.sample import SAMPLE_VERSION, SampleJob, run_grid
 from engine.scoring import SCORE_VERSION, ScoreJob, run_scoring
 from engine.store import Stage, Store, fingerprint
 from engine.train import TRAIN_VERSION, run_training
@@ -125,20 +125,41 @@ class Stages:
 
     def sample(self, label: str, job: SampleJob) -> Stage:
         """The generations of `job`."""
-        inputs = dataclasses.asdict(job) | {
-            "model": job.model.identity,
-            "probes": fingerprint([dataclasses.asdict(each) for each in job.probes]),
-            "decoding": job.decoding.model_dump(),
-            "numerics": "gpu-bf16" if job.gpus else "cpu-fp32",
-            "version": SAMPLE_VERSION,
-        }
-        del inputs["gpus"], inputs["max_rows"]
+        return self.sample_grid(label, [job])[0]
 
-        def build(work: Path) -> dict[str, Any]:
-            with self.progress.task(f"sample {label}", job.units) as report:
-                return run_sampling(job, work, report, self.sampling_workers)
+    def sample_grid(self, label: str, jobs: Sequence[SampleJob]) -> list[Stage]:
+        """The generations of each of the jobs, which differ in decoding alone: a stage each, those that are not there
+        yet filled in one pass over the prompts."""
+        order = sorted(range(len(jobs)), key=lambda index: fingerprint(_sample_inputs(jobs[index])))
+        stages: dict[int, Stage] = {}
+        works: dict[int, Path] = {}
+        facts: dict[int, dict[str, Any]] = {}
 
-        return self.stage("sample", inputs, build)
+        def fill() -> None:
+            with self.progress.task(f"sample {label}", jobs[0].units) as report:
+                missing = [jobs[index] for index in works]
+                found = run_grid(missing, list(works.values()), report, self.sampling_workers)
+                facts.update(zip(works, found, strict=True))
+
+        def open_from(place: int) -> None:
+            """Open the stages from `place` in `order` on, one within the other; the innermost fills all that are new.
+            Two runs ask for them in the same order, so that neither waits for the other's."""
+            if place == len(order):
+                return fill() if works else None
+            index = order[place]
+
+            def build(work: Path) -> dict[str, Any]:
+                works[index] = work
+                open_from(place + 1)
+                return facts[index]
+
+            stages[index] = self.stage("sample", _sample_inputs(jobs[index]), build)
+            if index not in works:
+                open_from(place + 1)
+            return None
+
+        open_from(0)
+        return [stages[index] for index in range(len(jobs))]
 
     def ask(self, label: str, job: EndpointJob) -> Stage:
         """The generations of `job`, from a model behind a server."""
@@ -164,6 +185,19 @@ class Stages:
                 return run_scoring(ScoreJob(str(generations.path), units, metric, options, gpus), work, report)
 
         return self.stage("score", inputs, build)
+
+
+def _sample_inputs(job: SampleJob) -> dict[str, Any]:
+    """What the samples depend on, for the stage's fingerprint."""
+    inputs = dataclasses.asdict(job) | {
+        "model": job.model.identity,
+        "probes": fingerprint([dataclasses.asdict(each) for each in job.probes]),
+        "decoding": job.decoding.model_dump(),
+        "numerics": "gpu-bf16" if job.gpus else "cpu-fp32",
+        "version": SAMPLE_VERSION,
+    }
+    del inputs["gpus"], inputs["max_rows"]
+    return inputs
 
 
 def _write_base_model(benchmark: Benchmark, folder: Path, seed: int) -> None:

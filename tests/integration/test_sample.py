@@ -1,5 +1,6 @@
 """Samples and scores do not depend on how the work was spread, interrupted or taken up again."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from benchmarks.base import Decoding
 from engine.errors import DivergedError
 from engine.models import model_source
 from engine.progress import Silent
-from engine.sample import SampleJob, read_units, run_sampling
+from engine.sample import SampleJob, read_units, run_grid, run_sampling
 from engine.scoring import ScoreJob, group_scores, run_scoring
 
 
@@ -41,14 +42,30 @@ def test_every_prompt_gets_its_samples_in_order(job, expected):
 
 @pytest.mark.parametrize(("workers", "rows"), [(1, None), (2, None), (1, 8), (2, 100)])
 def test_samples_are_bit_identical_for_any_number_of_workers_and_batch_size(job, expected, tmp_path, workers, rows):
-    import dataclasses
-
     _, table = sampled(dataclasses.replace(job, max_rows=rows), tmp_path / "out", workers=workers)
     assert table.equals(expected)
 
 
+def test_decodings_in_one_pass_give_what_each_gives_and_only_missing_units_are_drawn_again(job, expected, tmp_path):
+    cool = dataclasses.replace(job, decoding=Decoding(temperature=0.5, top_p=0.9))
+    alone = sampled(cool, tmp_path / "alone")[1]
+    works = [tmp_path / "grid", tmp_path / "cool"]
+    for work in works:
+        work.mkdir()
+    facts = run_grid([job, cool], works, Silent())
+    assert [read_units(work).equals(table) for work, table in zip(works, (expected, alone), strict=True)] == [True] * 2
+    assert [each["tokens"] for each in facts] == [sum(table["tokens"].to_pylist()) for table in (expected, alone)]
+    kept = works[0] / "units" / "000001.parquet", works[1] / "units" / "000000.parquet"
+    lost = works[0] / "units" / "000000.parquet", works[1] / "units" / "000001.parquet"
+    before = [path.stat().st_mtime_ns for path in kept]
+    for path in lost:
+        path.unlink()
+    run_grid([job, cool], works, Silent())
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert [read_units(work).equals(table) for work, table in zip(works, (expected, alone), strict=True)] == [True] * 2
+
+
 def test_a_model_that_has_diverged_is_named_as_that(job, base_model, tmp_path):
-    import dataclasses
     import shutil
 
     from safetensors.numpy import load_file, save_file

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from engine.cli import main
 from engine.errors import disk_is_full
-from engine.fanout import _whole as unit_is_whole
+from engine.fanout import whole as unit_is_whole
 from engine.store import Store
 from engine.train import _whole as checkpoint_is_whole
 
