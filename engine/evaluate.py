@@ -147,7 +147,7 @@ def _sampled(
         }
     jobs = {name: sample_job(experiment, benchmark, model, decoding) for name, decoding in decodings.items()}
     grid = [name for name, decoding in decodings.items() if decoding.temperature > 0]
-    found = {}
+    found: dict[str, Stage] = {}
     for names in (grid, [name for name in decodings if name not in grid]):
         if names:
             drawn = stages.sample_grid(f"{label} {', '.join(names)}", [jobs[name] for name in names])
