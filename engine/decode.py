@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,16 +25,18 @@ from engine.kv_rows import LEAST_ROWS, KVRows, padded
 
 MOST_ROWS = 4096
 LAYER_TYPES = {"full_attention", "sliding_attention"}
+Ended = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Sample(NamedTuple):
     """One continuation: its tokens without the end token or stop sequence, log-probability of all of it (end included)
-    under the sampling distribution and under the untempered model, and why it ended."""
+    under the sampling distribution and under the untempered model, why it ended, and how many tokens were drawn."""
 
     token_ids: list[int]
     logprob: float
     model_logprob: float
     finish: str  # "stop" or "length"
+    drawn: int
 
 
 def sample(
@@ -86,12 +88,14 @@ def sample_grid(
     stop: Sequence[Sequence[int]] = (),
     max_rows: int | None = None,
     mix_lengths: bool | None = None,
+    ended: Ended | None = None,
 ) -> list[list[list[Sample]]]:
     """`sample` under several strategies in one pass over the prompts, whose prefill they share: one result for each.
 
-    stop: token sequences that end a sample as the end tokens do. max_rows: cache rows held at once, 16 at least (None:
-    from free memory; halved when memory runs out). mix_lengths: prompts of different lengths share a step, padded on
-    the left (None: on a GPU only, which they keep busy).
+    stop: token sequences that end a sample as the end tokens do. ended: told the prompts' indices [R] and the tokens of
+    their samples so far [R, T], says which samples end here: bool [R]; these keep their tokens. max_rows: cache rows
+    held at once, 16 at least (None: from free memory; halved when memory runs out). mix_lengths: prompts of different
+    lengths share a step, padded on the left (None: on a GPU only, which they keep busy).
     A strategy's samples are the same as `sample` alone would draw, and the first of more samples are those of fewer. On
     a CPU in float32 with one thread and unmixed lengths, samples have the same bits for any max_rows and any company of
     prompts. Otherwise logits move by rounding, and a token with them where a uniform number falls on such an edge.
@@ -121,6 +125,7 @@ def sample_grid(
             for strategy, result in zip(strategies, results, strict=True):
                 count = 1 if strategy.temperature == 0 else n
                 tree = _Tree(model, strategy, [keys[index] for index in group], count, max_new_tokens, ends, rows)
+                tree.ended, tree.prompt_P = ended, np.array(group)
                 tree.grow(prefill)
                 rows = tree.rows
                 for index, samples in zip(group, tree.samples(), strict=True):
@@ -162,11 +167,13 @@ class _Tree:
         self.ends, self.rows = sorted(ends, key=len), rows  # of several that end a sample, the longest is cut off
         count = len(keys) * n
         self.tokens = np.zeros((count, steps), dtype=np.int32)
-        self.lengths = np.full(count, steps)
+        self.lengths, self.drawn = np.full(count, steps), np.full(count, steps)
         self.stopped = np.zeros(count, dtype=bool)
         self.logprob = np.zeros(count)
         self.model_logprob = np.zeros(count)
         self.uniforms: dict[int, np.ndarray] = {}
+        self.ended: Ended | None = None
+        self.prompt_P = np.arange(len(keys))
 
     def grow(self, prefill: _Prefill) -> None:
         """Draw every sample to its end, depth first, with at most `rows` rows on the device at once."""
@@ -193,10 +200,12 @@ class _Tree:
 
     def samples(self) -> list[list[Sample]]:
         """The finished Samples of each prompt."""
-        columns = (self.tokens, self.lengths, self.logprob, self.model_logprob, self.stopped)
+        columns = (self.tokens, self.lengths, self.logprob, self.model_logprob, self.stopped, self.drawn)
         flat = [
-            Sample(tokens[:length], logprob, model_logprob, "stop" if stopped else "length")
-            for tokens, length, logprob, model_logprob, stopped in zip(*(c.tolist() for c in columns), strict=True)
+            Sample(tokens[:length], logprob, model_logprob, "stop" if stopped else "length", drawn)
+            for tokens, length, logprob, model_logprob, stopped, drawn in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
         ]
         return [flat[start : start + self.n] for start in range(0, len(flat), self.n)]
 
@@ -245,7 +254,7 @@ class _Tree:
             raise DivergedError(
                 "the model's logits are not finite: its weights have diverged (or overflow this precision)"
             )
-        alive_S = ~self._end(sample_S, step)
+        alive_S = ~self._end(sample_S, row_S * vocabulary + token_S, step)
         if step + 1 == self.steps or not alive_S.any():
             return []
         prefixes_R, row_S = np.unique(row_S[alive_S] * vocabulary + token_S[alive_S], return_inverse=True)
@@ -254,8 +263,9 @@ class _Tree:
         )
         return self._split(branch) if len(prefixes_R) > self.rows else [branch]
 
-    def _end(self, sample_S: np.ndarray, step: int) -> np.ndarray:
-        """Whether each sample ends with its token of this step; notes the length of those that do."""
+    def _end(self, sample_S: np.ndarray, prefix_S: np.ndarray, step: int) -> np.ndarray:
+        """Whether each sample ends with its token of this step; notes the length of those that do. prefix_S: a number
+        for each of the sampled prefixes, which samples may share."""
         ended_S = np.zeros(len(sample_S), dtype=bool)
         for end in self.ends:
             start = step + 1 - len(end)
@@ -263,7 +273,16 @@ class _Tree:
                 hit_S = (self.tokens[sample_S, start : step + 1] == end).all(axis=1)
                 self.lengths[sample_S[hit_S]] = start
                 ended_S |= hit_S
+        if self.ended is not None:
+            rest_S = np.flatnonzero(~ended_S)
+            _, one, prefix_S = np.unique(prefix_S[rest_S], return_index=True, return_inverse=True)
+            sample_R = sample_S[rest_S[one]]
+            hit_R = self.ended(self.prompt_P[sample_R // self.n], self.tokens[sample_R, : step + 1])
+            said_S = rest_S[hit_R[prefix_S]]
+            self.lengths[sample_S[said_S]] = step + 1
+            ended_S[said_S] = True
         self.stopped[sample_S[ended_S]] = True
+        self.drawn[sample_S[ended_S]] = step + 1
         return ended_S
 
     def _split(self, branch: _Branch) -> list[_Branch]:

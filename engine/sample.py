@@ -1,7 +1,8 @@
 """Sampling as a stage: a model and probes in, generations as parquet out, fanned over the cluster.
 
-The work unit is a fixed group of prompts, whatever the number of workers. Where a probe has stop texts, `response` is
-cut before the first of them; token_ids, tokens, log-probabilities and finish stay those of the sample as it was drawn.
+The work unit is a fixed group of prompts, whatever the number of workers. Where a probe has stop texts, a sample ends
+with the token that completes one, and `response` is cut before it; token_ids, tokens and log-probabilities are of all
+that was drawn.
 Knows nothing of metrics.
 """
 
@@ -134,6 +135,7 @@ def sample_decodings(
     """`sample_probes` for each of the jobs, which differ in decoding alone, in one pass over the prompts."""
     from engine.data import encode_prompt, retokenised, stop_token_ids
     from engine.decode import Strategy, sample_grid
+    from engine.stops import StopTexts
 
     job = jobs[0]
     prompts = [
@@ -146,6 +148,7 @@ def sample_decodings(
     found: list[dict[int, list[Any]]] = [{} for _ in jobs]
     for length in dict.fromkeys(lengths):
         chosen = [index for index, each in enumerate(lengths) if each == length]
+        stops = [probes[index].stop for index in chosen]
         grid = sample_grid(
             model,
             [prompts[index] for index in chosen],
@@ -156,6 +159,7 @@ def sample_decodings(
             prompt_ids=[probes[index].id for index in chosen],
             eos_token_id=stop_token_ids(tokenizer),
             max_rows=job.max_rows,
+            ended=StopTexts(tokenizer, stops) if any(stops) else None,
         )
         for samples, of_job in zip(grid, found, strict=True):
             of_job |= zip(chosen, samples, strict=True)
@@ -207,7 +211,7 @@ def _table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, 
     stops = [probe.stop for probe, of_probe in zip(probes, samples, strict=True) for _ in of_probe]
     columns["response"] = pyarrow.array(texts(flat, tokenizer, stops), pyarrow.string())
     columns["token_ids"] = pyarrow.array([each.token_ids for each in flat], pyarrow.list_(pyarrow.int32()))
-    columns["tokens"] = pyarrow.array([len(each.token_ids) + (each.finish == "stop") for each in flat], pyarrow.int32())
+    columns["tokens"] = pyarrow.array([each.drawn for each in flat], pyarrow.int32())
     columns["logprob"] = pyarrow.array([each.logprob for each in flat], pyarrow.float64())
     columns["model_logprob"] = pyarrow.array([each.model_logprob for each in flat], pyarrow.float64())
     columns["finish"] = pyarrow.array([each.finish for each in flat], pyarrow.string())

@@ -197,7 +197,7 @@ def _sample_inputs(job: SampleJob) -> dict[str, Any]:
         "version": SAMPLE_VERSION,
     }
     del inputs["gpus"], inputs["max_rows"]
-    return inputs
+    return inputs | ({"stop": "ends the sample"} if any(probe.stop for probe in job.probes) else {})
 
 
 def _write_base_model(benchmark: Benchmark, folder: Path, seed: int) -> None:

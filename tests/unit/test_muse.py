@@ -85,7 +85,7 @@ def test_an_answer_ends_where_muses_code_ends_it(muse, text):
     from engine.decode import Sample
 
     stop = muse.group("forget_knowmem")[0].stop
-    sample = Sample(list(map(ord, text)), -1.0, -1.0, "length")
+    sample = Sample(list(map(ord, text)), -1.0, -1.0, "length", len(text))
     assert texts([sample, sample], Letters(), [stop, ()]) == [muses_own_cut(text), text]
 
 
