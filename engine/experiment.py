@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -316,6 +317,11 @@ def _check_endpoint(experiment: Experiment, source: str) -> None:
     if model.endpoint is None:
         return
     checked_url(model.endpoint.url, f"{source}: model.endpoint")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.endpoint.key_variable):  # not shown: it may be the key itself
+        raise UserError(
+            f"{source}: model.endpoint.key_variable: not the name of an environment variable; the key itself stands in "
+            "the environment alone"
+        )
     if model.path is None:
         raise UserError(f"{source}: model.path: name the model as the server at model.endpoint knows it")
     if experiment.methods or model.finetune is not None:

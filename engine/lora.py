@@ -85,6 +85,12 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).exists()
 
 
+def check_adapter(folder: Path) -> None:
+    """UserError unless the adapter's weights are safetensors: peft would read a pickle in their place."""
+    if not (folder / ADAPTER_WEIGHTS).exists():
+        raise UserError(f"{folder} has no safetensors weights ({ADAPTER_WEIGHTS}); is it a whole saved adapter?")
+
+
 def adapter_base(folder: Path) -> tuple[str, str | None]:
     """(folder or hub name, revision) of the model below the adapter in `folder`. UserError where it does not say."""
     try:
@@ -98,6 +104,7 @@ def merged(base: Any, folder: Path) -> Any:
     """`base` with the adapter of `folder` added into its weights: as fast as a model that never had one."""
     from peft import PeftModel
 
+    check_adapter(folder)
     return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
 
 

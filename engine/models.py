@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.lora import ADAPTER_WEIGHTS, adapter_base, is_adapter, merged
+from engine.lora import ADAPTER_WEIGHTS, adapter_base, check_adapter, is_adapter, merged
 from engine.store import file_digest, fingerprint
 
 
@@ -35,6 +35,7 @@ def model_source(
     """
     folder = Path(path).expanduser()
     if folder.is_dir() and is_adapter(folder):
+        check_adapter(folder)
         below = model_source(*adapter_base(folder), trust_remote_code, f"{where}: base model of the adapter {folder}")
         weights = file_digest(folder / ADAPTER_WEIGHTS)
         return ModelSource(str(folder.resolve()), fingerprint([below.identity, weights]), None, trust_remote_code)

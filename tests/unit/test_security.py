@@ -1,6 +1,10 @@
 """What the source may not do, and what may not leave it: unsafe reads, open ports, secrets, paths out of the store."""
 
 import ast
+import json
+import os
+import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import yaml
 from engine.cli import main
 from engine.errors import UserError
 from engine.experiment import ModelSection, load_experiment, parse_experiment
+from engine.models import ModelSource, load_model, model_source
 from engine.redact import redact
 
 ROOT = Path(__file__).parents[2]
@@ -139,3 +144,51 @@ def test_yaml_tags_make_no_objects(tmp_path):
     with pytest.raises(UserError, match="not YAML"):
         load_experiment(tmp_path / "e.yaml")
     assert not (tmp_path / "made").exists()
+
+
+class Planted:
+    """What a hostile pickle does when it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pkl", "adapter_model.bin"])
+def test_a_model_of_pickles_is_refused_and_none_of_them_is_read(tmp_path, base_model, name):
+    folder, marker = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(base_model, folder)
+    (folder / name).write_bytes(pickle.dumps(Planted(marker)))
+    (folder / "training_args.bin").write_bytes(pickle.dumps(Planted(marker)))
+    load_model(model_source(str(folder)))  # safetensors beside it are what counts
+    (folder / "model.safetensors").unlink()
+    if name.startswith("adapter"):
+        config = {"base_model_name_or_path": str(base_model), "peft_type": "LORA"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no safetensors weights"):
+        model_source(str(folder))
+    with pytest.raises((OSError, UserError), match="safetensors"):
+        load_model(ModelSource(str(folder), ""))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("path", ["pandas", "."])
+def test_a_data_set_of_pickles_is_refused_and_not_read(tmp_path, monkeypatch, path):
+    from benchmarks.hub import load_rows
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.pkl").write_bytes(pickle.dumps(Planted(tmp_path / "ran")))
+    with pytest.raises(UserError):
+        load_rows(path, None, "train", ["question"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_shown(tmp_path, capsys):
+    command = ["evaluate", "--model", "m", "--benchmark", "fictional", "--endpoint", "http://host/v1"]
+    assert main([*command, "--key-variable", f"sk-{SECRET}", "--store", str(tmp_path / "store")]) == 2
+    said = capsys.readouterr()
+    assert "environment variable" in said.err
+    assert SECRET not in said.out + said.err
+    assert not (tmp_path / "store").exists()
