@@ -1,6 +1,6 @@
 """Whatever a user writes ends in an exit code and at most one line: no traceback, no hang, no half-written file.
 
-5,100 cases, the same ones at every run; LEAKATK_FUZZ=10 takes ten times as many.
+5,400 cases, the same ones at every run; LEAKATK_FUZZ=10 takes ten times as many.
 """
 
 import contextlib
@@ -20,10 +20,12 @@ from engine.cli import COMMANDS, main
 from engine.errors import UserError
 from engine.experiment import load_experiment
 from engine.results import read_results
+from engine.spaces import load_space
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "examples").glob("*.yaml"))]
 EXAMPLES = [each for each in EXAMPLES if isinstance(each, dict) and "benchmark" in each]
+SPACES = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "tune_spaces").glob("*.yaml"))]
 LONGEST_SECONDS = 60  # a case that takes longer hangs: they take milliseconds
 
 NUMBERS = [
@@ -76,6 +78,7 @@ OVERRIDES = [
 FILES = [
     "good.yaml",
     "wrong.yaml",
+    "space.yaml",
     "good.jsonl",
     "scores.jsonl",
     "other.jsonl",
@@ -153,6 +156,7 @@ def workplace(tmp_path_factory):
     ]
     scores = [{"prompt_id": each, "scores": [0, 1, 0.5, None]} for each in "ab"]
     (folder / "good.yaml").write_text(yaml.safe_dump({"name": "x", "benchmark": {"name": "fictional"}}))
+    (folder / "space.yaml").write_text(yaml.safe_dump(SPACES[0]))
     (folder / "wrong.yaml").write_text("name: [")
     (folder / "good.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for name in ("scores.jsonl", "other.jsonl"):
@@ -165,6 +169,7 @@ def workplace(tmp_path_factory):
         for name in ("run", "demo", "evaluate"):
             __import__(f"engine.commands.{name}")
             patch.setattr(sys.modules[f"engine.commands.{name}"], "run_experiment", lambda *_: 0)
+        patch.setattr("engine.tune.search", lambda *_, **__: sys.exit(0))
         patch.setattr(os, "execv", lambda *_: sys.exit(0))
         yield folder
 
@@ -197,9 +202,9 @@ def places(node, path=()):
 
 
 @st.composite
-def mutated(draw):
-    """A valid experiment with one to three of its values replaced, removed, or given a neighbour."""
-    document = json.loads(json.dumps(draw(st.sampled_from(EXAMPLES))))
+def mutated(draw, examples):
+    """A valid document with one to three of its values replaced, removed, or given a neighbour."""
+    document = json.loads(json.dumps(draw(st.sampled_from(examples))))
     for _ in range(draw(st.integers(1, 3))):
         *parents, last = draw(st.sampled_from([path for path in places(document) if path]))
         node = document
@@ -219,11 +224,24 @@ def mutated(draw):
     return document
 
 
-@cases(1000)
-@given(mutated())
+@cases(700)
+@given(mutated(EXAMPLES))
 def test_a_damaged_example_loads_or_is_refused(document):
     Path("any.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     loads_or_refuses("any.yaml")
+
+
+@pytest.fixture(scope="module")
+def searched(fictional, workplace):
+    return load_experiment("good.yaml").with_protocol(fictional.protocol)
+
+
+@cases(600)
+@given(mutated(SPACES) | values)
+def test_a_damaged_search_space_loads_or_is_refused(searched, document):
+    Path("any.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    with no_hang(), contextlib.suppress(UserError):
+        load_space("any.yaml", searched)
 
 
 KEYS = sorted({".".join(map(str, path)) for example in EXAMPLES for path in places(example) if path})
@@ -299,7 +317,8 @@ tokens = st.sampled_from(FLAGS) | st.sampled_from(FILES) | st.sampled_from(WORDS
 likely = st.sampled_from([
     ["leak", "scores.jsonl"], ["leak", "scores.jsonl", "--json"],
     ["score", "good.jsonl", "--metric", "exact_fact", "--out", "out.jsonl"],
-    ["run", "good.yaml"], ["evaluate", "--model", "absent", "--benchmark", "fictional"], ["demo"], ["report", "folder"],
+    ["run", "good.yaml"], ["tune", "space.yaml", "good.yaml"],
+    ["evaluate", "--model", "absent", "--benchmark", "fictional"], ["demo"], ["report", "folder"],
     ["ui", "--store", "folder"],
 ])  # fmt: skip
 
