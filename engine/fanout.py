@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def fan_out(
     done: Any
     if gpus:
         done = dataset.map_batches(
-            _Worker,
+            type(type(job).__name__, (_Worker,), {}),
             fn_constructor_kwargs=arguments,
             batch_size=1,
             num_gpus=gpus,
@@ -75,7 +75,7 @@ def fan_out(
         )
     else:
         done = dataset.map_batches(
-            _compute,  # type: ignore[arg-type]
+            _named(type(job).__name__),
             fn_kwargs=arguments,
             batch_size=1,
             num_cpus=1,
@@ -110,6 +110,16 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return _compute(batch, **self.arguments)
+
+
+def _named(name: str) -> Callable[..., dict[str, Any]]:
+    """`_compute` under the name that Ray's dashboard and the process list show: of the job, not the same for all."""
+
+    def compute(batch: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        return _compute(batch, **arguments)
+
+    compute.__name__ = name
+    return compute
 
 
 def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:

@@ -210,7 +210,10 @@ def _skip_shared_memory_build() -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Put a fully written folder in the place of an older one."""
+    """Put a fully written folder in the place of an older one, which is gone between two renames only."""
+    older = final.with_name(f".{final.name}.older")
+    shutil.rmtree(older, ignore_errors=True)
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(older)
     temporary.rename(final)
+    shutil.rmtree(older, ignore_errors=True)

@@ -20,6 +20,7 @@ import numpy as np
 
 from engine import cluster
 from engine.batches import Batches, TrainJob, accumulation, on_gpu
+from engine.claim import Claim
 from engine.errors import DivergedError, UserError
 from engine.experiment import TrainSection
 from engine.lora import edit_adapter, is_adapter
@@ -65,7 +66,7 @@ def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[
     torch.set_num_threads(1 if not torch.cuda.is_available() else torch.get_num_threads())
     folder = Path(work)
     engine = PlainEngine(job.model, job.settings, accumulation(job.settings), "cuda" if on_gpu() else "cpu", job.seed)
-    checkpoint = folder / "checkpoint"
+    checkpoint, claim = folder / "checkpoint", Claim(folder)
 
     def save(progress: dict[str, Any]) -> None:
         temporary = folder / ".checkpoint"
@@ -76,7 +77,7 @@ def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[
         replace_folder(temporary, checkpoint)
 
     resumed = checkpoint if _whole(checkpoint) else None
-    return _loop(job, engine, folder, report, save, resumed, rank=0)
+    return _loop(job, engine, folder, claim.checked(report), save, resumed, rank=0)
 
 
 def _whole(checkpoint: Path) -> bool:
@@ -133,7 +134,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.Checkpoint.from_directory(temporary)
             ray.train.report({"step": progress["step"]}, checkpoint=checkpoint)
 
-    report = config["report"] if rank == 0 else lambda *_, **__: None
+    report = Claim(work).checked(config["report"]) if rank == 0 else lambda *_, **__: None
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         facts = _loop(job, engine, work, report, save, None, rank)
