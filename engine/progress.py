@@ -65,7 +65,14 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bars
 
         self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
@@ -76,6 +83,8 @@ class Progress:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
             TextColumn("[dim]{task.fields[note]}"),
         )
         self.bars = Bars(*columns, console=self.console, transient=True)
@@ -134,8 +143,23 @@ class Progress:
                 shown = [(label, task, *state.get(label, (0, ""))) for label, task in self.running.items()]
                 for _, task, done, note in shown:
                     self.bars.update(task, completed=done, note=note)
-                totals = {task.id: task.total for task in self.bars.tasks}
+                tasks = {task.id: task for task in self.bars.tasks}
             if not self.live and time.monotonic() - last_plain > PLAIN_SECONDS:
                 last_plain = time.monotonic()
                 for label, task, done, note in shown:
-                    self.say(f"{label}: {done:.0f} of {totals.get(task, 0):.0f} {note}")
+                    if task in tasks:  # it may have ended since
+                        total, elapsed = tasks[task].total or 0, tasks[task].elapsed or 0
+                        self.say(f"{label}: {done:.0f} of {total:.0f}{_left(done, total, elapsed)} {note}")
+
+
+def _left(done: float, total: float, elapsed: float) -> str:
+    """How long the rest will take at the speed so far: ", about 1:30 left"; nothing before any is done."""
+    if not 0 < done < total:
+        return ""
+    seconds = round(elapsed * (total - done) / done)
+    hours, minutes = divmod(seconds // 60, 60)
+    return (
+        f", about {hours}:{minutes:02d}:{seconds % 60:02d} left"
+        if hours
+        else f", about {minutes}:{seconds % 60:02d} left"
+    )
