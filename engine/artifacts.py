@@ -66,7 +66,8 @@ def _log_samples(client: Any, run: str, results: Results, model: ModelResult, st
 
 def _log_model(client: Any, run: str, model: Path) -> None:
     """Copy a small model as an artifact; of a large one, or of one on a hub, log where it is."""
-    size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file()) if model.is_dir() else None
+    whole = (model / "config.json").is_file()  # nothing but a model is sent
+    size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file()) if whole else None
     if size is not None and size <= LARGEST_MODEL_COPY:
         client.log_artifacts(run, str(model), "model")
     else:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine.errors import UserError
@@ -154,8 +155,24 @@ def read_results(run: Path | str) -> Results:
         models = [
             ModelResult(**{**model, "curves": [Curve(**curve) for curve in model["curves"]]}) for model in raw["models"]
         ]
-        return Results(**{**raw, "models": models})
+        results = Results(**{**raw, "models": models})
+        _check_names(results)
+        return results
     except FileNotFoundError as error:
         raise UserError(f"{run}: no results there; give a run's folder (`leakatk run` prints it)") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a results file of leakatk ({type(error).__name__}: {error})") from error
+
+
+def _check_names(results: Results) -> None:
+    """ValueError where a name that becomes part of a path could lead out of its folder: the file may be another's."""
+    names = [results.name, results.leak_group, results.core_metric]
+    for model in results.models:
+        names += [model.name, *(part for curve in model.curves for part in (curve.group, curve.metric, curve.decoding))]
+        for stage, path in model.stages.items():
+            parts = PurePosixPath(path)
+            if stage != "model" and (parts.is_absolute() or ".." in parts.parts):  # the model may be anywhere
+                raise ValueError(f"the folder of {stage!r} is not in the store: {path!r}")
+    for name in names:
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(f"{name[:80]!r} is not a name")

@@ -15,6 +15,7 @@ from engine.errors import UserError
 from engine.experiment import ModelSection, load_experiment, parse_experiment
 from engine.models import ModelSource, load_model, model_source
 from engine.redact import redact
+from tests.made import make_run
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("engine", "methods", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -192,3 +193,30 @@ def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_shown(tmp_p
     assert "environment variable" in said.err
     assert SECRET not in said.out + said.err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../x"},
+        {"leak_group": "/etc/x"},
+        {"models": {"name": "../../x"}},
+        {"models": {"stages": {"model": "/m", "generations T1-p1": "../../elsewhere"}}},
+        {"models": {"stages": {"model": "/m", "scores T1-p1 exact_fact": "/elsewhere"}}},
+        {"curves": {"group": "../../x"}},
+        {"curves": {"decoding": "a/b"}},
+    ],
+)
+def test_results_whose_names_lead_out_of_their_folder_are_refused(tmp_path, capsys, change):
+    run = make_run(tmp_path / "store", "mine", {("npo", "unlearned"): [["a"] * 4] * 2}, ["a", "b"], retain=None)
+    raw = json.loads((run / "results.json").read_text())
+    assert main(["report", str(run)]) == 0
+    model = raw["models"][0]
+    model |= change.pop("models", {})
+    model["curves"][0] |= change.pop("curves", {})
+    (run / "results.json").write_text(json.dumps(raw | change))
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 2
+    assert "not a results file" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
