@@ -19,6 +19,7 @@ from engine.benchmark_metrics import benchmark_metrics, greedy_metrics
 from engine.errors import DivergedError, UserError
 from engine.evaluate import Evaluation, curves, evaluate
 from engine.experiment import Experiment, MethodSection, parse_experiment
+from engine.live import Live
 from engine.maker import Made, Maker
 from engine.progress import Progress
 from engine.requests import asked, asked_benchmark, split_requests
@@ -47,12 +48,14 @@ def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
         if experiment.sampling.workers is not None:
             cluster.check_fits(experiment.sampling.workers, experiment.sampling.gpus or 0, "sampling.workers")
 
-    with Progress(quiet) as progress:
+    identity = experiment_fingerprint(experiment)
+    folder = folder_of(store, experiment.name, identity)
+    with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
         stages = Stages(store, progress, experiment.sampling.workers, prepare)
         models, failed = _Run(experiment, benchmark, stages).models()
     return Results(
         name=experiment.name,
-        fingerprint=experiment_fingerprint(experiment),
+        fingerprint=identity,
         benchmark={"name": benchmark.name, **experiment.benchmark.options},
         core_metric=benchmark.protocol.core_metric,
         leak_group=benchmark.protocol.leak_group,
@@ -80,9 +83,14 @@ def experiment_fingerprint(experiment: Experiment) -> str:
 
 def run_folder(store: Store, results: Results) -> Path:
     """Where a run's results, picture and report stand: runs/<name>-<fingerprint> below the store."""
-    folder = store.root / "runs" / f"{results.name}-{results.fingerprint[:8]}"
+    folder = folder_of(store, results.name, results.fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def folder_of(store: Store, name: str, identity: str) -> Path:
+    """The path of an experiment's run folder, by its name and fingerprint."""
+    return store.root / "runs" / f"{name}-{identity[:8]}"
 
 
 def _with_devices(experiment: Experiment) -> Experiment:

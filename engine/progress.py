@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 DRAW_SECONDS = 0.5
@@ -23,24 +23,36 @@ class Board:
     def __init__(self) -> None:
         self.done: dict[str, dict[str, float]] = {}
         self.notes: dict[str, str] = {}
+        self.rows: list[tuple[str, int, dict[str, float]]] = []
 
     def put(self, label: str, part: str, done: float, note: str) -> None:
         self.done.setdefault(label, {})[part] = done
         if note:
             self.notes[label] = note
 
+    def keep(self, label: str, step: int, row: dict[str, float]) -> None:
+        self.rows.append((label, step, row))
+
+    def take(self) -> list[tuple[str, int, dict[str, float]]]:
+        """What was kept since the last call."""
+        rows, self.rows = self.rows, []
+        return rows
+
     def read(self) -> dict[str, tuple[float, str]]:
         return {label: (sum(parts.values()), self.notes.get(label, "")) for label, parts in self.done.items()}
 
 
 class Reporter:
-    """Handed to workers: `reporter(done, note)` tells the driver, at most a few times a second."""
+    """Handed to workers: `reporter(done, note)` tells the driver, at most a few times a second; a `row` of numbers is
+    always told."""
 
     def __init__(self, board: Any, label: str, part: str = "") -> None:
         self.board, self.label, self.part = board, label, part
         self.last = 0.0
 
-    def __call__(self, done: float, note: str = "", force: bool = False) -> None:
+    def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
+        if row is not None:
+            self.board.keep.remote(self.label, int(done), row)
         if force or time.monotonic() - self.last > DRAW_SECONDS / 2:
             self.last = time.monotonic()
             self.board.put.remote(self.label, self.part, done, note)
@@ -53,7 +65,7 @@ class Reporter:
 class Silent:
     """A reporter that tells nobody."""
 
-    def __call__(self, done: float, note: str = "", force: bool = False) -> None:
+    def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
         pass
 
     def of(self, part: str) -> Silent:
@@ -61,9 +73,12 @@ class Silent:
 
 
 class Progress:
-    """The driver's side. `with progress.task(label, total) as reporter:` shows one stage from start to end."""
+    """The driver's side. `with progress.task(label, total) as reporter:` shows one stage from start to end.
 
-    def __init__(self, quiet: bool = False) -> None:
+    on_row: called with (label, step, row) for every row that a worker reports.
+    """
+
+    def __init__(self, quiet: bool = False, on_row: Callable[[str, int, dict[str, float]], None] | None = None) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -92,16 +107,20 @@ class Progress:
         self.running: dict[str, Any] = {}
         self.lock = threading.Lock()
         self.stopped = threading.Event()
+        self.on_row = on_row
         self.started = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self.live:
             self.bars.start()
-        threading.Thread(target=self._draw, daemon=True).start()
+        self.drawing = threading.Thread(target=self._draw, daemon=True)
+        self.drawing.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stopped.set()
+        self.drawing.join()
+        self._take_rows()
         if self.live:
             self.bars.stop()
 
@@ -128,6 +147,15 @@ class Progress:
         """One line on stderr with the seconds since the start."""
         self.console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/dim]  {text}", highlight=False)
 
+    def _take_rows(self) -> None:
+        import ray
+
+        if self.on_row is None or self.board is None:
+            return
+        with contextlib.suppress(Exception):  # as in _draw
+            for row in ray.get(self.board.take.remote(), timeout=10):
+                self.on_row(*row)
+
     def _draw(self) -> None:
         import ray
 
@@ -135,6 +163,7 @@ class Progress:
         while not self.stopped.wait(DRAW_SECONDS):
             if self.board is None:
                 continue
+            self._take_rows()
             try:
                 state = ray.get(self.board.read.remote(), timeout=10)
             except Exception:  # progress must never end the work: the cluster may be going down

@@ -48,16 +48,21 @@ def record(results: Results, folder: Path, store_root: Path) -> bool:
         found = client.search_runs(
             [experiment_id], f"tags.`leakatk.fingerprint` = '{results.fingerprint}'", max_results=5000
         )
+        own = [each for each in found if each.data.tags.get("leakatk.recording") == tags["leakatk.recording"]]
         for run in found:
             if run.data.tags.get("leakatk.results") == digest and run.info.status == "FINISHED":
+                _delete(client, [each for each in own if each.data.tags.get("leakatk.kind") == "live"])
                 _note(folder, uri, run.info.run_id, digest)
                 return False
-        for run in found:  # what an interrupted recording, or one of older results, left
-            if run.data.tags.get("leakatk.recording") == tags["leakatk.recording"]:
-                client.delete_run(run.info.run_id)
+        _delete(client, own)  # what was seen live, and what an interrupted recording, or one of older results, left
         parent = _record_run(client, experiment_id, results, folder, store_root, tags, digest)
         _note(folder, uri, parent, digest)
         return True
+
+
+def _delete(client: Any, runs: list[Any]) -> None:
+    for run in runs:
+        client.delete_run(run.info.run_id)
 
 
 def results_digest(results: Results) -> str:
@@ -129,7 +134,7 @@ def _common_tags(results: Results, folder: Path, store_root: Path) -> dict[str, 
         versions = manifest_of(store_root / model.stages[f"generations {curve.decoding}"]).get("versions", {})
     commit = versions.get("leakatk_commit", "")
     tags = {
-        "leakatk.recording": _recording(folder),
+        "leakatk.recording": recording_of(folder),
         "leakatk.fingerprint": results.fingerprint,
         "leakatk.benchmark": results.benchmark["name"],
         "leakatk.split": str(results.benchmark.get("split", "")),
@@ -152,7 +157,8 @@ def _read_mark(folder: Path) -> dict[str, Any]:
     return mark if isinstance(mark, dict) and "recording" in mark else {}
 
 
-def _recording(folder: Path) -> str:
+def recording_of(folder: Path) -> str:
+    """The id by which what this run folder recorded is known."""
     mark = _read_mark(folder)
     if not mark:  # on disk before anything is sent, so that what a kill leaves on the server is known again
         mark = {"recording": uuid.uuid4().hex, "recorded": {}}
@@ -240,11 +246,12 @@ def _history(model: Path) -> list[tuple[str, float, int]]:
     if not path.exists():
         return []
     steps = json.loads(path.read_text())
-    return [
-        (key if key.startswith("watch.") else f"loss.{key}", float(value), step)
-        for step, row in enumerate(steps, 1)
-        for key, value in row.items()
-    ]
+    return [(key, value, step) for step, row in enumerate(steps, 1) for key, value in row_metrics(row).items()]
+
+
+def row_metrics(row: dict[str, float]) -> dict[str, float]:
+    """One step of a training's history under its names in MLflow."""
+    return {key if key.startswith("watch.") else f"loss.{key}": float(value) for key, value in row.items()}
 
 
 def log_metrics(client: Any, run: str, values: list[tuple[str, float, int]]) -> None:

@@ -36,7 +36,7 @@ class Recorded:
 def record_soon(results: Results, folder: Path, store_root: Path, patience: float = PATIENCE_SECONDS) -> Recorded:
     """Record a run that has just ended; a server that is down, slow or broken leaves it waiting for `leakatk sync`."""
     uri = tracking_uri(store_root)
-    if not _is_server(uri) or not reachable(uri):
+    if not is_server(uri) or not reachable(uri):
         return _tried(results, folder, store_root)
     command = [sys.executable, "-m", "engine", "sync", str(folder), "--store", str(store_root), "--json"]
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -79,7 +79,7 @@ def reachable(uri: str) -> bool:
 
 def _tried(results: Results, folder: Path, store_root: Path) -> Recorded:
     uri = tracking_uri(store_root)
-    if _is_server(uri) and not reachable(uri):
+    if is_server(uri) and not reachable(uri):
         return Recorded(str(folder), "waiting", f"{redact(uri)} does not answer")
     try:
         new = record(results, folder, store_root)
@@ -89,5 +89,6 @@ def _tried(results: Results, folder: Path, store_root: Path) -> Recorded:
     return Recorded(str(folder), "recorded" if new else "already there")
 
 
-def _is_server(uri: str) -> bool:
+def is_server(uri: str) -> bool:
+    """Whether the tracking URI is a server's, not a file's."""
     return urlsplit(uri).scheme in ("http", "https")

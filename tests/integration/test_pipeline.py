@@ -115,6 +115,23 @@ def test_mlflow_holds_each_model_once_with_its_curve_by_k(ran, capsys):
     assert {"results.json", "report.html", "leak_at_k.png"} <= artifacts
 
 
+def test_what_was_seen_in_training_stood_in_mlflow_before_the_end_and_gave_way_to_the_recording(ran, capsys):
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    run(ran, capsys)
+    client = MlflowClient(f"sqlite:///{ran / 'store' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("leakatk")
+    runs = client.search_runs([experiment.experiment_id], "tags.`leakatk.kind` = 'live'", ViewType.ALL)
+    assert {each.info.run_name for each in runs} == {"small (live)", "npo"}
+    assert all(each.info.lifecycle_stage == "deleted" for each in runs)
+    live = next(each for each in runs if each.info.run_name == "npo")
+    for name in ("watch.greedy", "watch.leak_at_4", "watch.utility", "loss.total"):
+        assert [point.step for point in client.get_metric_history(live.info.run_id, name)] == [2, 4]
+    recorded = client.search_runs([experiment.experiment_id], "attributes.run_name = 'npo'")
+    assert live.info.end_time < recorded[0].info.start_time
+
+
 def test_a_method_that_diverges_is_reported_beside_the_others(ran, capsys):
     arguments = ["run", str(ran / "small.yaml"), "--store", str(ran / "store"), "--json"]
     code = main([*arguments, "--set", "methods.0.train.lr=1e30", "--set", "methods.0.train.clip=1e30"])
@@ -134,8 +151,10 @@ def test_more_workers_than_cores_are_refused_before_any_work(tmp_path, capsys):
 
 
 def test_methods_with_other_answers_get_refusals_or_samples_of_the_target_model(ran, capsys):
-    methods = "methods=[{name: idk_dpo, train: {steps: 2}}, {name: altpo, prompt: '{question}', train: {steps: 2}}]"
+    others = "{name: idk_dpo, train: {steps: 2}}, {name: altpo, prompt: '{question}', train: {steps: 2}}"
+    methods = f"methods=[{others}, {{name: retrain}}]"
     arguments = ["run", str(ran / "small.yaml"), "--store", str(ran / "store"), "--json", "--set", methods]
     assert main(arguments) == 0
     rows = json.loads(capsys.readouterr().out)["models"]
-    assert [row["name"] for row in rows] == ["target", "retain", "idk-dpo", "altpo"]
+    assert [row["name"] for row in rows] == ["target", "retain", "idk-dpo", "altpo", "retrain"]
+    assert rows[4]["leak"] == rows[1]["leak"]  # from the pretrained model, not from the target: the retain model again
