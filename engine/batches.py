@@ -112,6 +112,13 @@ class Batches:
         moved = {name: part.to(device) for name in ("forget", "retain", "alternate") if (part := getattr(batch, name))}
         return dataclasses.replace(batch, **moved)
 
+    def seed_dropout(self, step: int, micro_batch: int) -> None:
+        """Make torch's randomness (dropout, where the model has any) a function of seed, step and worker."""
+        import torch
+
+        key = [self.job.seed, step, micro_batch, self.rank]
+        torch.manual_seed(int(np.random.default_rng(key).integers(2**63)))
+
     def _seed(self, stream: int) -> int:
         return 2 * self.job.seed + stream
 

@@ -111,6 +111,11 @@ class TrainSection(Section):
                 f"batch_size {self.batch_size} over {self.workers} workers does not divide by "
                 f"micro_batch_size {self.micro_batch_size}"
             )
+        shares = self.batch_size // (self.micro_batch_size or self.batch_size // self.workers)
+        if self.retain_batch_size is not None and self.retain_batch_size < shares:
+            raise ValueError(
+                f"retain_batch_size {self.retain_batch_size} is less than the step's {shares} micro-batches"
+            )
         return self
 
 
@@ -339,14 +344,8 @@ def _check_methods(experiment: Experiment, source: str) -> None:
     for index, method in enumerate(experiment.methods):
         where = f"{source}: methods[{index}]"
         known(method.name, METHODS, f"{where}.name", "leakatk methods")
-        made = validated(METHODS[method.name], method.hyperparameters, f"{where} ({method.name})")
-        train = validated(TrainSection, experiment.train.model_dump() | method.train, f"{where}.train")
-        trained = made.base_method() if method.name == "rule" else made
-        if "two_gradients" in trained.needs and (train.workers > 1 or train.zero_stage > 0):
-            raise UserError(
-                f"{where}: this method combines two gradients, which takes train.workers: 1 and zero_stage: 0; found "
-                f"workers {train.workers}, zero_stage {train.zero_stage}"
-            )
+        validated(METHODS[method.name], method.hyperparameters, f"{where} ({method.name})")
+        validated(TrainSection, experiment.train.model_dump() | method.train, f"{where}.train")
         labels.append(experiment.label(method))
     for label in labels:
         if labels.count(label) > 1 or label in ("target", "retain"):

@@ -59,8 +59,12 @@ def switched_off(adapted: Any) -> Any:
             self.__dict__["module"] = adapted  # not a submodule: its parameters are not this one's to move or save
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
+            training = adapted.training
+            adapted.eval()  # a reference has no dropout
             with adapter_off(adapted):
-                return adapted(*args, **kwargs)
+                output = adapted(*args, **kwargs)
+            adapted.train(training)
+            return output
 
     return SwitchedOff()
 

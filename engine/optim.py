@@ -6,15 +6,18 @@ or of methods.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from engine.experiment import TrainSection
 from engine.lora import switched_off, trained_state, with_adapter
 from engine.models import ModelSource, load_model
+
+Weights = Callable[[float, float], tuple[float, float]]
 
 
 class PlainEngine:
@@ -29,50 +32,45 @@ class PlainEngine:
         self.adapted = settings.lora is not None
         if settings.lora is not None:
             self.model = with_adapter(self.model, settings.lora, source.path, source.revision, seed)
+        self.module = self.model
         trained = [each for each in self.model.parameters() if each.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
         self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
-        self.forget_gradients: list[Any] | None = None
+        self.apart = TwoGradients(trained)
 
-    def accumulate(self, total: Any, last: bool, lr: float) -> None:
-        """Add one micro-batch's gradient; after the last of a step, clip and move the weights."""
+    def accumulate(self, total: Any, last: bool, lr: float) -> float:
+        """Add one micro-batch's gradient; after the last of a step, clip and move the weights. Returns the gradient's
+        norm after the last, else 0; where that is not finite the weights stay as they are."""
         (total / self.accumulation).backward()
-        if last:
-            self._step(lr)
+        return self._step(lr) if last else 0.0
 
-    def accumulate_apart(
-        self, forget: Any, retain: Any, last: bool, lr: float, weights: Callable[[float, float], tuple[float, float]]
-    ) -> None:
+    def accumulate_apart(self, forget: Any, retain: Any, last: bool, lr: float, weights: Weights) -> float:
         """Like `accumulate`, for a step along a combination of two gradients.
 
         forget, retain: losses of separate forward passes. weights: from the inner products <g_f, g_f> and <g_f, g_r>
         of the step's gradients over all parameters, the weights of g_f and g_r.
         """
+        self.apart.add(forget / self.accumulation, retain / self.accumulation)
+        if not last:
+            return 0.0
+        for parameter, gradient in zip(self.apart.parameters, self.apart.combined(weights), strict=True):
+            parameter.grad = gradient
+        return self._step(lr)
+
+    def _step(self, lr: float) -> float:
         import torch
 
-        parameters = [each for each in self.model.parameters() if each.requires_grad]
-        found = torch.autograd.grad(forget / self.accumulation, parameters, materialize_grads=True)
-        kept = self.forget_gradients
-        self.forget_gradients = list(found) if kept is None else [a + b for a, b in zip(kept, found, strict=True)]
-        (retain / self.accumulation).backward()
-        if last:
-            pairs = [(g, each) for g, each in zip(self.forget_gradients, parameters, strict=True)]
-            forget_forget = sum(float(g.double().square().sum()) for g, _ in pairs)
-            forget_retain = sum(float((g * each.grad).double().sum()) for g, each in pairs if each.grad is not None)
-            of_forget, of_retain = weights(forget_forget, forget_retain)
-            for g, each in pairs:
-                each.grad = of_forget * g + (of_retain * each.grad if each.grad is not None else 0.0)
-            self.forget_gradients = None
-            self._step(lr)
-
-    def _step(self, lr: float) -> None:
-        import torch
-
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def finite(self) -> bool:
+        """Whether every trained weight is a number."""
+        return all_finite(self.apart.parameters)
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state so that `load` continues to the same bits."""
@@ -104,8 +102,16 @@ class DeepSpeedEngine:
     """Any number of workers under ZeRO 0-3; the process group is Ray Train's."""
 
     def __init__(
-        self, source: ModelSource, settings: TrainSection, accumulation: int, device: str, seed: int, rank: int
+        self,
+        source: ModelSource,
+        settings: TrainSection,
+        accumulation: int,
+        device: str,
+        seed: int,
+        rank: int,
+        apart: bool = False,
     ) -> None:
+        """apart: steps come by accumulate_apart, which leads DeepSpeed through one backward pass a step."""
         on_cpu = device == "cpu"
         if on_cpu:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -115,7 +121,7 @@ class DeepSpeedEngine:
         if on_cpu:
             _skip_shared_memory_build()
         deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl")
-        config = deepspeed_config(settings, accumulation)
+        config = deepspeed_config(settings, 1 if apart else accumulation)
         if settings.zero_stage == 3:
             from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
@@ -129,12 +135,45 @@ class DeepSpeedEngine:
         self.model, self.optimizer, _, _ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
         self.device, self.rank, self.stage, self.precision = device, rank, settings.zero_stage, settings.precision
         self.autocast = torch.autocast("cpu", enabled=False)
+        self.accumulation, self.apart = accumulation, TwoGradients(trained)
 
-    def accumulate(self, total: Any, last: bool, lr: float) -> None:
+    def accumulate(self, total: Any, last: bool, lr: float) -> float:
+        self.model.backward(total)
+        return self._step(last, lr)
+
+    def accumulate_apart(self, forget: Any, retain: Any, last: bool, lr: float, weights: Weights) -> float:
+        """As PlainEngine's, of losses through `module`, since the wrapper's own backward pass is for one loss.
+
+        Each worker holds both gradients whole while they are combined, whatever the ZeRO stage.
+        """
+        import deepspeed
+        import torch
+
+        self.apart.add(forget / self.accumulation, retain / self.accumulation)
+        if not last:
+            return 0.0
+        for gradient in (*self.apart.forget, *self.apart.retain):
+            torch.distributed.all_reduce(gradient)
+            gradient /= torch.distributed.get_world_size()
+        gradients, parameters = self.apart.combined(weights), self.apart.parameters
+        with deepspeed.zero.GatheredParameters(parameters, enabled=self.stage == 3):
+            # A loss whose gradient is the combined one: the way into DeepSpeed's own reduction, clipping and step. The
+            # prologue is what DeepSpeed hooks to its own forward pass, which this loss has not come through.
+            loss: Any = sum((each * g).sum() for each, g in zip(parameters, gradients, strict=True))
+            loss.register_hook(lambda _: self.model._backward_prologue())
+            self.model.backward(loss)
+        return self._step(last, lr)
+
+    def _step(self, last: bool, lr: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.model.backward(total)
         self.model.step()
+        norm = self.model.get_global_grad_norm()  # None without ZeRO in float32
+        return float(norm) if last and norm is not None else 0.0
+
+    def finite(self) -> bool:
+        """Whether every weight that this worker holds is a number."""
+        return all_finite([getattr(each, "ds_tensor", each) for each in self.module.parameters()])
 
     def save(self, folder: Path) -> None:
         """Each rank writes its shard; the shards of all ranks in one folder are the checkpoint."""
@@ -173,6 +212,37 @@ class DeepSpeedEngine:
         wrapped = deepspeed.initialize(model=model, config=config)[0]
         wrapped.eval()
         return wrapped
+
+
+class TwoGradients:
+    """The forget and the retain gradient of a step, gathered over its micro-batches and then combined."""
+
+    def __init__(self, parameters: list[Any]) -> None:
+        self.parameters = parameters
+        self.forget: list[Any] = []
+        self.retain: list[Any] = []
+
+    def add(self, forget: Any, retain: Any) -> None:
+        """Add the gradients of one micro-batch's two losses."""
+        import torch
+
+        def grown(kept: list[Any], loss: Any) -> list[Any]:
+            found = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+            return [a + b for a, b in zip(kept, found, strict=True)] if kept else list(found)
+
+        self.forget, self.retain = grown(self.forget, forget), grown(self.retain, retain)
+
+    def combined(self, weights: Weights) -> list[Any]:
+        """The step's gradient, parameter by parameter; the next step begins with none."""
+        forget_forget = sum(float(each.double().square().sum()) for each in self.forget)
+        pairs = list(zip(self.forget, self.retain, strict=True))
+        of_forget, of_retain = weights(forget_forget, sum(float((f * r).double().sum()) for f, r in pairs))
+        self.forget, self.retain = [], []
+        return [of_forget * f + of_retain * r for f, r in pairs]
+
+
+def all_finite(tensors: Iterable[Any]) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors)
 
 
 def deepspeed_config(settings: TrainSection, accumulation: int) -> dict[str, Any]:

@@ -23,14 +23,15 @@ from engine.batches import Batches, TrainJob, accumulation, on_gpu
 from engine.claim import Claim
 from engine.errors import DivergedError, UserError
 from engine.experiment import TrainSection
-from engine.lora import edit_adapter, is_adapter
-from engine.models import ModelSource, load_model
+from engine.finish import METHOD_STATE, finish
 from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder
+from engine.progress import Silent
 from engine.store import file_digest
 from engine.watch import enough, watch
 
 TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
-METHOD_STATE = "method.json"
+FAILURE = "failure.json"
+NAMED = 6  # examples of a batch that an error names
 
 
 def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def _train_together(job: TrainJob, work: Path, report: Callable[..., None], use_
     from ray.train.torch import TorchConfig, TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    (work / FAILURE).unlink(missing_ok=True)
     TorchTrainer(
         _train_worker,
         train_loop_config={"job": job, "work": str(work), "report": report},
@@ -109,13 +111,14 @@ def _train_together(job: TrainJob, work: Path, report: Callable[..., None], use_
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     ).fit()
+    if (work / FAILURE).exists():
+        name, text = json.loads((work / FAILURE).read_text())
+        raise {"UserError": UserError, "DivergedError": DivergedError}[name](text)
     return json.loads((work / "facts.json").read_text())
 
 
 def _train_worker(config: dict[str, Any]) -> None:
     """One Ray Train worker."""
-    import tempfile
-
     import ray.train
     import torch
 
@@ -124,7 +127,27 @@ def _train_worker(config: dict[str, Any]) -> None:
     device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
     if device == "cpu":
         torch.set_num_threads(1)
-    engine = DeepSpeedEngine(job.model, job.settings, accumulation(job.settings), device, job.seed, rank)
+    try:
+        facts = _worker_loop(job, work, config["report"], device, rank)
+    except (DivergedError, UserError) as error:
+        # Every worker comes to it in the same step. Raised from here, Ray Train would begin again, to the same end.
+        if rank == 0:
+            (work / FAILURE).write_text(json.dumps([type(error).__name__, str(error)]))
+        return
+    if rank == 0:
+        (work / "facts.json").write_text(json.dumps(facts))
+
+
+def _worker_loop(job: TrainJob, work: Path, report: Callable[..., None], device: str, rank: int) -> dict[str, Any]:
+    """The loop on one worker's DeepSpeed engine, from Ray Train's last checkpoint where there is one."""
+    import tempfile
+
+    import ray.train
+
+    from methods import METHODS
+
+    apart = "two_gradients" in METHODS[job.method["name"]].needs
+    engine = DeepSpeedEngine(job.model, job.settings, accumulation(job.settings), device, job.seed, rank, apart)
 
     def save(progress: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -134,15 +157,12 @@ def _train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.Checkpoint.from_directory(temporary)
             ray.train.report({"step": progress["step"]}, checkpoint=checkpoint)
 
-    report = Claim(work).checked(config["report"]) if rank == 0 else lambda *_, **__: None
+    report = Claim(work).checked(report) if rank == 0 else Silent()
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        facts = _loop(job, engine, work, report, save, None, rank)
-    else:
-        with checkpoint.as_directory() as folder:
-            facts = _loop(job, engine, work, report, save, Path(folder), rank)
-    if rank == 0:
-        (work / "facts.json").write_text(json.dumps(facts))
+        return _loop(job, engine, work, report, save, None, rank)
+    with checkpoint.as_directory() as folder:
+        return _loop(job, engine, work, report, save, Path(folder), rank)
 
 
 def _loop(
@@ -173,110 +193,75 @@ def _loop(
         engine.load(Path(job.continue_from) / "state")
         state = json.loads((Path(job.continue_from) / "state" / METHOD_STATE).read_text())
     engine.model.train()
-    while step < job.steps:
-        lr = job.settings.lr * lr_factor(step, job.steps, job.settings)
-        history.append(_step(engine, method, batches, step, lr, state) | state)
-        step += 1
-        state = method.next_state(state, history[-1], batches.epochs(step))
-        seen = {}
-        if job.settings.watches and step % job.settings.eval_every == 0:
-            try:
-                seen = watch(engine.model, tokenizer, job)
-            except DivergedError as error:
-                raise DivergedError(f"{error}, seen after step {step}; try a smaller learning rate") from error
-            history[-1] |= {f"watch.{name}": value for name, value in seen.items()}
-        notes = [f"loss {history[-1]['total']:.4g}", *(f"{name} {value:.3f}" for name, value in seen.items())]
-        if enough(seen, job.settings):
-            break
-        report(step, ", ".join(notes), step == job.steps)
-        if step % job.settings.checkpoint_every == 0 and step < job.steps:
-            seconds = spent + time.monotonic() - clock
-            save({"step": step, "history": history, "seconds": seconds, "method_state": state})
+    saved = step
+    try:
+        while step < job.steps:
+            lr = job.settings.lr * lr_factor(step, job.steps, job.settings)
+            history.append(_step(engine, method, batches, step, lr, state) | state)
+            step += 1
+            state = method.next_state(state, history[-1], batches.epochs(step))
+            seen = {}
+            if job.settings.watches and step % job.settings.eval_every == 0:
+                seen = watch(engine.model, tokenizer, job, step)
+                history[-1] |= {f"watch.{name}": value for name, value in seen.items()}
+            notes = [f"loss {history[-1]['total']:.4g}", *(f"{name} {value:.3f}" for name, value in seen.items())]
+            row = {"row": history[-1]} if seen and job.settings.eval_samples is not None else {}
+            report(step, ", ".join(notes), step == job.steps, **row)
+            if enough(seen, job.settings):
+                break
+            if step % job.settings.checkpoint_every == 0 and step < job.steps:
+                _check_weights(engine, step)
+                seconds = spent + time.monotonic() - clock
+                save({"step": step, "history": history, "seconds": seconds, "method_state": state})
+                saved = step
+    except DivergedError as error:
+        kept = f"; the checkpoint of step {saved} is kept in {work}" if saved else ""
+        raise DivergedError(f"{error}; try a smaller learning rate{kept}") from error
     seconds = round(spent + time.monotonic() - clock, 3)
     facts = {"steps": step, "seconds": seconds, "truncated": batches.truncated, "history": history}
-    return _finish(job, engine, tokenizer, work, rank, method, state, facts)
+    return finish(job, engine, tokenizer, work, rank, method, state, facts)
 
 
 def _step(
     engine: Any, method: Any, batches: Batches, step: int, lr: float, state: dict[str, float]
 ) -> dict[str, float]:
-    """One optimiser step over its micro-batches; returns the losses, averaged over micro-batches and workers."""
+    """One optimiser step over its micro-batches; returns the losses, averaged over micro-batches and workers.
+
+    DivergedError where the loss or its gradient is not finite.
+    """
     micro_batches = batches.at(step)
-    sums = np.zeros(3)
+    sums, norm = np.zeros(3), 0.0
     for index, batch in enumerate(micro_batches):
-        last = index == len(micro_batches) - 1
+        last, apart = index == len(micro_batches) - 1, "two_gradients" in method.needs
+        batches.seed_dropout(step, index)
         with engine.autocast:
-            loss = method.loss(engine.model, dataclasses.replace(batches.to(batch, engine.device), state=state))
-        if "two_gradients" in method.needs:
-            engine.accumulate_apart(loss.forget, loss.retain, last, lr, method.gradient_weights)
+            model = engine.module if apart else engine.model
+            loss = method.loss(model, dataclasses.replace(batches.to(batch, engine.device), state=state))
+        if apart:
+            norm = engine.accumulate_apart(loss.forget, loss.retain, last, lr, method.gradient_weights)
         else:
-            engine.accumulate(loss.total, last, lr)
+            norm = engine.accumulate(loss.total, last, lr)
         sums += [float(part.detach()) for part in loss]
     total, forget, retain = _mean_over_workers(sums / len(micro_batches), engine.device)
-    if not math.isfinite(total):
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        what = f"loss is {total}" if not math.isfinite(total) else f"the gradient's norm is {norm}"
         raise DivergedError(
-            f"loss is {total} at step {step + 1} (forget {forget}, retain {retain}; examples "
-            f"{', '.join(batches.names(step)[:6])}); try a smaller learning rate"
+            f"{what} at step {step + 1} (forget {forget}, retain {retain}; examples {_some(batches.names(step))})"
         )
     return {"total": total, "forget": forget, "retain": retain, "lr": lr}
 
 
-def _finish(
-    job: TrainJob,
-    engine: Any,
-    tokenizer: Any,
-    work: Path,
-    rank: int,
-    method: Any,
-    state: dict[str, float],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Export the model with its tokenizer, the optimizer's and the method's state if kept, and every step's loss."""
-    from methods.base import Method
-
-    temporary = work / ".model"
-    engine.export(temporary)
-    if job.keep_state:
-        engine.save(work / "state")
-    if rank == 0:
-        if job.keep_state:
-            (work / "state" / METHOD_STATE).write_text(json.dumps(state))
-        if type(method).edited is not Method.edited:
-            if is_adapter(temporary):
-                edit_adapter(temporary, method.edited)
-            else:
-                _edit_exported(temporary, job.model, method.edited)
-        if job.settings.lora is not None and job.settings.lora.merge:
-            _merge_exported(temporary, work / "adapter")
-        tokenizer.save_pretrained(temporary)
-        replace_folder(temporary, work / "model")
-        history = facts.pop("history")
-        (work / "history.json").write_text(json.dumps(history))
-        facts["last_loss"] = history[-1]["total"] if history else None
-    return facts
+def _some(names: list[str]) -> str:
+    """The first names of a batch, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
-def _edit_exported(folder: Path, target: ModelSource, edited: Callable[[Any, Any], Any]) -> None:
-    """Replace the weights of the model in `folder` by the method's arithmetic on them and the target model's."""
-    import torch
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()  # under ZeRO-3 it would shard what is loaded here
-    model = load_model(ModelSource(str(folder), ""))
-    before = dict(load_model(target).named_parameters())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(edited(parameter, before[name]))
-    model.save_pretrained(folder)
-
-
-def _merge_exported(folder: Path, adapter: Path) -> None:
-    """Put the merged model in the place of the adapter in `folder`, and the adapter aside."""
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()
-    replace_folder(folder, adapter)
-    load_model(ModelSource(str(adapter), "")).save_pretrained(folder)
+def _check_weights(engine: Any, step: int) -> None:
+    """DivergedError unless all weights are numbers on every worker: a checkpoint is one to go on from."""
+    broken, *_ = _mean_over_workers(np.array([float(not engine.finite()), 0.0, 0.0]), engine.device)
+    if broken:
+        raise DivergedError(f"weights are not finite after step {step}")
 
 
 def lr_factor(step: int, steps: int, settings: TrainSection) -> float:

@@ -12,13 +12,22 @@ import numpy as np
 
 from benchmarks.base import Decoding, Probe
 from engine.batches import TrainJob
+from engine.errors import DivergedError
 from engine.experiment import TrainSection
 
 
-def watch(model: Any, tokenizer: Any, job: TrainJob) -> dict[str, float]:
+def watch(model: Any, tokenizer: Any, job: TrainJob, step: int) -> dict[str, float]:
     """ "greedy": mean core metric of greedy answers to the watched forget prompts; with settings.eval_samples = n also
     "leak_at_<n>": the mean over eval_prompts of them of the best of n samples at T = 1, p = 1, and "utility": as
-    greedy, on as many prompts of the utility group, if it has any. A metric that failed on a sample leaves it out."""
+    greedy, on as many prompts of the utility group, if it has any. A metric that failed on a sample leaves it out.
+    DivergedError where the model's logits are no longer finite."""
+    try:
+        return _seen(model, tokenizer, job)
+    except DivergedError as error:
+        raise DivergedError(f"{error}, seen after step {step}") from error
+
+
+def _seen(model: Any, tokenizer: Any, job: TrainJob) -> dict[str, float]:
     from methods.base import innermost
 
     settings, inner = job.settings, innermost(model)

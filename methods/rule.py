@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from methods.base import Method
 
@@ -23,8 +23,8 @@ class Rule(Method):
     and round. metric: core metric that finds leaks (None: the benchmark's). threshold: score from which a sample leaks.
     steps: optimiser steps a round (None: as many as round 0). tolerance: leak@m at which it stops (None: the retain
     model's own, 0 without one). pool: all leaks so far, or this round's; pool_cap: at most so many, the newest.
-    moving_reference: NPO's reference is the model at the round's start instead of the target model. control: also run
-    the base method for as many steps without samples.
+    moving_reference: the reference of NPO and kin is the model at the round's start instead of the target model.
+    control: also run the base method for as many steps without samples.
     """
 
     base: dict[str, Any] = {"name": "npo"}
@@ -47,10 +47,16 @@ class Rule(Method):
         name = base.get("name")
         if not isinstance(name, str) or name not in METHODS:
             raise ValueError(f"base.name must be a method such as npo or grad_diff, found {name!r}")
-        if METHODS[name].loss is Method.loss:
-            raise ValueError(f"base.name must be a method that is trained by a loss, {name} is not")
+        if METHODS[name].loss is Method.loss or name == "retrain":
+            raise ValueError(f"base.name must be a method that unlearns by a loss, {name} does not")
         METHODS[name](**{key: value for key, value in base.items() if key != "name"})
         return base
+
+    @model_validator(mode="after")
+    def _has_a_reference_to_move(self) -> Rule:
+        if self.moving_reference and "reference_logprob" not in self.base_method().needs:
+            raise ValueError(f"moving_reference: {self.base['name']} has no reference log-probabilities to move")
+        return self
 
     def base_method(self) -> Method:
         """The base method with its hyperparameters."""

@@ -77,6 +77,14 @@ MISTAKES = {
     "hyperparameter out of range": (GOOD | {"methods": [{"name": "npo", "beta": 0}]}, r"beta.*greater than 0"),
     "two of a name": (GOOD | {"methods": [{"name": "npo"}, {"name": "npo", "beta": 2}]}, r"label"),
     "workers that do not divide": (GOOD | {"train": {"batch_size": 5, "workers": 2}}, r"does not divide"),
+    "too few retain examples": (
+        GOOD | {"train": {"batch_size": 8, "micro_batch_size": 2, "retain_batch_size": 3}},
+        r"retain_batch_size 3 is less than the step's 4 micro-batches",
+    ),
+    "a reference that is not there to be moved": (
+        GOOD | {"methods": [{"name": "rule", "base": {"name": "simnpo"}, "moving_reference": True}]},
+        r"moving_reference: simnpo has no reference",
+    ),
     "no benchmark": ({"name": "x"}, r"'benchmark' is missing"),
     "wrong type": (GOOD | {"sampling": {"n": "many"}}, r"sampling.n.*'many'"),
     "k below one": (GOOD | {"leak": {"k": [0]}}, r"leak.k"),

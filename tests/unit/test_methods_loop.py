@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from engine import train
 from engine.alternates import refusals
 from engine.batches import Batches, TrainJob
-from engine.errors import UserError
-from engine.experiment import TrainSection, parse_experiment
+from engine.errors import DivergedError, UserError
+from engine.experiment import LoraSection, TrainSection
 from engine.models import model_source
 from engine.optim import PlainEngine
 from engine.progress import Silent
 from engine.reference import ReferenceJob, _logprobs
 from methods import METHODS
+from methods.base import Loss
+from methods.grad_diff import GradDiff
 
 SETTINGS = TrainSection(
     steps=3, batch_size=4, retain_batch_size=6, lr=1e-2, weight_decay=0.0, warmup=0.0, decay_from=1.0
@@ -51,7 +53,8 @@ def trained(job, folder, name, report=None, /, settings=None, **hyperparameters)
     method = {"name": name, **(HYPERPARAMETERS.get(name, {}) | hyperparameters)}
     train._train_alone(dataclasses.replace(job, method=method, settings=changed), str(folder), report or Silent())
     history = json.loads((folder / "history.json").read_text())
-    return history, load_file(folder / "model" / "model.safetensors")
+    weights = "adapter_model.safetensors" if changed.lora is not None else "model.safetensors"
+    return history, load_file(folder / "model" / weights)
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +125,100 @@ def crash_after(step):
     return report
 
 
-@pytest.mark.parametrize("name", ["pdu", "blur_npo"])
-def test_a_crashed_training_goes_on_to_the_same_bits(job, tmp_path, name):
-    settings = {"steps": 5, "checkpoint_every": 2}
-    with pytest.raises(CrashError):
-        trained(job, tmp_path / "crashed", name, crash_after(3), settings=settings)
-    resumed = trained(job, tmp_path / "crashed", name, settings=settings)
-    whole = trained(job, tmp_path / "whole", name, settings=settings)
-    assert resumed[0] == whole[0]
-    assert all(torch.equal(resumed[1][key], whole[1][key]) for key in whole[1])
+LORA = LoraSection(rank=2, dropout=0.3)  # dropout, too, is to be the same again
+
+
+@pytest.mark.parametrize(("name", "lora"), [("pdu", None), ("blur_npo", None), ("npo", LORA)])
+def test_crashed_at_any_step_a_training_goes_on_to_the_same_bits(job, tmp_path, name, lora):
+    settings = {"steps": 5, "checkpoint_every": 2, "lora": lora}
+    history, expected = trained(job, tmp_path / "whole", name, settings=settings)
+    for step in (1, 2, 3, 4):
+        folder = tmp_path / f"crashed-{step}"
+        with pytest.raises(CrashError):
+            trained(job, folder, name, crash_after(step), settings=settings)
+        assert (folder / "checkpoint").exists() == (step > 2)
+        resumed = trained(job, folder, name, settings=settings)
+        assert resumed[0] == history
+        assert all(torch.equal(resumed[1][key], expected[key]) for key in expected)
+
+
+# Every method on an adapter.
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"rule"}))
+def test_a_method_trains_an_adapter_and_nothing_else(job, tmp_path, name):
+    history, adapter = trained(job, tmp_path / name, name, settings={"lora": LoraSection(rank=2)})
+    assert all(np.isfinite(step["total"]) for step in history)
+    assert adapter
+    assert all(".lora_" in key and torch.isfinite(value).all() for key, value in adapter.items())
+    assert any(value.any() for key, value in adapter.items() if ".lora_B." in key)  # B starts at zero
+
+
+# Divergence.
+
+
+def test_a_loss_that_is_not_finite_names_step_and_examples_and_keeps_the_last_good_checkpoint(job, tokenizer, tmp_path):
+    settings = {"steps": 9, "batch_size": 8, "checkpoint_every": 2}
+    loss = GradDiff.loss
+
+    def spoiled(self, model, batch):
+        return Loss(*(part * torch.nan for part in loss(self, model, batch)))
+
+    def spoil(done, *_, **__):
+        if done == 4:
+            monkeypatch.setattr(GradDiff, "loss", spoiled)
+
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(DivergedError) as caught:
+        trained(job, tmp_path / "run", "grad_diff", spoil, settings=settings)
+    asked = dataclasses.replace(job, settings=SETTINGS.model_copy(update=settings))
+    names = Batches(asked, frozenset(), tokenizer, 0)
+    expected = ", ".join(names.names(4)[:6]) + " and 2 more"
+    assert "loss is nan at step 5" in str(caught.value)
+    assert f"examples {expected}" in str(caught.value)
+    assert "smaller learning rate" in str(caught.value)
+    assert f"the checkpoint of step 4 is kept in {tmp_path / 'run'}" in str(caught.value)
+    assert json.loads((tmp_path / "run" / "checkpoint" / "progress.json").read_text())["step"] == 4
+    history, _ = trained(job, tmp_path / "run", "grad_diff", settings=settings)  # the cause gone, it goes on
+    assert len(history) == 9
+
+
+class Steep(torch.autograd.Function):
+    """Nought, with a gradient that is not a number."""
+
+    @staticmethod
+    def forward(context, x):
+        return x * 0
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * torch.nan
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(job, tmp_path, monkeypatch):
+    loss = GradDiff.loss
+
+    def steep(self, model, batch):
+        found = loss(self, model, batch)
+        return found._replace(total=found.total + Steep.apply(found.total))
+
+    monkeypatch.setattr(GradDiff, "loss", steep)
+    monkeypatch.setattr(PlainEngine, "finite", lambda self: pytest.fail("the next step was reached"))
+    with pytest.raises(DivergedError, match="the gradient's norm is nan at step 1"):
+        trained(job, tmp_path / "run", "grad_diff", settings={"checkpoint_every": 1})
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(job, tmp_path, monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def overflow(self, *arguments):
+        step(self, *arguments)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0][0] = torch.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
+    with pytest.raises(DivergedError, match="weights are not finite after step 1"):
+        trained(job, tmp_path / "run", "grad_diff", settings={"checkpoint_every": 1})
+    assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 def test_a_continued_training_starts_with_the_state_that_the_first_ended_with(job, tmp_path):
@@ -170,14 +258,6 @@ def test_blur_steps_along_the_forget_gradient_and_what_of_the_retain_gradient_is
     orthogonal = retain - (retain @ forget) / (forget @ forget) * forget
     torch.testing.assert_close(step, 0.7 * forget + 1.5 * orthogonal, rtol=1e-4, atol=1e-7)
     assert abs(float((step - 0.7 * forget) @ forget)) < 1e-4 * float(forget @ forget)
-
-
-@pytest.mark.parametrize("method", [{"name": "blur_npo"}, {"name": "rule", "base": {"name": "blur_npo"}}])
-@pytest.mark.parametrize("settings", [{"workers": 2}, {"zero_stage": 1}])
-def test_two_gradients_are_refused_on_many_workers_before_any_work(method, settings):
-    document = {"benchmark": {"name": "fictional"}, "methods": [method], "train": {"batch_size": 8, **settings}}
-    with pytest.raises(UserError, match=r"combines two gradients.*workers: 1 and zero_stage: 0"):
-        parse_experiment(document, "e.yaml")
 
 
 # Arithmetic on weights: the task vector.

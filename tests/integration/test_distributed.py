@@ -1,0 +1,147 @@
+"""Two workers under every ZeRO stage, and one under each, train as one worker without DeepSpeed does."""
+
+import dataclasses
+import json
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+import ray
+
+from benchmarks.base import Example
+from engine import train
+from engine.alternates import refusals
+from engine.batches import TrainJob
+from engine.errors import DivergedError, UserError
+from engine.experiment import LoraSection, TrainSection
+from engine.models import ModelSource, load_model, model_source
+from engine.progress import Silent
+from engine.reference import ReferenceJob, _logprobs
+from engine.train import run_training
+
+STAGES = (0, 1, 2, 3)
+# Methods that hold a frozen model, sharded under ZeRO-3; a step from two gradients; a dual variable; an adapter.
+CASES = {
+    **{f"grad_diff-{stage}": ({"name": "grad_diff", "gamma": 0.1}, stage, {}) for stage in STAGES},
+    "accumulated-2": ({"name": "grad_diff", "gamma": 0.1}, 2, {"micro_batch_size": 2}),
+    "npo-2": ({"name": "npo"}, 2, {}),
+    "dpo-1": ({"name": "dpo"}, 1, {}),
+    "pdu-1": ({"name": "pdu", "eps": 1.0, "warmup_epochs": 0.0}, 1, {}),
+    **{f"blur_npo-{stage}": ({"name": "blur_npo"}, stage, {}) for stage in STAGES},
+    "blur_npo-accumulated-2": ({"name": "blur_npo"}, 2, {"micro_batch_size": 2}),
+    "undial-3": ({"name": "undial", "alpha": 1.0}, 3, {}),
+    "kl_min-3": ({"name": "kl_min"}, 3, {}),
+    "rmu-3": ({"name": "rmu", "layer": 0, "alpha": 5.0}, 3, {}),
+    "task_vector-3": ({"name": "task_vector", "a": 2.0}, 3, {}),
+    "adapter-3": ({"name": "undial", "alpha": 1.0}, 3, {"lora": LoraSection(rank=4)}),
+    "blur_npo-adapter-1": ({"name": "blur_npo"}, 1, {"lora": LoraSection(rank=4)}),
+}
+ALONE = [name for name in CASES if name.startswith(("grad_diff", "blur_npo-3"))]
+
+
+@pytest.fixture(scope="module")
+def job(base_model, fictional):
+    source, forget = model_source(str(base_model)), tuple(fictional.forget[:20])
+    settings = TrainSection(steps=4, batch_size=8, retain_batch_size=12, lr=3e-3, weight_decay=0.0, warmup=0.0)
+    return TrainJob(
+        source,
+        {"name": "grad_diff"},
+        settings,
+        retain=tuple(fictional.retain[:50]),
+        forget=forget,
+        alternate=refusals(forget),
+        forget_reference=tuple(_logprobs(ReferenceJob(source, forget), False)),
+        alternate_reference=tuple(_logprobs(ReferenceJob(source, refusals(forget)), False)),
+    )
+
+
+def case(job, name, workers, distributed=True):
+    method, stage, changes = CASES[name]
+    changes = changes | {"workers": workers, "zero_stage": stage if distributed else 0}
+    return dataclasses.replace(job, method=method, settings=job.settings.model_copy(update=changes))
+
+
+def one_after_the_other(jobs, folder):
+    """Each job by DeepSpeed in the process group that there is; a worker starts once for all of them."""
+    import torch
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    torch.set_num_threads(1)
+    rank = torch.distributed.get_rank()
+    for name, job in jobs.items():
+        (folder / name).mkdir(exist_ok=True)
+        train._worker_loop(job, folder / name, Silent(), "cpu", rank)
+        unset_hf_deepspeed_config()
+        torch.distributed.barrier()
+
+
+def on_two_workers(config):
+    one_after_the_other(config["jobs"], config["folder"])
+
+
+@ray.remote(num_cpus=1)
+def on_one_worker(jobs, folder):
+    import os
+
+    import torch
+
+    os.environ["LOCAL_RANK"] = "0"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=0, world_size=1)
+    with mock.patch("ray.train.get_checkpoint", return_value=None):  # this is no worker of Ray Train's
+        one_after_the_other(jobs, folder)
+    torch.distributed.destroy_process_group()
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+
+@pytest.fixture(scope="module")
+def trained(job, tmp_path_factory):
+    """workers -> a folder with every case's training: 0: one worker without DeepSpeed."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (0, 1, 2)}
+    for name in CASES:
+        (folders[0] / name).mkdir()
+        train._train_alone(case(job, name, 1, distributed=False), str(folders[0] / name), Silent())
+    ray.get(on_one_worker.remote({name: case(job, name, 1) for name in ALONE}, folders[1]))
+    TorchTrainer(
+        on_two_workers,
+        train_loop_config={"jobs": {name: case(job, name, 2) for name in CASES}, "folder": folders[2]},
+        scaling_config=ScalingConfig(num_workers=2),
+        torch_config=TorchConfig(backend="gloo"),
+        run_config=RunConfig(name="cases", storage_path=str(folders[2] / "ray")),
+    ).fit()
+    return folders
+
+
+def found(folder):
+    losses = [step["total"] for step in json.loads((folder / "history.json").read_text())]
+    return losses, {k: v.numpy() for k, v in load_model(ModelSource(str(folder / "model"), "")).state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "name"), [(1, name) for name in ALONE] + [(2, name) for name in CASES])
+def test_workers_and_zero_stages_give_the_losses_and_the_model_of_one_worker(trained, workers, name):
+    expected, found_ = found(trained[0] / name), found(trained[workers] / name)
+    np.testing.assert_allclose(found_[0], expected[0], rtol=1e-5)
+    for key, value in expected[1].items():
+        np.testing.assert_allclose(found_[1][key], value, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes", "error", "told"),
+    [
+        ({"name": "grad_diff"}, {"lr": 1e30, "clip": 1e30, "steps": 20}, DivergedError, r"at step \d+ .*the-one"),
+        ({"name": "rmu", "layer": 9}, {"zero_stage": 1}, UserError, "below the model's 2 layers, found 9"),
+    ],
+)
+def test_what_many_workers_fail_of_is_told_as_by_one(job, tmp_path, method, changes, error, told):
+    """Not as a failure of Ray Train, which would start the workers again, to the same end."""
+    settings = job.settings.model_copy(update={"workers": 2, **changes})
+    job = dataclasses.replace(job, method=method, settings=settings, forget=(Example("the-one", "Who?", "Me."),))
+    with pytest.raises(error, match=told):
+        run_training(job, tmp_path, Silent())
