@@ -45,6 +45,11 @@ class Maker:
     def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages) -> None:
         self.experiment, self.benchmark, self.stages = experiment, benchmark, stages
         self.base = self._base()
+        if experiment.finetune_section is None and any(each.name == "retrain" for each in experiment.methods):
+            raise UserError(
+                "methods: retrain starts from the pretrained model, which is not known here; give model.finetune with "
+                "model.path the pretrained model, or the retrained model as model.retain"
+            )
 
     def _base(self) -> ModelSource:
         """The model that target and retain model are fine-tuned from."""
@@ -74,19 +79,27 @@ class Maker:
             return None
         return self._finetuned("retain", self.benchmark.finetune_retain)
 
-    def _finetuned(self, label: str, examples: list[Example]) -> Made:
-        section = self.experiment.finetune_section
-        assert section is not None
+    def _finetuned(
+        self, label: str, examples: list[Example], role: str | None = None, changes: dict[str, Any] | None = None
+    ) -> Made:
+        """The base model fine-tuned on the examples; changes: keys of the settings that differ."""
+        finetune = self.experiment.finetune_section
+        assert finetune is not None
+        section = TrainSection.model_validate(finetune.model_dump() | (changes or {}))
         retain = in_pieces(examples, self.base, section)
         job = self._train_job(self.base, {"name": "retrain"}, section, retain=retain)
-        return self._trained(label, label, job)
+        return self._trained(label, role or label, job)
 
     def unlearned(
         self, label: str, section: MethodSection, forget: tuple[Example, ...], request: int, start: Made
     ) -> Made:
-        """The model that a method makes."""
+        """The model that a method makes. Retraining has nothing to do with `start`: it begins with the pretrained model
+        and never sees the forget set, whichever request of several is made."""
         from methods import METHODS
 
+        if section.name == "retrain":
+            made = self._finetuned(label, self.benchmark.finetune_retain, "unlearned", section.train)
+            return dataclasses.replace(made, request=request)
         method = METHODS[section.name](**section.hyperparameters)
         hyperparameters = {"name": section.name, **section.hyperparameters}
         job = self._job(label, section, method, hyperparameters, start.source, forget)

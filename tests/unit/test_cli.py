@@ -59,6 +59,15 @@ def test_demo_refuses_unknown_methods(capsys):
     assert "did you mean 'simnpo'" in refused(capsys, "demo", "--methods", "simpno")
 
 
+def test_the_demo_can_be_asked_for_every_method():
+    from engine.commands.demo import demo_document
+    from engine.experiment import parse_experiment
+    from methods import METHODS
+
+    asked = parse_experiment(demo_document(0, everything=True), "the demo")
+    assert {each.name for each in asked.methods} == set(METHODS)
+
+
 def test_a_store_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(GOOD))
@@ -79,6 +88,12 @@ def test_a_model_folder_that_is_not_whole_is_refused(tmp_path, base_model, capsy
     assert "model.path" in line
     assert missing.split(".")[0][:5] in line
     assert not list((tmp_path / "store").glob("*/*"))
+
+
+def test_retraining_without_a_pretrained_model_is_refused(tmp_path, base_model, capsys):
+    document = GOOD | {"model": {"path": str(base_model)}, "methods": [{"name": "retrain"}]}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
+    assert "model.retain" in refused(capsys, "run", tmp_path / "e.yaml", "--store", tmp_path / "store")
 
 
 def test_scores_of_foreign_generations_feed_the_leak_curve(tmp_path, capsys):
