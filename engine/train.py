@@ -244,7 +244,7 @@ def _step(
         sums += [float(part.detach()) for part in loss]
     total, forget, retain = _mean_over_workers(sums / len(micro_batches), engine.device)
     if not (math.isfinite(total) and math.isfinite(norm)):
-        what = f"loss is {total}" if not math.isfinite(total) else f"the gradient's norm is {norm}"
+        what = f"loss is {total}" if not math.isfinite(total) else f"the gradient is not finite (its norm is {norm})"
         raise DivergedError(
             f"{what} at step {step + 1} (forget {forget}, retain {retain}; examples {_some(batches.names(step))})"
         )

@@ -13,7 +13,7 @@ from benchmarks.base import Example
 from engine import train
 from engine.alternates import refusals
 from engine.batches import TrainJob
-from engine.errors import DivergedError, UserError
+from engine.errors import DivergedError
 from engine.experiment import LoraSection, TrainSection
 from engine.models import ModelSource, load_model, model_source
 from engine.progress import Silent
@@ -132,16 +132,9 @@ def test_workers_and_zero_stages_give_the_losses_and_the_model_of_one_worker(tra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "changes", "error", "told"),
-    [
-        ({"name": "grad_diff"}, {"lr": 1e30, "clip": 1e30, "steps": 20}, DivergedError, r"at step \d+ .*the-one"),
-        ({"name": "rmu", "layer": 9}, {"zero_stage": 1}, UserError, "below the model's 2 layers, found 9"),
-    ],
-)
-def test_what_many_workers_fail_of_is_told_as_by_one(job, tmp_path, method, changes, error, told):
+def test_a_loss_that_is_not_finite_is_told_as_by_one_worker(job, tmp_path):
     """Not as a failure of Ray Train, which would start the workers again, to the same end."""
-    settings = job.settings.model_copy(update={"workers": 2, **changes})
-    job = dataclasses.replace(job, method=method, settings=settings, forget=(Example("the-one", "Who?", "Me."),))
-    with pytest.raises(error, match=told):
+    settings = job.settings.model_copy(update={"workers": 2, "lr": 1e30, "clip": 1e30, "steps": 20})
+    job = dataclasses.replace(job, settings=settings, forget=(Example("the-one", "Who?", "Me."),))
+    with pytest.raises(DivergedError, match=r"at step \d+ .*the-one"):
         run_training(job, tmp_path, Silent())
