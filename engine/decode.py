@@ -21,6 +21,7 @@ from torch import Tensor
 
 from engine.draw import Drawn, Strategy, draw, prompt_key, sent, uniforms
 from engine.errors import DivergedError
+from engine.fixed_rows import FixedRows, fixed_rows
 from engine.kv_rows import LEAST_ROWS, KVRows, padded
 
 MOST_ROWS = 4096
@@ -106,7 +107,9 @@ def sample_grid(
     ends = [[eos_token_id]] if isinstance(eos_token_id, int) else [[token] for token in eos_token_id]
     ends += [list(sequence) for sequence in stop]
     keys = [prompt_key(seed, prompt_id) for prompt_id in prompt_ids]
-    rows = max(LEAST_ROWS, max_rows or default_rows(model, max(map(len, prompts)) + max_new_tokens))
+    length = max(map(len, prompts)) + max_new_tokens
+    rows = max(LEAST_ROWS, max_rows or default_rows(model, length))
+    fixed: FixedRows | None = None
     mix = model.device.type == "cuda" if mix_lengths is None else mix_lengths
     results: list[list[list[Sample]]] = [[[] for _ in prompts] for _ in strategies]
     groups = _groups(prompts, rows, mix)
@@ -122,10 +125,12 @@ def sample_grid(
             if prefill is None:
                 groups += [group[: len(group) // 2], group[len(group) // 2 :]]
                 continue
+            fixed = fixed or fixed_rows(model, prefill.cache, rows, length)
             for strategy, result in zip(strategies, results, strict=True):
                 count = 1 if strategy.temperature == 0 else n
                 tree = _Tree(model, strategy, [keys[index] for index in group], count, max_new_tokens, ends, rows)
                 tree.ended, tree.prompt_P = ended, np.array(group)
+                tree.fixed = fixed
                 tree.grow(prefill)
                 rows = tree.rows
                 for index, samples in zip(group, tree.samples(), strict=True):
@@ -172,6 +177,7 @@ class _Tree:
         self.logprob = np.zeros(count)
         self.model_logprob = np.zeros(count)
         self.uniforms: dict[int, np.ndarray] = {}
+        self.fixed: FixedRows | None = None
         self.ended: Ended | None = None
         self.prompt_P = np.arange(len(keys))
 
@@ -212,28 +218,35 @@ class _Tree:
     def _step(self, branch: _Branch) -> tuple[KVRows, int, Drawn, np.ndarray]:
         """The branch computed: its own cache with its tokens appended, the size of the vocabulary, each sample's next
         draw, and its row."""
-        if branch.shared:
-            cache, row_R = branch.cache.taken(branch.parent_R, self.model.device), np.arange(len(branch.parent_R))
-        else:
-            cache, row_R = branch.cache, branch.cache.arrange(branch.parent_R)
+        cache, row_R = self._arranged(branch)
         row_S = row_R[branch.row_S]
         count = len(row_R)
-        token_R = np.zeros(padded(count), dtype=np.int64)
+        token_R, pad_R = np.zeros((2, padded(count)), dtype=np.int64)
         token_R[row_R] = branch.token_R
-        inputs = {}
         if self.pad_P is not None:
-            pad_R = np.zeros(padded(count), dtype=np.int64)
             pad_R[row_S] = self.pad_P[branch.sample_S // self.n]
-            inputs = _padding(pad_R, self.width + branch.step, 1, self.model.device)
-        logits_RV = self.model(
-            input_ids=sent(token_R[:, None], self.model.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **inputs,
-        ).logits[:count, -1]
+        if isinstance(cache, FixedRows):
+            logits_RV = cache.step(token_R[:count], pad_R[:count])
+        else:
+            device = self.model.device
+            inputs = {} if self.pad_P is None else _padding(pad_R, self.width + branch.step, 1, device)
+            tokens = sent(token_R[:, None], device)
+            logits_RV = self.model(
+                input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs
+            ).logits[:count, -1]
         uniform_S = self._uniforms(branch.step)[branch.sample_S]
         return cache, logits_RV.shape[1], draw(logits_RV, row_S, uniform_S, self.strategy), row_S
+
+    def _arranged(self, branch: _Branch) -> tuple[KVRows, np.ndarray]:
+        """A cache of the branch's rows that may be written, the fixed one where they fit, and where each row stands."""
+        cache, parent_R = branch.cache, branch.parent_R
+        fixed = self.fixed if self.fixed is not None and len(parent_R) <= self.fixed.rows else None
+        if fixed is not None and cache is not fixed:
+            fixed.hold(cache, parent_R)
+            return fixed, np.arange(len(parent_R))
+        if branch.shared or (fixed is None and isinstance(cache, FixedRows)):
+            return cache.taken(parent_R, self.model.device), np.arange(len(parent_R))
+        return cache, cache.arrange(parent_R)
 
     def _advance(
         self,
