@@ -56,12 +56,12 @@ def test_every_architecture_samples_the_same_from_a_fixed_cache(name, mixed, use
 @pytest.mark.parametrize("rows", [16, 48, None])
 def test_rows_move_in_and_out_of_the_fixed_cache_as_they_split_and_vanish(rows, used, monkeypatch):
     model = make(CONFIGS["llama grouped tied"], spread=8.0)
-    forward, widths = model.forward, []
-    monkeypatch.setattr(model, "forward", lambda **inputs: widths.append(inputs["input_ids"].shape) or forward(**inputs))
+    forward, shapes = model.forward, []
+    monkeypatch.setattr(model, "forward", lambda **given: shapes.append(given["input_ids"].shape) or forward(**given))
     options = {"mix_lengths": True, "max_rows": rows, "max_new_tokens": 12, "eos_token_id": [1, 2, 3, 4, 5, 6]}
     found = draw(model, 30, **options)
     assert 0 < max(used[1]) <= 32
-    assert (max(count for count, length in widths if length == 1) > 32) == (rows != 16)  # at times too many for it
+    assert (max(count for count, length in shapes if length == 1) > 32) == (rows != 16)  # at times too many for it
     monkeypatch.setattr(decode, "fixed_rows", lambda *_: None)
     near(found, draw(model, 30, **options))
 
