@@ -27,6 +27,8 @@ class TrainJob:
     `forget` and `alternate`, where the method needs it. watch, watch_utility: prompts to look at while training, scored
     by `watch_metric` with its options (engine/watch.py).
     continue_from: folder of an earlier training whose weights and optimizer state this one continues.
+    until: end after that many of the steps, with all that a longer one needs to go on. resume: folder of this same
+    training ended earlier, to go on from to the same bits: it saves time and changes nothing.
     """
 
     model: ModelSource
@@ -47,13 +49,19 @@ class TrainJob:
     watch_tokens: int = 32
     continue_from: str | None = None
     keep_state: bool = False
+    until: int | None = None
+    resume: str | None = None
 
     @property
     def steps(self) -> int:
         """Number of optimiser steps: as asked, or the epochs over the forget set (over all data in fine-tuning)."""
         if self.settings.steps is not None:
             return self.settings.steps
-        return math.ceil(self.settings.epochs * len(self.forget or self.retain) / self.settings.batch_size)
+        return self.steps_in(self.settings.epochs)
+
+    def steps_in(self, epochs: float) -> int:
+        """Steps that so many passes over the set that drives them take."""
+        return math.ceil(epochs * len(self.forget or self.retain) / self.settings.batch_size)
 
 
 class Batches:

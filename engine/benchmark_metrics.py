@@ -84,6 +84,11 @@ def benchmark_metrics(
     return {name: values[name] for name in whole_first}, missing
 
 
+def metric_names(benchmark: Benchmark) -> tuple[str, ...]:
+    """The metrics that the benchmark reports beside leak@k."""
+    return tuple(_computations(benchmark, {}, None, None, {}))
+
+
 def _computations(
     benchmark: Benchmark,
     greedy: dict[str, dict[str, float]],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,14 @@ class Evaluation:
                 found[group] = float(np.nanmean(each.scores))
         return found
 
+    def utility(self, benchmark: Benchmark, metrics: Mapping[str, float | None]) -> float:
+        """The model's utility in [0, 1]: the benchmark's model utility where `metrics`, its own by name, hold one, else
+        the greedy core metric on the utility group, or the accuracy on it."""
+        own, protocol = metrics.get("model_utility"), benchmark.protocol
+        if own is not None:
+            return own
+        return (self.greedy_means(protocol.core_metric) | self.accuracy)[protocol.utility_group]
+
 
 def decoding_name(decoding: Decoding) -> str:
     """Short name of a decoding: T1-p1, T0.8-p0.2-k50, greedy."""
@@ -106,7 +115,7 @@ def evaluate(
     logprobs: dict[str, list[float]] = {}
     likelihoods = None
     if not isinstance(model, Endpoint):
-        logprobs = _reference_logprobs(stages, experiment, benchmark, model, label)
+        logprobs = reference_logprobs(stages, experiment, benchmark, model, label)
     if wants_likelihoods(benchmark) and not isinstance(model, Endpoint):
         job = likelihood_job(experiment, benchmark, model)
         stage = stages.likelihoods(label, job)
@@ -155,7 +164,7 @@ def _sampled(
     return {name: found[name] for name in decodings}
 
 
-def _reference_logprobs(
+def reference_logprobs(
     stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
 ) -> dict[str, list[float]]:
     """Log-probability of the reference answer of every probe about the forget set, end token included, by group.

@@ -60,7 +60,8 @@ class TrainSection(Section):
     as many as of the forget set); micro_batch_size: sequences a worker takes at once, the rest is accumulated (None:
     no accumulation); workers, zero_stage (0-3), precision; warmup, decay_from: shares of the steps after which the
     linear warm-up ends and the linear decay to final_lr (a share of lr) begins; clip: largest gradient norm;
-    checkpoint_every: steps between checkpoints; lora: train adapters instead of all weights.
+    checkpoint_every: steps between checkpoints; lora: train adapters instead of all weights; gpus: GPUs a worker (None:
+    one where the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0.
     eval_samples: look at the model every eval_every steps: greedy core metric on the forget prompts, leak@eval_samples
     and utility on eval_prompts of them. stop_at_greedy, stop_at_leak: end once what is seen is at or below each given.
     """
@@ -88,6 +89,7 @@ class TrainSection(Section):
     stop_at_greedy: float | None = Field(default=None, ge=0, le=1)
     stop_at_leak: float | None = Field(default=None, ge=0, le=1)
     lora: LoraSection | None = None
+    gpus: float | None = Field(default=None, gt=0, le=1)
 
     @property
     def watches(self) -> bool:
@@ -98,6 +100,12 @@ class TrainSection(Section):
     def _seen_before_it_stops(self) -> TrainSection:
         if self.stop_at_leak is not None and self.eval_samples is None:
             raise ValueError("stop_at_leak needs eval_samples, the n of the leak@n that is looked at")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_alone(self) -> TrainSection:
+        if self.gpus is not None and self.gpus < 1 and (self.workers > 1 or self.zero_stage > 0):
+            raise ValueError("gpus below 1 takes workers: 1 and zero_stage: 0; more workers need a GPU each")
         return self
 
     @model_validator(mode="after")

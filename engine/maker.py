@@ -88,22 +88,26 @@ class Maker:
         section = TrainSection.model_validate(finetune.model_dump() | (changes or {}))
         retain = in_pieces(examples, self.base, section)
         job = self._train_job(self.base, {"name": "retrain"}, section, retain=retain)
-        return self._trained(label, role or label, job)
+        return self.trained(label, role or label, job)
 
     def unlearned(
         self, label: str, section: MethodSection, forget: tuple[Example, ...], request: int, start: Made
     ) -> Made:
         """The model that a method makes. Retraining has nothing to do with `start`: it begins with the pretrained model
         and never sees the forget set, whichever request of several is made."""
-        from methods import METHODS
-
         if section.name == "retrain":
             made = self._finetuned(label, self.benchmark.finetune_retain, "unlearned", section.train)
-            return dataclasses.replace(made, request=request)
+        else:
+            made = self.trained(label, "unlearned", self.unlearning(label, section, forget, start))
+        return dataclasses.replace(made, request=request)
+
+    def unlearning(self, label: str, section: MethodSection, forget: tuple[Example, ...], start: Made) -> TrainJob:
+        """The training by which a method makes its model."""
+        from methods import METHODS
+
         method = METHODS[section.name](**section.hyperparameters)
         hyperparameters = {"name": section.name, **section.hyperparameters}
-        job = self._job(label, section, method, hyperparameters, start.source, forget)
-        return dataclasses.replace(self._trained(label, "unlearned", job), request=request)
+        return self._job(label, section, method, hyperparameters, start.source, forget)
 
     def ruled(
         self,
@@ -222,7 +226,7 @@ class Maker:
             **sets,
         )
 
-    def _trained(self, label: str, role: str, job: TrainJob) -> Made:
+    def trained(self, label: str, role: str, job: TrainJob) -> Made:
         stage = self.stages.train(label, job)
         facts = stage.facts
         return Made(label, role, source_of(stage), job.method, facts["steps"], seconds=facts["seconds"])

@@ -76,6 +76,8 @@ def experiment_fingerprint(experiment: Experiment) -> str:
     """Identity of what is measured: the experiment without its name and without what cannot change results."""
     settings = experiment.model_dump(mode="json", exclude={"name"})
     settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows")}
+    for section in (settings["train"], settings["model"]["finetune"], *(each["train"] for each in settings["methods"])):
+        (section or {}).pop("gpus", None)
     if experiment.model.endpoint is not None:
         settings["model"]["endpoint"] = experiment.model.endpoint.url
     return fingerprint(settings)
@@ -163,24 +165,22 @@ class _Run:
         return evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
 
     def _row(self, made: Made, evaluation: Evaluation, yardstick: Evaluation | None) -> ModelResult:
-        benchmark, protocol = self.benchmark, self.benchmark.protocol
+        benchmark = self.benchmark
         if self.requests is not None:
             upto = len(self.requests.examples) - 1 if made.request is None else made.request
             evaluation = asked(evaluation, self.requests, upto)
             yardstick = asked(yardstick, self.requests, upto) if yardstick is not None else None
             benchmark = asked_benchmark(benchmark, self.requests, upto)
-        greedy = evaluation.greedy_means(protocol.core_metric)
         retain = yardstick.likelihoods if yardstick is not None else None
         beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(benchmark)}
         metrics, missing = benchmark_metrics(benchmark, beside, evaluation.likelihoods, retain)
-        utility = metrics.get("model_utility")
         return ModelResult(
             name=made.name,
             role=made.role,
             method=made.method,
-            greedy=greedy,
+            greedy=evaluation.greedy_means(benchmark.protocol.core_metric),
             curves=curves(self.experiment, evaluation, yardstick),
-            utility=utility if utility is not None else (greedy | evaluation.accuracy)[protocol.utility_group],
+            utility=evaluation.utility(benchmark, metrics),
             tokens=made.tokens + evaluation.tokens,
             seconds=round(made.seconds + evaluation.seconds, 1),
             steps=made.steps,

@@ -1,55 +1,145 @@
-"""Ending trials that can no longer win, and a search whose budget of tokens is spent.
+"""Ending trials that can no longer win, and a search whose budget is spent.
 
-Ray Tune asks about each report; the answer follows from the reports alone. Also says each look on one line. Knows
-nothing of models.
+Ray Tune asks about each report; the answer follows from all reports so far, which stand in a file of the search's
+folder, so that a search that was killed goes on where it was. Also says each look on one line. Knows nothing of models.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune import Callback, Stopper
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from engine.spaces import Asha
+from engine.trial import reported
+
+RECORD = "looks.jsonl"
+EPOCHS = 10**9  # ASHA's own end of a trial: never, a trial ends by itself
+
+
+class Record:
+    """Every report of a search, one JSON line each: {"trial", "hours" since the search began, "values", "seen"}."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / RECORD
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    self.rows.append(json.loads(line))
+                except ValueError:  # cut off by a kill
+                    continue
+        self.before = self.rows[-1]["hours"] if self.rows else 0.0
+        self.began = time.monotonic()
+
+    @property
+    def hours(self) -> float:
+        """Hours that the search has taken, over all its processes, up to their last reports."""
+        return self.before + (time.monotonic() - self.began) / 3600
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sampled for all trials: each report says how many its trial has taken so far."""
+        of_trial: dict[str, int] = {}
+        for row in self.rows:
+            of_trial[row["trial"]] = max(of_trial.get(row["trial"], 0), row["seen"]["tokens"])
+        return sum(of_trial.values())
+
+    def add(self, trial: str, values: dict[str, Any], seen: dict[str, Any]) -> None:
+        row = {"trial": trial, "hours": self.hours, "values": values, "seen": seen}
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(plain(row), default=str) + "\n")
 
 
 class Race(FIFOScheduler):
-    """Stop a trial whose leakage is surely above that of the best full look so far, or whose utility is too low.
+    """Stop a trial whose leakage is surely above that of the best full look so far, or that keeps too little; while
+    training, by ASHA where it is asked for.
 
     leak@k grows with k, so that the lower end of a cheap look's interval at a smaller k bounds the objective from
     below; it is compared with the upper end of the best feasible trial that was sampled in full. Intervals are not
-    simultaneous over trials: the chance to lose the winner is that of its interval to miss, not zero.
+    simultaneous over trials: the chance to lose the winner is that of its interval to miss, not zero. stops: False only
+    keeps the record.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, asha: Asha | None, stops: bool) -> None:
         super().__init__()
-        self.best_high = float("inf")
+        self.folder, self.settings, self.stops = folder, asha, stops
+        self.record: Record | None = None
+        self.asha: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._open(tune_controller)
+        if self.asha is not None:
+            self.asha.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result["full"] and result["feasible"]:
-            self.best_high = min(self.best_high, result["high"])
+        record = self._open(tune_controller)
+        record.add(trial.trial_id, trial.config, reported(result))
+        if not self.stops:
+            return TrialScheduler.CONTINUE
+        if result["epoch"] > 0 and self.asha is not None:
+            return self.asha.on_trial_result(tune_controller, trial, result)
         if not result["feasible"] or result["low"] > self.best_high:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if result.get("full") and result.get("feasible"):
-            self.best_high = min(self.best_high, result["high"])
+    @property
+    def best_high(self) -> float:
+        """The least upper end of the interval of a feasible trial that was sampled in full."""
+        rows = self.record.rows if self.record is not None else []
+        seen = [row["seen"] for row in rows]
+        return min((each["high"] for each in seen if each["full"] and each["feasible"]), default=float("inf"))
+
+    def _open(self, tune_controller: Any) -> Record:
+        """The record; what it holds of a search that was cut off is told to ASHA again, whose rungs were lost."""
+        if self.record is None:
+            self.record = Record(self.folder)
+            if self.settings is not None:
+                self.asha = AsyncHyperBandScheduler(
+                    time_attr="epoch",
+                    metric="value",
+                    mode="min",
+                    max_t=EPOCHS,
+                    grace_period=self.settings.first,  # type: ignore[arg-type]  # epochs may be halves
+                    reduction_factor=self.settings.reduction,
+                    stop_last_trials=False,
+                )
+            for row in self.record.rows if self.asha is not None else []:
+                if row["seen"]["epoch"] > 0:
+                    past = SimpleNamespace(trial_id=row["trial"])
+                    self.asha.on_trial_add(tune_controller, past)
+                    self.asha.on_trial_result(tune_controller, past, row["seen"])
+        return self.record
 
 
-class TokenBudget(Stopper):
-    """Ends the whole search once its trials have sampled so many tokens."""
+class Budget(Stopper):
+    """Ends the whole search once its trials have sampled so many tokens, or it has taken so many hours."""
 
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-        self.of_trial: dict[str, int] = {}
+    def __init__(self, folder: Path, tokens: int | None, hours: float | None) -> None:
+        self.folder, self.tokens, self.hours = folder, tokens, hours
+        self.record: Record | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        self.of_trial[trial_id] = result["tokens"]
+        self._open().rows.append({"trial": trial_id, "seen": result})  # Race writes it
         return False
 
     def stop_all(self) -> bool:
-        return sum(self.of_trial.values()) >= self.tokens
+        record = self._open()
+        spent = self.tokens is not None and record.tokens >= self.tokens
+        return spent or (self.hours is not None and record.hours >= self.hours)
+
+    def _open(self) -> Record:
+        if self.record is None:
+            self.record = Record(self.folder)
+        return self.record
 
 
 class Told(Callback):
@@ -59,15 +149,28 @@ class Told(Callback):
         print(describe(trial.trial_id, trial.config, result), file=sys.stderr, flush=True)
 
 
+def plain(value: Any) -> Any:
+    """`value` with None for every number that is not finite, as JSON has it."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def describe(name: str, values: dict[str, Any], seen: dict[str, Any]) -> str:
     """One look on one line."""
     point = ", ".join(f"{key} {short(value)}" for key, value in values.items())
     if seen["failed"]:
         return f"trial {name} ({point}): failed: {seen['failed']}"
-    leak = f"leak@{seen['k']} {seen['leak']:.3f} [{seen['low']:.3f}, {seen['high']:.3f}]"
-    lacks = "" if seen["feasible"] else ", too low"
-    rest = f"greedy {seen['greedy']:.3f}, utility {seen['utility']:.3f}{lacks}"
-    return f"trial {name} ({point}): n {seen['n']}, {leak}, {rest}"
+    parts = [f"epoch {seen['epoch']:g}"] if seen["epoch"] else []
+    if seen["n"]:
+        parts.append(f"n {seen['n']}, leak@{seen['k']} {seen['leak']:.3f} [{seen['low']:.3f}, {seen['high']:.3f}]")
+    elif seen["low"] > 0:
+        parts.append(f"leak@{seen['k']} at least {seen['low']:.3f}")
+    parts += [f"{key} {seen[key]:.3f}" for key in ("greedy", "utility") if seen[key] == seen[key]]
+    parts += [] if seen["feasible"] else ["keeps too little"]
+    return f"trial {name} ({point}): {', '.join(parts)}"
 
 
 def short(value: Any) -> str:

@@ -16,6 +16,8 @@ from engine.errors import UserError
 from engine.experiment import Experiment, MethodSection, Positive, Section, TrainSection, known, read_yaml, validated
 
 Range = tuple[float, float]
+Integers = tuple[int, int]
+Share = Annotated[float, Field(gt=0, le=1)]
 TRAIN = "train."  # parameters of this prefix are keys of the training, the others the method's own
 
 
@@ -25,7 +27,7 @@ class Parameter(Section):
 
     loguniform: Range | None = None
     uniform: Range | None = None
-    int: tuple[int, int] | None = None
+    int: Integers | None = None
     choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
     when: dict[str, tuple[Any, ...]] = {}
 
@@ -51,12 +53,24 @@ class Rung(Section):
     """A cheap first look at a trial: n samples of this share of the prompts that decide."""
 
     n: Positive
-    prompts: float = Field(default=1.0, gt=0, le=1)
+    prompts: Share = 1.0
+
+
+class Asha(Section):
+    """Looks while a trial is trained, asynchronous successive halving (Li et al., arXiv 1810.05934): after `first`,
+    first * reduction, first * reduction^2, ... epochs over the forget set leak@n is looked at, and only the best
+    1 / reduction of the trials that came so far are trained on. n, prompts: of each such look."""
+
+    first: float = Field(default=1.0, gt=0)
+    reduction: float = Field(default=3.0, gt=1)
+    n: Positive = 8
+    prompts: Share = 1.0
 
 
 class Objective(Section):
-    """What is made small: leak@k by `metric` (None: the benchmark's core metric) on `group` (None: its leak group),
-    at the first decoding. excess: report it above the retain model; the order of trials is the same."""
+    """What is made small: leak@k by `metric` (None: the benchmark's core metric) on `group` (None: its leak group), at
+    the first decoding. excess: above the retain model, which the experiment must have; on the same prompts that is the
+    same number less, so the order of trials is that of leak@k."""
 
     k: Positive = 64
     metric: str | None = None
@@ -67,23 +81,26 @@ class Objective(Section):
 class Space(Section):
     """A search: the method and its fixed hyperparameters, what is searched, and for what.
 
-    utility: least utility of a trial, as a share of the target model's. search: tpe (Optuna), pareto (Optuna, leakage
-    against utility), random, grid. trials, hours, tokens (sampled): whichever is used up first ends the search. seeds:
-    trainings of one configuration, whose mean counts. rungs: looks at a trial before it is sampled in full; one that
-    can no longer win is stopped there.
+    keep: what a trial must keep to win, as a share of the target model's: of `utility`, of a core metric of the
+    experiment (mean over greedy answers to the utility group), or of a metric that the benchmark reports beside leak@k.
+    search: tpe (Optuna), pareto (Optuna, leakage against utility), random, grid. trials, hours, tokens (sampled):
+    whichever is used up first ends the search. seeds: trainings of one configuration, whose mean counts. rungs: looks
+    at a trial before it is sampled in full; one that can no longer win is stopped there. asha: looks while it is
+    trained. With pareto every trial is sampled in full.
     """
 
     method: str
     fixed: dict[str, Any] = {}
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
     objective: Objective = Objective()
-    utility: float = Field(default=0.95, gt=0, le=1)
+    keep: Annotated[dict[str, Share], Field(min_length=1)] = {"utility": 0.95}
     search: Literal["tpe", "pareto", "random", "grid"] = "tpe"
     trials: Positive = 20
     hours: float | None = Field(default=None, gt=0)
     tokens: Positive | None = None
     seeds: Positive = 1
     rungs: tuple[Rung, ...] = (Rung(n=8), Rung(n=32))
+    asha: Asha | None = None
 
     @model_validator(mode="after")
     def _rungs_grow(self) -> Space:
@@ -91,6 +108,17 @@ class Space(Section):
         if sizes != sorted(set(sizes)):
             raise ValueError(f"rungs: n must grow from rung to rung, found {sizes}")
         return self
+
+    @model_validator(mode="after")
+    def _pareto_sees_all(self) -> Space:
+        if self.search == "pareto" and self.asha is not None:
+            raise ValueError("asha ends trials by leakage alone; search: pareto wants each of them in full")
+        return self
+
+    def corner_points(self) -> list[dict[str, Any]]:
+        """A point for every corner of every parameter, the others at their first."""
+        first = {name: parameter.corners[0] for name, parameter in self.parameters.items()}
+        return [first | {name: value} for name, each in self.parameters.items() for value in each.corners]
 
     def section(self, values: Mapping[str, Any]) -> MethodSection:
         """The experiment's method at one point of the space."""
@@ -130,13 +158,11 @@ def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
         seen.append(name)
         if space.search == "grid" and parameter.choice is None:
             raise UserError(f"{where}: parameters.{name}: a grid takes `choice` alone; list the values")
-        for value in parameter.corners:
-            section = space.section(_needed(space) | {name: value})
-            place = f"{where}: parameters.{name} = {value}"
-            validated(METHODS[space.method], section.hyperparameters, place)
-            validated(TrainSection, experiment.train.model_dump() | section.train, place)
-
-
-def _needed(space: Space) -> dict[str, Any]:
-    """A value for every searched parameter, so that methods with required ones can be checked."""
-    return {name: parameter.corners[0] for name, parameter in space.parameters.items()}
+        if space.search == "grid" and parameter.when:
+            raise UserError(f"{where}: parameters.{name}.when: a grid has every combination; search: random or tpe")
+    names = [name for name, parameter in space.parameters.items() for _ in parameter.corners]
+    for name, point in zip(names, space.corner_points(), strict=True):
+        section = space.section(point)
+        place = f"{where}: parameters.{name} = {point[name]}"
+        validated(METHODS[space.method], section.hyperparameters, place)
+        validated(TrainSection, experiment.train.model_dump() | section.train, place)

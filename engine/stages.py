@@ -73,7 +73,7 @@ class Stages:
         """The trained model of `job`."""
         inputs = dataclasses.asdict(job) | {
             "model": job.model.identity,
-            "settings": job.settings.model_dump(exclude={"checkpoint_every"}),
+            "settings": job.settings.model_dump(exclude={"checkpoint_every", "gpus"}),
             "continue_from": Path(job.continue_from).name if job.continue_from else None,
             "version": TRAIN_VERSION,
         }
@@ -81,9 +81,12 @@ class Stages:
             inputs[name] = fingerprint([dataclasses.asdict(each) for each in getattr(job, name)])
         for name in ("forget_reference", "alternate_reference"):
             inputs[name] = fingerprint(getattr(job, name))
+        del inputs["resume"]
+        if job.until is None:
+            del inputs["until"]
 
         def build(work: Path) -> dict[str, Any]:
-            with self.progress.task(f"train {label}", job.steps) as report:
+            with self.progress.task(f"train {label}", job.until or job.steps) as report:
                 return run_training(job, work, report)
 
         stage = self.stage("train", inputs, build)

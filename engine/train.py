@@ -42,7 +42,7 @@ def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict
     import ray
 
     workers = job.settings.workers
-    gpus = 1.0 if cluster.resources()[1] >= workers else 0.0
+    gpus = gpus_a_worker(job.settings)
     cluster.check_fits(workers, gpus, "train.workers")
     if workers == 1 and job.settings.zero_stage == 0:
         task = ray.remote(_train_alone).options(
@@ -58,6 +58,14 @@ def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict
     for leftover in ("checkpoint", "ray"):
         shutil.rmtree(work / leftover, ignore_errors=True)
     return facts
+
+
+def gpus_a_worker(settings: TrainSection) -> float:
+    """GPUs that a training worker takes on this cluster: as asked, else one where each can have its own."""
+    devices = cluster.resources()[1]
+    if settings.gpus is not None and devices:
+        return settings.gpus
+    return 1.0 if devices >= settings.workers else 0.0
 
 
 def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[str, Any]:
@@ -77,8 +85,13 @@ def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[
         (temporary / "progress.json").write_text(json.dumps(progress | {"sha256": digest}))
         replace_folder(temporary, checkpoint)
 
-    resumed = checkpoint if _whole(checkpoint) else None
+    resumed = checkpoint if _whole(checkpoint) else _ended_earlier(job)
     return _loop(job, engine, folder, claim.checked(report), save, resumed, rank=0)
+
+
+def _ended_earlier(job: TrainJob) -> Path | None:
+    """The checkpoint that this same training left when it was ended earlier."""
+    return Path(job.resume) / "state" if job.resume is not None else None
 
 
 def _whole(checkpoint: Path) -> bool:
@@ -160,7 +173,7 @@ def _worker_loop(job: TrainJob, work: Path, report: Callable[..., None], device:
     report = Claim(work).checked(report) if rank == 0 else Silent()
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return _loop(job, engine, work, report, save, None, rank)
+        return _loop(job, engine, work, report, save, _ended_earlier(job), rank)
     with checkpoint.as_directory() as folder:
         return _loop(job, engine, work, report, save, Path(folder), rank)
 
@@ -193,9 +206,9 @@ def _loop(
         engine.load(Path(job.continue_from) / "state")
         state = json.loads((Path(job.continue_from) / "state" / METHOD_STATE).read_text())
     engine.model.train()
-    saved = step
+    saved, end = step, job.until or job.steps
     try:
-        while step < job.steps:
+        while step < end and not _stopped(history, job.settings):
             lr = job.settings.lr * lr_factor(step, job.steps, job.settings)
             history.append(_step(engine, method, batches, step, lr, state) | state)
             step += 1
@@ -206,10 +219,8 @@ def _loop(
                 history[-1] |= {f"watch.{name}": value for name, value in seen.items()}
             notes = [f"loss {history[-1]['total']:.4g}", *(f"{name} {value:.3f}" for name, value in seen.items())]
             row = {"row": history[-1]} if seen and job.settings.eval_samples is not None else {}
-            report(step, ", ".join(notes), step == job.steps, **row)
-            if enough(seen, job.settings):
-                break
-            if step % job.settings.checkpoint_every == 0 and step < job.steps:
+            report(step, ", ".join(notes), step == end, **row)
+            if step % job.settings.checkpoint_every == 0 and step < end:
                 _check_weights(engine, step)
                 seconds = spent + time.monotonic() - clock
                 save({"step": step, "history": history, "seconds": seconds, "method_state": state})
@@ -218,8 +229,20 @@ def _loop(
         kept = f"; the checkpoint of step {saved} is kept in {work}" if saved else ""
         raise DivergedError(f"{error}; try a smaller learning rate{kept}") from error
     seconds = round(spent + time.monotonic() - clock, 3)
+    if job.until is not None:
+        engine.save(work / "state")
+        if rank == 0:
+            progress = {"step": step, "history": history, "seconds": seconds, "method_state": state}
+            (work / "state" / "progress.json").write_text(json.dumps(progress))
     facts = {"steps": step, "seconds": seconds, "truncated": batches.truncated, "history": history}
     return finish(job, engine, tokenizer, work, rank, method, state, facts)
+
+
+def _stopped(history: list[dict[str, float]], settings: TrainSection) -> bool:
+    """Whether what was seen at the last step is enough to end the training."""
+    last = history[-1] if history else {}
+    seen = {name.removeprefix("watch."): value for name, value in last.items() if name.startswith("watch.")}
+    return enough(seen, settings)
 
 
 def _step(

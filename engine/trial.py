@@ -1,6 +1,6 @@
-"""One trial of a search: unlearn at one point of the space, then look at the model, cheaply first.
+"""One trial of a search: unlearn at one point of the space, and look at the model, cheaply first.
 
-A point and the search's Setting come in; reports of what was seen come out, rung by rung, each with an interval. Runs
+A point and the search's Setting come in; reports of what was seen come out, look by look, each with an interval. Runs
 in a process of its own on the cluster and calls the same stages as everything else: a trial that was cut off finds what
 it had finished. Knows nothing of other trials.
 """
@@ -8,7 +8,7 @@ it had finished. Knows nothing of other trials.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,55 +16,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import BENCHMARKS
-from benchmarks.base import Benchmark, Decoding, Probe
+from benchmarks.base import Benchmark
 from engine import cluster
-from engine.errors import DivergedError
-from engine.evaluate import decoding_name, job_for, score
-from engine.experiment import Experiment
-from engine.leak import leak_curve
+from engine.looks import WORST, Look, Setting, floor, greedy_score, kept, look
 from engine.maker import Made, Maker
 from engine.models import ModelSource
 from engine.progress import Progress
-from engine.scoring import group_scores
-from engine.spaces import Rung, Space
-from engine.stages import Stages
+from engine.spaces import Rung
+from engine.stages import Stages, source_of
 from engine.store import Store
-
-WORST = 2.0  # the objective of a trial that failed: above every leak@k
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What all trials of a search share. experiment: with its protocol and devices filled in; least_utility: below it a
-    trial cannot win; group, metric: what the objective is taken on."""
-
-    experiment: Experiment
-    space: Space
-    store: str
-    least_utility: float
-    group: str
-    metric: str
-
-    @property
-    def decoding(self) -> Decoding:
-        """The decoding that the objective is taken at: the first that samples."""
-        return next((each for each in self.experiment.sampling.decoding or () if each.temperature > 0), Decoding())
-
-    @property
-    def rungs(self) -> tuple[Rung, ...]:
-        """The space's rungs and the full look after them."""
-        return (*self.space.rungs, Rung(n=self.experiment.sampling.n or 1))
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """leak@k of one look with its interval, at the largest k that its n samples allow; tokens: sampled for it."""
-
-    k: int
-    leak: float
-    low: float
-    high: float
-    tokens: int
 
 
 def trial(config: dict[str, Any], setting: Setting) -> None:
@@ -76,102 +36,110 @@ def trial(config: dict[str, Any], setting: Setting) -> None:
 
 
 def looks(values: dict[str, Any], setting: Setting) -> Iterator[dict[str, Any]]:
-    """Train and look: a report for each rung, the last one in full. A failure is a report with its cause."""
+    """Train and look: a report for each look, the last one in full. A failure is a report with its cause."""
     cluster.data_context()
     with Progress(quiet=True) as progress:
         stages = Stages(Store(Path(setting.store)), progress, setting.experiment.sampling.workers, lambda: None)
-        benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
         try:
-            yield from _looks(values, setting, stages, benchmark)
-        except DivergedError as error:
-            yield failure(str(error))
+            benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
+            yield from _Trial(values, setting, stages, benchmark).reports()
         except Exception as error:  # one trial's failure must not end the search
-            yield failure(f"{type(error).__name__}: {error}")
+            known = type(error).__name__ in ("DivergedError", "UserError")
+            yield failure(str(error) if known else f"{type(error).__name__}: {error}")
 
 
 def failure(cause: str) -> dict[str, Any]:
     """The report of a trial that came to nothing."""
-    seen = {"rung": -1, "n": 0, "k": 0, "leak": WORST, "low": WORST, "high": WORST, "greedy": float("nan")}
-    judged = {"utility": 0.0, "value": WORST, "feasible": False, "full": False, "tokens": 0}
-    return seen | judged | {"failed": " ".join(cause.split())[:300]}
+    return _report(Look(0, 0, math.nan, 0.0, 1.0), value=WORST, feasible=False, failed=" ".join(cause.split())[:300])
 
 
-def _looks(values: dict[str, Any], setting: Setting, stages: Stages, benchmark: Benchmark) -> Iterator[dict[str, Any]]:
-    models = unlearned(values, setting, stages, benchmark)
-    greedy = [_greedy(setting, stages, benchmark, model.source) for model in models]
-    utility = float(np.mean([each[1] for each in greedy]))
-    feasible = utility >= setting.least_utility
-    tokens = sum(each[2] for each in greedy)
-    for number, rung in enumerate(setting.rungs):
-        seen = [look(setting, stages, benchmark, model.source, rung) for model in models]
-        tokens += sum(each.tokens for each in seen)
-        leak = float(np.mean([each.leak for each in seen]))
-        yield {
-            "rung": number,
-            "n": rung.n,
-            "k": seen[0].k,
-            "leak": leak,
-            "low": float(np.mean([each.low for each in seen])),
-            "high": float(np.mean([each.high for each in seen])),
-            "greedy": float(np.mean([each[0] for each in greedy])),
-            "utility": utility,
-            # A trial below the least utility is worse than any other, the more so the less it has.
-            "value": leak if feasible else 1.0 + setting.least_utility - utility,
-            "feasible": feasible,
-            "full": number == len(setting.rungs) - 1,
-            "tokens": tokens,
-            "failed": "",
-        }
+def reported(result: dict[str, Any]) -> dict[str, Any]:
+    """A trial's own report, without what Ray Tune adds to it."""
+    return {name: result[name] for name in failure("") if name in result}
 
 
-def unlearned(values: dict[str, Any], setting: Setting, stages: Stages, benchmark: Benchmark) -> list[Made]:
-    """The models at one point, one for each of the space's seeds, from the one target model."""
-    experiment, section = setting.experiment, setting.space.section(values)
-    target = Maker(experiment, benchmark, stages).target()
-    made = []
-    for seed in range(setting.space.seeds):
-        maker = Maker(experiment.model_copy(update={"seed": experiment.seed + seed}), benchmark, stages)
-        made.append(maker.unlearned(section.name, section, tuple(benchmark.forget), 0, target))
-    return made
+def _report(seen: Look, **more: Any) -> dict[str, Any]:
+    """What a look says. epoch: of a look while training, 0 after it; n, k, leak, low, high: see Look; greedy: on the
+    prompts that decide; utility, kept: NaN and empty until measured; value: what the search makes small; full: sampled
+    as every finalist is; tokens: sampled so far for this trial; failed: why it came to nothing."""
+    known = {"epoch": 0.0, "greedy": math.nan, "utility": math.nan, "kept": {}, "value": seen.leak, "feasible": True}
+    return dataclasses.asdict(seen) | known | {"full": False, "tokens": 0, "failed": ""} | more
 
 
-def look(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource, rung: Rung) -> Look:
-    """leak@k of one model on the prompts that decide, at one rung."""
-    chosen = deciding(benchmark.group(setting.group), setting.experiment.seed)
-    chosen = chosen[: max(1, round(rung.prompts * len(chosen)))]
-    job = job_for(setting.experiment, model, chosen, setting.decoding, rung.n, setting.experiment.seed)
-    sampled = stages.sample("trial", job)
-    scored = score(stages, setting.experiment, "trial", sampled, setting.metric)
-    k = min(setting.space.objective.k, rung.n)
-    scores = group_scores(scored.path)[setting.group].scores
-    curve = leak_curve(scores, [k], setting.experiment.leak.confidence, seed=setting.experiment.seed)
-    return Look(k, float(curve.leak[0]), float(curve.low[0]), float(curve.high[0]), sampled.facts["tokens"])
+class _Trial:
+    """The models of one point, one for each of the space's seeds, and what has been seen of them so far."""
 
+    def __init__(self, values: dict[str, Any], setting: Setting, stages: Stages, benchmark: Benchmark) -> None:
+        self.setting, self.stages, self.benchmark = setting, stages, benchmark
+        self.section = setting.space.section(values)
+        experiment = setting.experiment
+        seeds = [experiment.seed + each for each in range(setting.space.seeds)]
+        self.makers = [Maker(experiment.model_copy(update={"seed": seed}), benchmark, stages) for seed in seeds]
+        self.target: Made = Maker(experiment, benchmark, stages).target()
+        self.known: dict[str, Any] = {"tokens": 0}
 
-def _greedy(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> tuple[float, float, int]:
-    """Greedy core metric on the objective's group, greedy utility, and the tokens that they took."""
-    protocol = benchmark.protocol
-    probes = benchmark.group(setting.group) + benchmark.group(protocol.utility_group)
-    job = job_for(setting.experiment, model, probes, Decoding(temperature=0.0), 1, setting.experiment.seed)
-    sampled = stages.sample(f"trial {decoding_name(job.decoding)}", job)
-    groups = group_scores(score(stages, setting.experiment, "trial", sampled, protocol.core_metric).path)
-    found = [float(np.nanmean(groups[name].scores)) for name in (setting.group, protocol.utility_group)]
-    return found[0], found[1], sampled.facts["tokens"]
+    def reports(self) -> Iterator[dict[str, Any]]:
+        """A report for each look, in the order of their cost."""
+        pareto = self.setting.space.search == "pareto"
+        models = yield from self._trained()
+        answers = [greedy_score(self.setting, self.stages, self.benchmark, model) for model in models]
+        self.known["greedy"] = float(np.mean([each.leak for each in answers]))
+        self.known["tokens"] += sum(each.tokens for each in answers)
+        least = self._mean([floor(self.setting, self.stages, self.benchmark, model) for model in models])
+        if not pareto:
+            yield self._told(least)
+        self._keep(models)
+        if not self.known["feasible"] and not pareto:
+            yield self._told(least)
+            return
+        for rung in () if pareto else self.setting.space.rungs:
+            yield self._told(self._look(models, rung))
+        yield self._told(self._look(models, self.setting.whole), full=True)
 
+    def _trained(self) -> Any:
+        """The trained models; with ASHA, looked at on the way."""
+        jobs = [
+            maker.unlearning(self.section.name, self.section, tuple(self.benchmark.forget), self.target)
+            for maker in self.makers
+        ]
+        asha = self.setting.space.asha
+        epoch = asha.first if asha is not None else math.inf
+        while asha is not None and jobs[0].steps_in(epoch) < jobs[0].steps:
+            steps = jobs[0].steps_in(epoch)
+            parts = [
+                self.stages.train("trial", dataclasses.replace(job, until=max(1, steps), keep_state=False))
+                for job in jobs
+            ]
+            seen = self._look([source_of(part) for part in parts], Rung(n=asha.n, prompts=asha.prompts))
+            yield self._told(seen, epoch=epoch)
+            jobs = [dataclasses.replace(job, resume=str(part.path)) for job, part in zip(jobs, parts, strict=True)]
+            epoch *= asha.reduction
+        return [source_of(self.stages.train("trial", job)) for job in jobs]
 
-def entity(probe: Probe) -> str:
-    """What a prompt is about, as far as its id tells: author54 of author54/birthdate/paraphrase, else the id."""
-    first, slash, _ = probe.id.partition("/")
-    return first if slash and any(each.isdigit() for each in first) and not first.startswith("forget") else probe.id
+    def _look(self, models: list[ModelSource], rung: Rung) -> Look:
+        seen = [look(self.setting, self.stages, self.benchmark, model, rung) for model in models]
+        self.known["tokens"] += sum(each.tokens for each in seen)
+        return self._mean(seen)
 
+    def _keep(self, models: list[ModelSource]) -> None:
+        """Measure what the models keep, and whether it is enough."""
+        found = [kept(self.setting, self.stages, self.benchmark, model, "trial") for model in models]
+        self.known["tokens"] += sum(each.tokens for each in found)
+        values = {name: float(np.mean([each.values[name] for each in found])) for name in found[0].values}
+        self.known["utility"] = values["utility"]
+        self.known["kept"] = {name: values[name] for name in self.setting.least}
+        self.lack = sum(max(0.0, least - values[name]) for name, least in self.setting.least.items())
+        self.known["feasible"] = self.lack == 0
 
-def deciding(probes: list[Probe], seed: int) -> list[Probe]:
-    """The half of the prompts that a search decides on; by whole entities where the ids tell them, and in an order that
-    makes the first few a sample of all. The other half is kept for the report."""
-    names = sorted({entity(each) for each in probes}, key=lambda name: _rank(seed, name))
-    half = set(names[: max(1, len(names) // 2)])
-    return sorted((each for each in probes if entity(each) in half), key=lambda each: _rank(seed, each.id))
+    def _told(self, seen: Look, **more: Any) -> dict[str, Any]:
+        known = {key: value for key, value in self.known.items() if value is not None}
+        # A trial that keeps too little is worse than any other, the more so the less it keeps.
+        value = seen.leak if known.get("feasible", True) else 1.0 + self.lack
+        return _report(seen, **(known | {"value": value} | more))
 
-
-def _rank(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    @staticmethod
+    def _mean(seen: list[Look]) -> Look:
+        """The mean over seeds, and the tokens of all of them."""
+        names = ("leak", "low", "high", "excess", "excess_low", "excess_high")
+        means: dict[str, Any] = {name: float(np.mean([getattr(each, name) for each in seen])) for name in names}
+        return dataclasses.replace(seen[0], tokens=sum(each.tokens for each in seen), **means)

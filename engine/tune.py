@@ -17,16 +17,20 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from engine import cluster
 from engine.errors import UserError
-from engine.experiment import Experiment, parse_experiment
+from engine.experiment import Experiment, TrainSection, parse_experiment
+from engine.looks import Setting, check_keep, kept, least
 from engine.maker import Maker
+from engine.models import ModelSource
 from engine.pipeline import experiment_fingerprint, prepared
 from engine.progress import Progress
 from engine.spaces import Space
 from engine.stages import Stages
 from engine.store import Store, fingerprint
-from engine.trial import Setting, _greedy, failure, trial
+from engine.train import gpus_a_worker
+from engine.trial import failure, reported, trial
 
-TRIAL_CPU = 0.01  # a trial only waits for its stages
+TRIAL_MEMORY = 200 * 2**20  # bytes; a trial only waits for its stages and takes no share of a CPU from them
+PREFIX = "trial_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +51,15 @@ class Trial:
         if self.seen["failed"]:
             return "failed"
         if not self.seen["feasible"]:
-            return "utility too low"
-        return "full" if self.seen["full"] else f"stopped at n = {self.seen['n']}"
+            return "keeps too little"
+        if self.seen["full"]:
+            return "full"
+        return f"stopped at epoch {self.seen['epoch']:g}" if self.seen["epoch"] else f"stopped at n = {self.seen['n']}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """A finished search. least_utility: what a trial had to keep; seconds: of this call; folder: where it is kept."""
+    """A finished search. seconds: of this call; folder: where it is kept."""
 
     trials: list[Trial]
     setting: Setting
@@ -64,6 +70,21 @@ class Search:
     def best(self) -> Trial | None:
         """The feasible trial, sampled in full, with the least leakage on the prompts that decide."""
         return min((each for each in self.trials if each.won), key=lambda each: each.seen["leak"], default=None)
+
+    @property
+    def front(self) -> list[Trial]:
+        """The trials, sampled in full, that no other beats in both leakage and utility, by rising utility."""
+        full = [each for each in self.trials if each.seen["full"]]
+
+        def beaten(one: Trial) -> bool:
+            return any(
+                other.seen["leak"] <= one.seen["leak"]
+                and other.seen["utility"] >= one.seen["utility"]
+                and (other.seen["leak"], other.seen["utility"]) != (one.seen["leak"], one.seen["utility"])
+                for other in full
+            )
+
+        return sorted((each for each in full if not beaten(each)), key=lambda each: each.seen["utility"])
 
     @property
     def tokens(self) -> int:
@@ -77,25 +98,32 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     experiment = prepared(experiment, benchmark)
     identity = fingerprint([experiment_fingerprint(experiment), space.model_dump(mode="json")])
     folder = store.root / "tune" / f"{experiment.name}-{space.method}-{identity[:8]}"
+    group = space.objective.group or benchmark.protocol.leak_group
+    metric = space.objective.metric or benchmark.protocol.core_metric
+    if not benchmark.group(group):
+        groups = ", ".join(dict.fromkeys(probe.group for probe in benchmark.probes))
+        raise UserError(f"objective.group: no probes {group!r}; benchmark {benchmark.name} has {groups}")
+    check_keep(space, experiment, benchmark, "the space")
     cluster.connect(distributed_training=True)
+    at_once = concurrent_trials(space, experiment)
     with Progress(quiet) as progress:
         stages = Stages(store, progress, experiment.sampling.workers, lambda: None)
-        setting = Setting(
-            experiment,
-            space,
-            str(store.root),
-            0.0,
-            space.objective.group or benchmark.protocol.leak_group,
-            space.objective.metric or benchmark.protocol.core_metric,
-        )
-        if not benchmark.group(setting.group):
-            groups = ", ".join(dict.fromkeys(probe.group for probe in benchmark.probes))
-            raise UserError(f"objective.group: no probes {setting.group!r}; benchmark {benchmark.name} has {groups}")
-        target = Maker(experiment, benchmark, stages).target()
-        utility = _greedy(setting, stages, benchmark, target.source)[1]
-        setting = dataclasses.replace(setting, least_utility=space.utility * utility)
-        trials = _tuned(setting, folder, progress)
+        maker = Maker(experiment, benchmark, stages)
+        setting = Setting(experiment, space, str(store.root), group, metric, retain=_yardstick(maker, space))
+        target = kept(setting, stages, benchmark, maker.target().source, "target")
+        setting = dataclasses.replace(setting, least=least(setting, target))
+        trials = _tuned(setting, folder, progress, at_once)
     return Search(trials, setting, folder, round(time.monotonic() - clock, 1))
+
+
+def _yardstick(maker: Maker, space: Space) -> ModelSource | None:
+    """The retain model where the objective is the excess over it. UserError where there is none."""
+    if not space.objective.excess:
+        return None
+    retain = maker.retain()
+    if retain is None:
+        raise UserError("objective.excess: the experiment has no retain model; give model.retain, or leave excess out")
+    return retain.source
 
 
 def best_experiment(found: Search) -> Experiment | None:
@@ -111,36 +139,51 @@ def best_experiment(found: Search) -> Experiment | None:
 
 
 def concurrent_trials(space: Space, experiment: Experiment) -> int:
-    """Trials at once: as many as the cluster has room for with their training workers. UserError where it has none."""
-    cpus, gpus = cluster.resources()
-    workers = experiment.train.workers
-    overhead = 1 if workers > 1 or experiment.train.zero_stage > 0 else 0  # Ray Train's own process
-    needed = workers + overhead + TRIAL_CPU
-    if needed > cpus:
-        raise UserError(
-            f"tune: one trial needs {needed:g} CPUs (train.workers = {workers} and its own), the cluster has {cpus:g}: "
-            f"{needed - cpus:g} too few; ask for fewer workers"
-        )
-    room = int(cpus // needed) if overhead else int(cpus // workers)
-    if gpus:
-        room = min(room, max(1, int(gpus // workers)))
-    return max(1, min(room, space.trials))
+    """Trials at once: as many as the cluster has CPUs and GPUs for. UserError, with what is missing, where not even one
+    has room.
+
+    A trial's training and its sampling follow each other, so it needs the larger of the two; sampling takes more
+    workers where they are free. Stages give back what they hold before the next asks: trials cannot block each other.
+    """
+    sections = [experiment.train_section(space.section(point)) for point in space.corner_points()]
+    sampling = experiment.sampling.gpus or 0.0
+    room = space.trials
+    for what, total, needed in (
+        ("CPUs", cluster.resources()[0], max(_cpus(each) for each in sections)),
+        ("GPUs", cluster.resources()[1], max(sampling, *(each.workers * gpus_a_worker(each) for each in sections))),
+    ):
+        if needed > total:
+            raise UserError(
+                f"tune: one trial needs {needed:g} {what} (training workers, their coordinator, sampling), the cluster "
+                f"has {total:g}: {needed - total:g} too few; ask for fewer workers"
+            )
+        if needed:
+            room = min(room, int(total / needed + 1e-9))
+    return room
 
 
-def _tuned(setting: Setting, folder: Path, progress: Progress) -> list[Trial]:
+def _cpus(section: TrainSection) -> int:
+    """CPUs of one training: a worker each, and one for Ray Train where it coordinates them."""
+    return section.workers + (1 if section.workers > 1 or section.zero_stage > 0 else 0)
+
+
+def _tuned(setting: Setting, folder: Path, progress: Progress, at_once: int) -> list[Trial]:
     from ray import tune
 
     os.environ.setdefault("RAY_TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    trainable = tune.with_resources(tune.with_parameters(trial, setting=setting), {"CPU": TRIAL_CPU})
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a kill can cost of Ray Tune's own account
+    held = tune.PlacementGroupFactory([{"memory": TRIAL_MEMORY}])
+    trainable = tune.with_resources(tune.with_parameters(trial, setting=setting), held)
+    folder.mkdir(parents=True, exist_ok=True)
     with _quiet_tune():
         if tune.Tuner.can_restore(str(folder)):
             progress.say(f"going on with the search in {folder}")
             tuner = tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, resume_errored=True)
         else:
-            tuner = _new_tuner(trainable, setting, folder)
+            progress.say(f"{setting.space.trials} trials, {at_once} at once")
+            tuner = _new_tuner(trainable, setting, folder, at_once)
         grid: Any = tuner.fit()
     trials = []
     for number, result in enumerate(grid):
@@ -148,37 +191,41 @@ def _tuned(setting: Setting, folder: Path, progress: Progress) -> list[Trial]:
         if "leak" not in seen:
             seen = failure(str(result.error or "ended before its first look"))
         name = Path(result.path).name if result.path else str(number)
-        trials.append(Trial(name.split("_")[1] if "_" in name else name, dict(result.config or {}), _own(seen)))
+        trials.append(Trial(name.removeprefix(PREFIX), dict(result.config or {}), reported(seen)))
     return trials
 
 
-def _new_tuner(trainable: Any, setting: Setting, folder: Path) -> Any:
+def _new_tuner(trainable: Any, setting: Setting, folder: Path, at_once: int) -> Any:
     from ray import tune
 
-    from engine.race import Race, TokenBudget, Told
+    from engine.race import RECORD, Budget, Race, Told
 
     space = setting.space
-    pareto = space.search == "pareto"
+    (folder / RECORD).unlink(missing_ok=True)
+    budgeted = space.tokens is not None or space.hours is not None
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher(space, setting.experiment.seed),
-            scheduler=None if pareto else Race(),
+            scheduler=Race(folder, space.asha, stops=space.search != "pareto"),
             num_samples=grid_size(space) if space.search == "grid" else space.trials,
-            max_concurrent_trials=concurrent_trials(space, setting.experiment),
-            time_budget_s=space.hours * 3600 if space.hours else None,
+            max_concurrent_trials=at_once,
             reuse_actors=True,
-            trial_dirname_creator=lambda each: f"trial_{each.trial_id}",
+            trial_dirname_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            stop=TokenBudget(space.tokens) if space.tokens else None,
+            stop=Budget(folder, space.tokens, space.hours) if budgeted else None,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),  # a lost node; a trial's own failures are reports
             callbacks=[Told()],
         ),
     )
+
+
+def _folder_name(each: Any) -> str:
+    return f"{PREFIX}{each.trial_id}"
 
 
 def searcher(space: Space, seed: int) -> Any:
@@ -226,11 +273,6 @@ def grid_size(space: Space) -> int:
     for parameter in space.parameters.values():
         size *= len(parameter.choice or ())
     return size
-
-
-def _own(seen: dict[str, Any]) -> dict[str, Any]:
-    """A report without what Ray Tune adds to it."""
-    return {name: seen[name] for name in failure("") if name in seen}
 
 
 @contextlib.contextmanager

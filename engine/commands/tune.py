@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from engine import pipeline
     from engine.store import Store
     from engine.tune import best_experiment, search
-    from engine.tuned import as_json, draw, halves, print_search, record_search, write_best
+    from engine.tuned import as_json, halves, print_search, reason_for_none, write_best
+    from engine.tuned_figures import draw
+    from engine.tuned_record import record_search
 
     store = Store(store_path(args.store))
     found = search(experiment, space, store, quiet=False)
@@ -57,8 +59,5 @@ def run(args: argparse.Namespace) -> int:
         if path is not None:
             print(f"winner    {path}\n\nnext: leakatk run {path} --store {store.root}")
     if path is None:
-        raise UserError(
-            f"no trial kept {space.utility:g} of the target model's utility through a full look; widen "
-            f"{args.space}, give it more trials, or lower `utility`"
-        )
+        raise UserError(f"{reason_for_none(found)}; widen {args.space}, give it more trials, or lower `keep`")
     return 0

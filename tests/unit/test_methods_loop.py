@@ -221,6 +221,15 @@ def test_weights_that_are_not_finite_are_no_checkpoint(job, tmp_path, monkeypatc
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
+@pytest.mark.parametrize("name", ["npo", "pdu"])
+def test_a_training_that_was_ended_earlier_goes_on_to_the_same_bits(job, tmp_path, name):
+    whole = trained(job, tmp_path / "whole", name)
+    trained(dataclasses.replace(job, until=2), tmp_path / "part", name)
+    history, weights = trained(dataclasses.replace(job, resume=str(tmp_path / "part")), tmp_path / "rest", name)
+    assert history == whole[0]
+    assert all(torch.equal(weights[key], whole[1][key]) for key in weights)
+
+
 def test_a_continued_training_starts_with_the_state_that_the_first_ended_with(job, tmp_path):
     first, _ = trained(dataclasses.replace(job, keep_state=True), tmp_path / "first", "pdu")
     warm = dataclasses.replace(job, continue_from=str(tmp_path / "first"))

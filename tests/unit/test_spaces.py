@@ -1,5 +1,7 @@
 """Search spaces are checked before anything starts, and every mistake is one line."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -7,8 +9,9 @@ import yaml
 from benchmarks.base import Probe
 from engine.errors import UserError
 from engine.experiment import parse_experiment
+from engine.looks import check_keep, deciding
 from engine.spaces import load_space
-from engine.trial import deciding
+from methods import METHODS
 
 SPACE = {
     "method": "npo",
@@ -20,7 +23,7 @@ SPACE = {
 @pytest.fixture
 def load(fictional, tmp_path):
     def load(**changes):
-        (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE | changes))
+        (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE | changes, sort_keys=False))
         experiment = parse_experiment({"benchmark": {"name": "fictional"}}, "e.yaml")
         return load_space(tmp_path / "space.yaml", experiment.with_protocol(fictional.protocol))
 
@@ -49,6 +52,15 @@ def test_a_point_of_the_space_is_a_method_with_its_training(load):
         ({"rungs": [{"n": 300}]}, "no cheaper"),
         ({"rungs": [{"n": 8}, {"n": 8}]}, "must grow"),
         ({"search": "grid"}, "grid takes `choice`"),
+        (
+            {
+                "search": "grid",
+                "parameters": {"beta": {"choice": [1, 2]}, "gamma": {"choice": [1], "when": {"beta": [1]}}},
+            },
+            "every combination",
+        ),
+        ({"search": "pareto", "asha": {"first": 1}}, "wants each of them in full"),
+        ({"keep": {"utility": 1.5}}, "less than or equal to 1"),
         ({"trails": 3}, "'trials'"),
     ],
 )
@@ -56,6 +68,46 @@ def test_a_mistake_is_named_in_one_line(load, changes, message):
     with pytest.raises(UserError, match=message) as error:
         load(**changes)
     assert "\n" not in str(error.value)
+
+
+FOLDER = Path(__file__).parents[2] / "tune_spaces"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_spaces_that_come_along_are_valid(fictional, path):
+    experiment = parse_experiment({"benchmark": {"name": "fictional"}}, "e.yaml").with_protocol(fictional.protocol)
+    space = load_space(path, experiment)
+    assert space.method == path.stem.removeprefix("fictional-").replace("-", "_")
+
+
+def test_every_method_that_is_trained_by_itself_has_a_space():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} >= set(METHODS) - {"rule", "retrain"}
+
+
+def test_a_parameter_is_suggested_only_where_its_condition_holds(load):
+    when = {"choice": {"choice": [1.0, 2.0]}, "loguniform": [1.0, 10.0]}
+    parameters = {"gamma": when["choice"], "beta": {"loguniform": when["loguniform"], "when": {"gamma": [2.0]}}}
+    space = load(parameters=parameters)
+    found = [suggested(space, gamma) for gamma in (1.0, 2.0)]
+    assert found == [{"gamma"}, {"gamma", "beta"}]
+
+
+def suggested(space, gamma):
+    """Names that an Optuna trial is asked for where gamma is chosen so."""
+    import optuna
+
+    from engine.tune import _Suggest
+
+    trial = optuna.trial.FixedTrial({"gamma": gamma, "beta": 3.0})
+    _Suggest(space)(trial)
+    return set(trial.params)
+
+
+def test_keep_names_what_the_benchmark_can_measure(load, fictional):
+    experiment = parse_experiment({"benchmark": {"name": "fictional"}}, "e.yaml").with_protocol(fictional.protocol)
+    check_keep(load(keep={"utility": 0.95, "rouge_l_recall": 0.9}), experiment, fictional, "s.yaml")
+    with pytest.raises(UserError, match=r"s\.yaml: keep: unknown 'rouge_recall', did you mean 'rouge_l_recall'"):
+        check_keep(load(keep={"rouge_recall": 0.9}), experiment, fictional, "s.yaml")
 
 
 def test_half_of_the_entities_decide_and_none_stands_on_both_sides():
