@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Probe
-from engine.benchmark_metrics import benchmark_metrics, greedy_metrics, metric_names
+from engine.benchmark_metrics import benchmark_metrics, greedy_metrics
 from engine.errors import UserError
 from engine.evaluate import SURE_METRICS, decoding_name, evaluate, job_for, reference_logprobs, score
-from engine.experiment import Experiment, known
+from engine.experiment import Experiment
 from engine.floor import leak_floor
 from engine.leak import leak_curve
 from engine.metrics import METRICS
@@ -127,14 +127,6 @@ def kept(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSou
     values = {name: value for name, value in own.items() if value is not None}
     values |= {name: found.greedy_means(name)[protocol.utility_group] for name in named}
     return Kept(values | {"utility": found.utility(benchmark, own)}, found.tokens)
-
-
-def check_keep(space: Space, experiment: Experiment, benchmark: Benchmark, where: str) -> None:
-    """UserError where `keep` names what cannot be measured on this benchmark."""
-    asked = benchmark.group(benchmark.protocol.utility_group)
-    names = ("utility", *((experiment.metrics or ()) if asked else ()), *metric_names(benchmark))
-    for name in space.keep:
-        known(name, names, f"{where}: keep", "leakatk tune --help")
 
 
 def least(setting: Setting, target: Kept) -> dict[str, float]:

@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from benchmarks.base import Benchmark
+from engine.benchmark_metrics import metric_names
 from engine.errors import UserError
+from engine.evaluate import is_leak_group
 from engine.experiment import Experiment, MethodSection, Positive, Section, TrainSection, known, read_yaml, validated
 
 Range = tuple[float, float]
@@ -128,8 +131,9 @@ class Space(Section):
         return MethodSection.model_validate({"name": self.method, "train": train, **own})
 
 
-def load_space(path: Path | str, experiment: Experiment) -> Space:
-    """Read a space file and check it against an experiment with its protocol filled in. UserError for any mistake."""
+def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -> Space:
+    """Read a space file and check it against an experiment, with its protocol filled in, and its benchmark. UserError
+    for any mistake."""
     where = str(path)
     space: Space = validated(Space, read_yaml(Path(path), "keys such as method, parameters, objective"), where)
     _check_parameters(space, experiment, where)
@@ -141,6 +145,16 @@ def load_space(path: Path | str, experiment: Experiment) -> Space:
     if space.objective.metric is not None and space.objective.metric not in (experiment.metrics or ()):
         found = ", ".join(experiment.metrics or ())
         raise UserError(f"{where}: objective.metric: the experiment scores by {found}, not {space.objective.metric}")
+    group = space.objective.group
+    if group is not None and not (is_leak_group(group) and benchmark.group(group)):
+        groups = ", ".join(dict.fromkeys(each.group for each in benchmark.probes if is_leak_group(each.group)))
+        raise UserError(f"{where}: objective.group: no forget prompts {group!r}; {benchmark.name} has {groups}")
+    if space.objective.excess and experiment.model.retain is None and experiment.model.finetune is None:
+        raise UserError(f"{where}: objective.excess: the experiment has no retain model; give model.retain")
+    asked = benchmark.group(benchmark.protocol.utility_group)
+    measured = ("utility", *((experiment.metrics or ()) if asked else ()), *metric_names(benchmark))
+    for name in space.keep:
+        known(name, measured, f"{where}: keep", "leakatk score --help")
     return space
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks import BENCHMARKS
 from engine import cluster
 from engine.errors import UserError
 from engine.experiment import Experiment, TrainSection, parse_experiment
-from engine.looks import Setting, check_keep, kept, least
+from engine.looks import Setting, kept, least
 from engine.maker import Maker
 from engine.models import ModelSource
 from engine.pipeline import experiment_fingerprint, prepared
@@ -100,30 +101,24 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     folder = store.root / "tune" / f"{experiment.name}-{space.method}-{identity[:8]}"
     group = space.objective.group or benchmark.protocol.leak_group
     metric = space.objective.metric or benchmark.protocol.core_metric
-    if not benchmark.group(group):
-        groups = ", ".join(dict.fromkeys(probe.group for probe in benchmark.probes))
-        raise UserError(f"objective.group: no probes {group!r}; benchmark {benchmark.name} has {groups}")
-    check_keep(space, experiment, benchmark, "the space")
     cluster.connect(distributed_training=True)
     at_once = concurrent_trials(space, experiment)
     with Progress(quiet) as progress:
         stages = Stages(store, progress, experiment.sampling.workers, lambda: None)
         maker = Maker(experiment, benchmark, stages)
-        setting = Setting(experiment, space, str(store.root), group, metric, retain=_yardstick(maker, space))
-        target = kept(setting, stages, benchmark, maker.target().source, "target")
-        setting = dataclasses.replace(setting, least=least(setting, target))
+        with ThreadPoolExecutor(2) as pool:
+            retain, target = pool.submit(_yardstick, maker, space), pool.submit(maker.target)
+        setting = Setting(experiment, space, str(store.root), group, metric, retain=retain.result())
+        target_keeps = kept(setting, stages, benchmark, target.result().source, "target")
+        setting = dataclasses.replace(setting, least=least(setting, target_keeps))
         trials = _tuned(setting, folder, progress, at_once)
     return Search(trials, setting, folder, round(time.monotonic() - clock, 1))
 
 
 def _yardstick(maker: Maker, space: Space) -> ModelSource | None:
-    """The retain model where the objective is the excess over it. UserError where there is none."""
-    if not space.objective.excess:
-        return None
-    retain = maker.retain()
-    if retain is None:
-        raise UserError("objective.excess: the experiment has no retain model; give model.retain, or leave excess out")
-    return retain.source
+    """The retain model where the objective is the excess over it."""
+    retain = maker.retain() if space.objective.excess else None
+    return retain.source if retain is not None else None
 
 
 def best_experiment(found: Search) -> Experiment | None:

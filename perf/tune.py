@@ -48,7 +48,9 @@ def compared(seed: int, trials: int, store: Store) -> tuple[Search, Search]:
     """The search as it is, and the same points with every trial sampled in full."""
     experiment = load_experiment(ROOT / "examples" / "fictional.yaml", [f"seed={seed}"])
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
-    space = load_space(ROOT / "tune_spaces" / "fictional-npo.yaml", experiment.with_protocol(benchmark.protocol))
+    space = load_space(
+        ROOT / "tune_spaces" / "fictional-npo.yaml", experiment.with_protocol(benchmark.protocol), benchmark
+    )
     raced = search(experiment, space.model_copy(update={"search": "random", "trials": trials}), store)
     every = space.model_copy(update={"search": "random", "trials": trials, "rungs": ()})
     setting = dataclasses.replace(raced.setting, space=every)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.experiment}: a search takes one request and a model of weights, no requests or endpoint"
         )
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
-    space = load_space(args.space, experiment.with_protocol(benchmark.protocol))
+    space = load_space(args.space, experiment.with_protocol(benchmark.protocol), benchmark)
 
     from engine import pipeline
     from engine.store import Store

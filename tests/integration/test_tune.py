@@ -1,4 +1,4 @@
-"""A small search from end to end: trials, a winner that its own file reproduces, and nothing done twice."""
+"""A small search from end to end: trials and failures, a winner that its own file reproduces, the MLflow runs."""
 
 import json
 
@@ -11,31 +11,64 @@ EXPERIMENT = {
     "name": "tiny",
     "benchmark": {"name": "fictional", "split": "forget01"},
     "model": {"finetune": {"steps": 10, "batch_size": 32, "lr": 5e-3, "max_length": 64}},
+    "train": {"steps": 2},
     "sampling": {"n": 8, "max_new_tokens": 8},
     "metrics": ["exact_fact", "rouge_l_recall"],
     "leak": {"k": [1, 8]},
 }
 SPACE = {
     "method": "npo",
-    "parameters": {"beta": {"loguniform": [0.1, 10.0]}, "train.steps": {"choice": [1, 2]}},
-    "objective": {"k": 8, "metric": "rouge_l_recall"},
-    "trials": 3,
+    "parameters": {"beta": {"choice": [0.5, 5.0]}, "train.lr": {"choice": [1e-3, 1e30]}},
+    "objective": {"k": 8, "metric": "rouge_l_recall", "excess": True},
+    "keep": {"utility": 0.95, "rouge_l_recall": 0.1},
+    "search": "grid",
     "rungs": [{"n": 2}],
+    "asha": {"first": 3, "reduction": 2, "n": 2},  # after one of the two steps
 }
 
 
 @pytest.mark.slow
-def test_a_search_finds_a_winner_that_its_file_reproduces(tmp_path, capsys):
+def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(SPACE))
-    store = ["--store", str(tmp_path / "store"), "--json"]
-    assert main(["tune", str(tmp_path / "s.yaml"), str(tmp_path / "e.yaml"), *store]) == 0
+    store = tmp_path / "store"
+    assert main(["tune", str(tmp_path / "s.yaml"), str(tmp_path / "e.yaml"), "--store", str(store), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len(found["trials"]) == 3
+    folder = next((store / "tune").glob("*/best.yaml")).parent
+
+    failed = [each for each in found["trials"] if each["failed"]]
+    assert [each["values"]["train.lr"] for each in failed] == [1e30, 1e30]
+    assert all("loss is nan" in each["failed"] for each in failed)
+
     best = found["trials"][0]
     assert best["id"] == found["best"]["id"]
-    assert best["leak"] == min(each["leak"] for each in found["trials"] if each["full"] and each["feasible"])
-    folder = next((tmp_path / "store" / "tune").glob("*/best.yaml")).parent
-    assert main(["run", str(folder / "best.yaml"), *store]) == 0
+    full = [each for each in found["trials"] if each["full"] and each["feasible"]]
+    assert best["leak"] == min(each["leak"] for each in full)
+    assert best["excess_low"] <= best["excess"] <= best["excess_high"]
+    assert set(best["kept"]) == {"utility", "rouge_l_recall"}
+    looks = [json.loads(line) for line in (folder / "looks.jsonl").read_text().splitlines()]
+    seen = [(row["seen"]["epoch"], row["seen"]["n"]) for row in looks if row["trial"] == best["id"]]
+    assert seen == [(3.0, 2), (0.0, 0), (0.0, 2), (0.0, 8)]  # while training, without samples, few, all
+
+    # The winner's file makes the same numbers in a store that has nothing of the search.
+    assert main(["run", str(folder / "best.yaml"), "--store", str(tmp_path / "fresh"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["models"] == found["run"]["models"]
-    assert all((folder / name).stat().st_size > 1000 for name in ("pareto.png", "parallel.png", "search.json"))
+    assert found["halves"]["decided"]["leak"][0] == best["leak"]
+    assert found["halves"]["decided"]["excess"][0] == best["excess"]
+    assert set(found["halves"]) == {"decided", "held out", "forget_paraphrase"}
+
+    assert all((folder / name).stat().st_size > 1000 for name in ("pareto.png", "parallel.png", "greedy.png"))
+    runs = recorded(store)
+    parent = next(run for run in runs if run.data.tags["leakatk.kind"] == "search")
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    assert parent.data.metrics["best.leak"] == best["leak"]
+
+
+def recorded(store):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    where = client.get_experiment_by_name("leakatk").experiment_id
+    return [run for run in client.search_runs([where]) if "leakatk.search" in run.data.tags]

@@ -9,7 +9,7 @@ import yaml
 from benchmarks.base import Probe
 from engine.errors import UserError
 from engine.experiment import parse_experiment
-from engine.looks import check_keep, deciding
+from engine.looks import deciding
 from engine.spaces import load_space
 from methods import METHODS
 
@@ -25,7 +25,7 @@ def load(fictional, tmp_path):
     def load(**changes):
         (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE | changes, sort_keys=False))
         experiment = parse_experiment({"benchmark": {"name": "fictional"}}, "e.yaml")
-        return load_space(tmp_path / "space.yaml", experiment.with_protocol(fictional.protocol))
+        return load_space(tmp_path / "space.yaml", experiment.with_protocol(fictional.protocol), fictional)
 
     return load
 
@@ -61,6 +61,8 @@ def test_a_point_of_the_space_is_a_method_with_its_training(load):
         ),
         ({"search": "pareto", "asha": {"first": 1}}, "wants each of them in full"),
         ({"keep": {"utility": 1.5}}, "less than or equal to 1"),
+        ({"keep": {"rouge_recall": 0.9}}, "keep: unknown 'rouge_recall', did you mean 'rouge_l_recall'"),
+        ({"objective": {"k": 8, "group": "retain"}}, "fictional has forget, forget_paraphrase"),
         ({"trails": 3}, "'trials'"),
     ],
 )
@@ -76,7 +78,7 @@ FOLDER = Path(__file__).parents[2] / "tune_spaces"
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_spaces_that_come_along_are_valid(fictional, path):
     experiment = parse_experiment({"benchmark": {"name": "fictional"}}, "e.yaml").with_protocol(fictional.protocol)
-    space = load_space(path, experiment)
+    space = load_space(path, experiment, fictional)
     assert space.method == path.stem.removeprefix("fictional-").replace("-", "_")
 
 
@@ -103,11 +105,15 @@ def suggested(space, gamma):
     return set(trial.params)
 
 
-def test_keep_names_what_the_benchmark_can_measure(load, fictional):
-    experiment = parse_experiment({"benchmark": {"name": "fictional"}}, "e.yaml").with_protocol(fictional.protocol)
-    check_keep(load(keep={"utility": 0.95, "rouge_l_recall": 0.9}), experiment, fictional, "s.yaml")
-    with pytest.raises(UserError, match=r"s\.yaml: keep: unknown 'rouge_recall', did you mean 'rouge_l_recall'"):
-        check_keep(load(keep={"rouge_recall": 0.9}), experiment, fictional, "s.yaml")
+def test_keep_takes_utility_and_what_the_experiment_scores_by(load):
+    assert load(keep={"utility": 0.95, "rouge_l_recall": 0.9}).keep["rouge_l_recall"] == 0.9
+
+
+def test_an_excess_needs_a_retain_model(fictional, tmp_path):
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE | {"objective": {"k": 8, "excess": True}}))
+    experiment = parse_experiment({"benchmark": {"name": "fictional"}, "model": {"path": "a/model"}}, "e.yaml")
+    with pytest.raises(UserError, match=r"objective\.excess: .* give model\.retain"):
+        load_space(tmp_path / "space.yaml", experiment.with_protocol(fictional.protocol), fictional)
 
 
 def test_half_of_the_entities_decide_and_none_stands_on_both_sides():
@@ -120,3 +126,23 @@ def test_half_of_the_entities_decide_and_none_stands_on_both_sides():
     first = {probe.id.split("/")[0] for probe in half[:10]}
     assert len(first) > 3  # the first few are a sample of all, not one author after the other
     assert np.unique([probe.id for probe in half]).size == 20
+
+
+@pytest.mark.parametrize("search", ["tpe", "random", "pareto"])
+def test_every_kind_of_search_suggests_points_of_the_space(load, search):
+    from engine.tune import searcher
+
+    suggest = searcher(load(search=search), seed=0)
+    points = [suggest.suggest(f"t{index}") for index in range(6)]
+    assert all(0.1 <= point["beta"] <= 10 and point["train.lr"] in (1e-4, 1e-3) for point in points)
+    again = searcher(load(search=search), seed=0)
+    assert [again.suggest(f"t{index}") for index in range(6)] == points
+
+
+def test_a_grid_takes_every_combination_once(load):
+    from engine.tune import grid_size, searcher
+
+    space = load(search="grid", parameters={"beta": {"choice": [1.0, 2.0]}, "train.lr": {"choice": [1e-4, 1e-3]}})
+    suggest = searcher(space, seed=0)
+    points = [tuple(suggest.suggest(f"t{index}").values()) for index in range(grid_size(space))]
+    assert sorted(points) == [(1.0, 1e-4), (1.0, 1e-3), (2.0, 1e-4), (2.0, 1e-3)]
