@@ -16,17 +16,21 @@ import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Probe
 from engine.benchmark_metrics import benchmark_metrics, greedy_metrics
+from engine.beyond import fit_leak_model
+from engine.bootstrap import mean_interval
 from engine.errors import UserError
 from engine.evaluate import SURE_METRICS, decoding_name, evaluate, job_for, reference_logprobs, score
 from engine.experiment import Experiment
 from engine.floor import leak_floor
-from engine.leak import leak_curve
+from engine.leak import Floats, leak_curve, prompt_leak
 from engine.metrics import METRICS
 from engine.models import ModelSource
+from engine.sample import SampleJob
 from engine.scoring import GroupScores, group_scores
 from engine.spaces import Rung, Space
 from engine.stages import Stages
 
+FEW = 64  # prompts of a first look at utility
 WORST = 2.0  # the objective of a trial that failed: above every leak@k
 
 
@@ -57,14 +61,17 @@ class Setting:
 @dataclasses.dataclass(frozen=True)
 class Look:
     """n: samples a prompt, 0 where none were drawn. leak: leak@k with its interval [low, high], at the largest k up to
-    the objective's that n allows; low is a lower bound on the objective too, which grows with k. excess: likewise over
-    the retain model, NaN where it was not asked for. tokens: sampled for this look."""
+    the objective's that n allows. bound: what the full look will find at least, surely: its first samples are these.
+    predicted: a guess at what it will find. excess: likewise over the retain model, NaN where it was not asked for.
+    tokens: sampled for this look."""
 
     n: int
     k: int
     leak: float
     low: float
     high: float
+    bound: float
+    predicted: float
     tokens: int = 0
     excess: float = math.nan
     excess_low: float = math.nan
@@ -85,20 +92,47 @@ def look(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSou
     yardstick = None
     if setting.retain is not None and rung == setting.whole:
         yardstick = _sampled(setting, stages, benchmark, setting.retain, rung, setting.decoding)[0].scores
-    k = min(setting.space.objective.k, rung.n)
+    wanted = setting.space.objective.k
+    k = min(wanted, rung.n)
     curve = leak_curve(found.scores, [k], setting.experiment.leak.confidence, yardstick, setting.experiment.seed)
-    seen = Look(rung.n, k, float(curve.leak[0]), float(curve.low[0]), float(curve.high[0]), tokens)
+    leak, low, high = (float(each[0]) for each in (curve.leak, curve.low, curve.high))
+    bound = at_least(setting, benchmark, found.scores)
+    predicted = max(bound, predict(found.scores, leak, wanted) if k < wanted else leak)
+    seen = Look(rung.n, k, leak, low, high, bound, predicted, tokens)
     if curve.excess is None or curve.excess_low is None or curve.excess_high is None:
         return seen
     excess, low, high = (float(each[0]) for each in (curve.excess, curve.excess_low, curve.excess_high))
     return dataclasses.replace(seen, excess=excess, excess_low=low, excess_high=high)
 
 
+def at_least(setting: Setting, benchmark: Benchmark, scores: Floats) -> float:
+    """What the full look finds where every further sample, and every further prompt, scores nothing.
+
+    A sample's randomness comes from seed, prompt and index alone, so these are the first samples of the full look; it
+    cannot find less, and a trial that is ruled out by this would not have won. scores: [prompts, samples], NaN where
+    the metric failed.
+    """
+    prompts = len(deciding(benchmark.group(setting.group), setting.experiment.seed))
+    padded = np.zeros((prompts, setting.whole.n))
+    padded[: len(scores), : scores.shape[1]] = np.nan_to_num(scores)
+    return float(prompt_leak(padded, np.array([setting.space.objective.k])).mean())
+
+
+def predict(scores: Floats, leak: float, k: int) -> float:
+    """leak@k beyond the samples at hand, by the leak model where scores are 0 or 1 and some leak; else no more than
+    what was seen. For the order of trials alone."""
+    known_P = (~np.isnan(scores)).sum(axis=1)
+    if not np.isin(scores[~np.isnan(scores)], (0.0, 1.0)).all() or not np.nansum(scores) or not known_P.all():
+        return leak
+    model = fit_leak_model(np.nansum(scores, axis=1).astype(np.int64), known_P)
+    return max(leak, float(model.leak_at_k(np.array([k]))[0]))
+
+
 def greedy_score(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> Look:
     """The mean score of one greedy answer to each prompt that decides: what a search without sampling would go by."""
     found, tokens = _sampled(setting, stages, benchmark, model, Rung(n=1), Decoding(temperature=0.0))
     mean = float(np.nanmean(found.scores))
-    return Look(1, 1, mean, mean, mean, tokens)
+    return Look(1, 1, mean, mean, mean, 0.0, mean, tokens)
 
 
 def floor(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> Look:
@@ -111,7 +145,23 @@ def floor(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSo
         every = reference_logprobs(stages, setting.experiment, benchmark, model, "trial").get(setting.group, [])
         by_id = dict(zip([each.id for each in benchmark.group(setting.group)], every, strict=True))
         bound = float(np.mean([leak_floor([min(by_id[each.id], 0.0)], k) for each in chosen]))
-    return Look(0, k, bound, bound, 1.0)
+    return Look(0, k, bound, bound, 1.0, 0.0, bound)
+
+
+def surely_too_low(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> Kept | None:
+    """Utility on a few prompts where its interval there lies below what must be kept; no values where it does not. None
+    where more than the greedy core metric must be kept, or a few prompts are most of them: the whole is as cheap."""
+    protocol = benchmark.protocol
+    asked = sorted(benchmark.group(protocol.utility_group), key=lambda each: _rank(setting.experiment.seed, each.id))
+    if set(setting.least) != {"utility"} or protocol.model_utility or len(asked) < 2 * FEW:
+        return None
+    job = _job(setting, model, asked[:FEW], Decoding(temperature=0.0), 1)
+    sampled = stages.sample("trial few", job)
+    scores = group_scores(score(stages, setting.experiment, "trial few", sampled, protocol.core_metric).path)
+    values = scores[protocol.utility_group].scores
+    _, high = mean_interval(values, setting.experiment.leak.confidence, setting.experiment.seed)
+    low = {"utility": float(values.mean())} if high[0] < setting.least["utility"] else {}
+    return Kept(low, int(sampled.facts["tokens"]))
 
 
 def kept(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource, label: str) -> Kept:
@@ -143,12 +193,16 @@ def _sampled(
     """Scores of the prompts that decide, or of the rung's share of them, and the tokens that they took."""
     chosen = deciding(benchmark.group(setting.group), setting.experiment.seed)
     chosen = chosen[: max(1, round(rung.prompts * len(chosen)))]
-    job = job_for(setting.experiment, model, chosen, decoding, rung.n, setting.experiment.seed)
-    job = dataclasses.replace(job, retokenise=setting.experiment.sampling.compat == "leak-k")
+    job = _job(setting, model, chosen, decoding, rung.n)
     sampled = stages.sample(f"trial {decoding_name(decoding)}", job)
     scored = score(stages, setting.experiment, "trial", sampled, setting.metric)
     tokens: Any = sampled.facts["tokens"]
     return group_scores(scored.path)[setting.group], int(tokens)
+
+
+def _job(setting: Setting, model: ModelSource, probes: list[Probe], decoding: Decoding, n: int) -> SampleJob:
+    job = job_for(setting.experiment, model, probes, decoding, n, setting.experiment.seed)
+    return dataclasses.replace(job, retokenise=setting.experiment.sampling.compat == "leak-k")
 
 
 def deciding(probes: list[Probe], seed: int) -> list[Probe]:

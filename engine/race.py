@@ -1,4 +1,4 @@
-"""Ending trials that can no longer win, and a search whose budget is spent.
+"""Ending trials while they are trained, a search whose budget is spent, and the record of every look.
 
 Ray Tune asks about each report; the answer follows from all reports so far, which stand in a file of the search's
 folder, so that a search that was killed goes on where it was. Also says each look on one line. Knows nothing of models.
@@ -60,18 +60,11 @@ class Record:
 
 
 class Race(FIFOScheduler):
-    """Stop a trial whose leakage is surely above that of the best full look so far, or that keeps too little; while
-    training, by ASHA where it is asked for.
+    """Keeps the record, and ends trials while they are trained by ASHA where that is asked for."""
 
-    leak@k grows with k, so that the lower end of a cheap look's interval at a smaller k bounds the objective from
-    below; it is compared with the upper end of the best feasible trial that was sampled in full. Intervals are not
-    simultaneous over trials: the chance to lose the winner is that of its interval to miss, not zero. stops: False only
-    keeps the record.
-    """
-
-    def __init__(self, folder: Path, asha: Asha | None, stops: bool) -> None:
+    def __init__(self, folder: Path, asha: Asha | None) -> None:
         super().__init__()
-        self.folder, self.settings, self.stops = folder, asha, stops
+        self.folder, self.settings = folder, asha
         self.record: Record | None = None
         self.asha: Any = None
 
@@ -83,20 +76,9 @@ class Race(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         record = self._open(tune_controller)
         record.add(trial.trial_id, trial.config, reported(result))
-        if not self.stops:
-            return TrialScheduler.CONTINUE
         if result["epoch"] > 0 and self.asha is not None:
-            return self.asha.on_trial_result(tune_controller, trial, result)
-        if not result["feasible"] or result["low"] > self.best_high:
-            return TrialScheduler.STOP
+            return str(self.asha.on_trial_result(tune_controller, trial, result))
         return TrialScheduler.CONTINUE
-
-    @property
-    def best_high(self) -> float:
-        """The least upper end of the interval of a feasible trial that was sampled in full."""
-        rows = self.record.rows if self.record is not None else []
-        seen = [row["seen"] for row in rows]
-        return min((each["high"] for each in seen if each["full"] and each["feasible"]), default=float("inf"))
 
     def _open(self, tune_controller: Any) -> Record:
         """The record; what it holds of a search that was cut off is told to ASHA again, whose rungs were lost."""

@@ -102,7 +102,7 @@ class Space(Section):
     hours: float | None = Field(default=None, gt=0)
     tokens: Positive | None = None
     seeds: Positive = 1
-    rungs: tuple[Rung, ...] = (Rung(n=8), Rung(n=32))
+    rungs: tuple[Rung, ...] = (Rung(n=4), Rung(n=16), Rung(n=64))
     asha: Asha | None = None
 
     @model_validator(mode="after")

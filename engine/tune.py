@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import sys
 import time
@@ -19,16 +20,17 @@ from benchmarks import BENCHMARKS
 from engine import cluster
 from engine.errors import UserError
 from engine.experiment import Experiment, TrainSection, parse_experiment
+from engine.finals import finals
 from engine.looks import Setting, kept, least
 from engine.maker import Maker
 from engine.models import ModelSource
 from engine.pipeline import experiment_fingerprint, prepared
 from engine.progress import Progress
-from engine.spaces import Space
+from engine.spaces import Rung, Space
 from engine.stages import Stages
 from engine.store import Store, fingerprint
 from engine.train import gpus_a_worker
-from engine.trial import failure, reported, trial
+from engine.trial import failure, look_again, reported, trial
 
 TRIAL_MEMORY = 200 * 2**20  # bytes; a trial only waits for its stages and takes no share of a CPU from them
 PREFIX = "trial_"
@@ -111,7 +113,7 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
         setting = Setting(experiment, space, str(store.root), group, metric, retain=retain.result())
         target_keeps = kept(setting, stages, benchmark, target.result().source, "target")
         setting = dataclasses.replace(setting, least=least(setting, target_keeps))
-        trials = _tuned(setting, folder, progress, at_once)
+        trials = _decided(_tuned(setting, folder, progress, at_once), setting, folder)
     return Search(trials, setting, folder, round(time.monotonic() - clock, 1))
 
 
@@ -142,7 +144,7 @@ def concurrent_trials(space: Space, experiment: Experiment) -> int:
     """
     sections = [experiment.train_section(space.section(point)) for point in space.corner_points()]
     sampling = experiment.sampling.gpus or 0.0
-    room = space.trials
+    room = trials_of(space)
     for what, total, needed in (
         ("CPUs", cluster.resources()[0], max(_cpus(each) for each in sections)),
         ("GPUs", cluster.resources()[1], max(sampling, *(each.workers * gpus_a_worker(each) for each in sections))),
@@ -177,7 +179,7 @@ def _tuned(setting: Setting, folder: Path, progress: Progress, at_once: int) -> 
             progress.say(f"going on with the search in {folder}")
             tuner = tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, resume_errored=True)
         else:
-            progress.say(f"{setting.space.trials} trials, {at_once} at once")
+            progress.say(f"{trials_of(setting.space)} trials, {at_once} at once")
             tuner = _new_tuner(trainable, setting, folder, at_once)
         grid: Any = tuner.fit()
     trials = []
@@ -188,6 +190,24 @@ def _tuned(setting: Setting, folder: Path, progress: Progress, at_once: int) -> 
         name = Path(result.path).name if result.path else str(number)
         trials.append(Trial(name.removeprefix(PREFIX), dict(result.config or {}), reported(seen)))
     return trials
+
+
+def _decided(trials: list[Trial], setting: Setting, folder: Path) -> list[Trial]:
+    """The trials after the finals, whose looks are said and recorded as those before."""
+    from engine.race import Record, describe
+
+    record, by_id = Record(folder), {each.id: each for each in trials}
+
+    def again(name: str, rung: Rung) -> dict[str, Any]:
+        values = by_id[name].values
+        seen = look_again(values, setting, rung)
+        record.add(name, values, seen)
+        print(describe(name, values, seen), file=sys.stderr, flush=True)
+        return seen
+
+    ladder = (*setting.space.rungs, setting.whole)
+    seen = finals({each.id: each.seen for each in trials}, ladder, again)
+    return [dataclasses.replace(each, seen=seen[each.id]) for each in trials]
 
 
 def _new_tuner(trainable: Any, setting: Setting, folder: Path, at_once: int) -> Any:
@@ -202,8 +222,8 @@ def _new_tuner(trainable: Any, setting: Setting, folder: Path, at_once: int) -> 
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher(space, setting.experiment.seed),
-            scheduler=Race(folder, space.asha, stops=space.search != "pareto"),
-            num_samples=grid_size(space) if space.search == "grid" else space.trials,
+            scheduler=Race(folder, space.asha),
+            num_samples=trials_of(space),
             max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
@@ -262,12 +282,11 @@ class _Suggest:
                 values[name] = trial.suggest_float(name, *parameter.uniform)
 
 
-def grid_size(space: Space) -> int:
-    """Points of a grid."""
-    size = 1
-    for parameter in space.parameters.values():
-        size *= len(parameter.choice or ())
-    return size
+def trials_of(space: Space) -> int:
+    """Trials of a search; of a grid, its points."""
+    if space.search != "grid":
+        return space.trials
+    return math.prod(len(parameter.choice or ()) for parameter in space.parameters.values())
 
 
 @contextlib.contextmanager

@@ -22,8 +22,7 @@ SPACE = {
     "objective": {"k": 8, "metric": "rouge_l_recall", "excess": True},
     "keep": {"utility": 0.95, "rouge_l_recall": 0.1},
     "search": "grid",
-    "rungs": [{"n": 2}],
-    "asha": {"first": 3, "reduction": 2, "n": 2},  # after one of the two steps
+    "rungs": [{"n": 2}, {"n": 4}],
 }
 
 
@@ -39,7 +38,7 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
 
     failed = [each for each in found["trials"] if each["failed"]]
     assert [each["values"]["train.lr"] for each in failed] == [1e30, 1e30]
-    assert all("loss is nan" in each["failed"] for each in failed)
+    assert all("diverged" in each["failed"] or "nan" in each["failed"] for each in failed)
 
     best = found["trials"][0]
     assert best["id"] == found["best"]["id"]
@@ -47,9 +46,10 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
     assert best["leak"] == min(each["leak"] for each in full)
     assert best["excess_low"] <= best["excess"] <= best["excess_high"]
     assert set(best["kept"]) == {"utility", "rouge_l_recall"}
-    looks = [json.loads(line) for line in (folder / "looks.jsonl").read_text().splitlines()]
-    seen = [(row["seen"]["epoch"], row["seen"]["n"]) for row in looks if row["trial"] == best["id"]]
-    assert seen == [(3.0, 2), (0.0, 0), (0.0, 2), (0.0, 8)]  # while training, without samples, few, all
+    record = [json.loads(line) for line in (folder / "looks.jsonl").read_text().splitlines()]
+    seen = [row["seen"] for row in record if row["trial"] == best["id"]]
+    assert [each["n"] for each in seen] == [2, 4, 8]
+    assert seen[0]["bound"] <= seen[1]["bound"] <= best["leak"]
 
     # The winner's file makes the same numbers in a store that has nothing of the search.
     assert main(["run", str(folder / "best.yaml"), "--store", str(tmp_path / "fresh"), "--json"]) == 0
@@ -64,6 +64,28 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
     assert parent.data.metrics["best.leak"] == best["leak"]
+
+    # Looked at while it is trained, a trial ends as it would have otherwise.
+    assert followed(tmp_path, store, best["values"])[-1]["leak"] == seen[0]["leak"]
+
+
+def followed(folder, store, values):
+    """The reports of a trial at this point with ASHA, which looks after one of its two steps."""
+    from benchmarks import BENCHMARKS
+    from engine.experiment import load_experiment
+    from engine.looks import Setting
+    from engine.pipeline import prepared
+    from engine.spaces import load_space
+    from engine.trial import looks
+
+    benchmark = BENCHMARKS["fictional"].load(split="forget01")
+    experiment = prepared(load_experiment(folder / "e.yaml"), benchmark)
+    (folder / "asha.yaml").write_text(yaml.safe_dump(SPACE | {"asha": {"first": 3, "reduction": 2, "n": 2}}))
+    space = load_space(folder / "asha.yaml", experiment, benchmark)
+    reports = list(looks(values, Setting(experiment, space, str(store), "forget", "rouge_l_recall")))
+    assert [each["epoch"] for each in reports] == [3.0, 0.0]
+    assert not any(each["failed"] for each in reports)
+    return reports
 
 
 def recorded(store):

@@ -140,9 +140,9 @@ def test_every_kind_of_search_suggests_points_of_the_space(load, search):
 
 
 def test_a_grid_takes_every_combination_once(load):
-    from engine.tune import grid_size, searcher
+    from engine.tune import searcher, trials_of
 
     space = load(search="grid", parameters={"beta": {"choice": [1.0, 2.0]}, "train.lr": {"choice": [1e-4, 1e-3]}})
     suggest = searcher(space, seed=0)
-    points = [tuple(suggest.suggest(f"t{index}").values()) for index in range(grid_size(space))]
+    points = [tuple(suggest.suggest(f"t{index}").values()) for index in range(trials_of(space))]
     assert sorted(points) == [(1.0, 1e-4), (1.0, 1e-3), (2.0, 1e-4), (2.0, 1e-3)]

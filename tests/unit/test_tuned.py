@@ -17,7 +17,7 @@ SPACE = {"method": "npo", "parameters": {"beta": {"loguniform": [0.1, 10.0]}, "t
 
 
 def trial(name, leak, utility, greedy=0.0, full=True, **more):
-    seen = Look(200 if full else 8, 64 if full else 8, leak, max(0.0, leak - 0.1), min(1.0, leak + 0.1))
+    seen = Look(200 if full else 8, 64 if full else 8, leak, max(0.0, leak - 0.1), min(1.0, leak + 0.1), 0.0, leak)
     known = {"utility": utility, "greedy": greedy, "full": full, "feasible": utility >= 0.9}
     return Trial(name, {"beta": 1.0, "train.steps": 2}, _report(seen, **known, **more))
 
