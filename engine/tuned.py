@@ -87,9 +87,25 @@ def rank_correlation(found: Search) -> tuple[float, int]:
     return float(spearmanr(greedy, leak).statistic), len(pairs)
 
 
-def by_greedy(found: Search) -> Trial | None:
-    """The trial that a search on greedy answers would have chosen among those sampled in full."""
-    return min((each for each in found.trials if each.won), key=lambda each: each.seen["greedy"], default=None)
+def by_greedy(found: Search) -> list[Trial]:
+    """The trials, sampled in full, that a search on greedy answers cannot tell from its best, by rising leak@k."""
+    won = sorted((each for each in found.trials if each.won), key=lambda each: each.seen["leak"])
+    return [each for each in won if each.seen["greedy"] == min(one.seen["greedy"] for one in won)]
+
+
+def said_of_greedy(found: Search) -> str:
+    """What going by greedy answers would have meant for the search, in a sentence; empty where nothing can be said."""
+    correlation, trials = rank_correlation(found)
+    best = by_greedy(found)
+    if np.isnan(correlation) or not best:
+        return ""
+    many = "1 trial is" if len(best) == 1 else f"{len(best)} trials are"
+    first, last = (f"{each.seen['leak']:.3f}" for each in (best[0], best[-1]))
+    return (
+        f"Spearman correlation of greedy and leak@k over the {trials} trials sampled in full: {correlation:.2f}; "
+        f"{many} best by greedy ({best[0].seen['greedy']:.3f}), and {'leaks' if len(best) == 1 else 'leak'} "
+        f"{first if first == last else f'{first} to {last}'}"
+    )
 
 
 def reason_for_none(found: Search) -> str:
@@ -106,7 +122,7 @@ def as_json(found: Search, rerun: Results | None, parts: dict[str, Any]) -> dict
     from engine.table import as_json as rows
 
     correlation, trials = rank_correlation(found)
-    best, greedy = found.best, by_greedy(found)
+    best, greedy = found.best, [each.seen["leak"] for each in by_greedy(found)]
     document = {
         "method": found.setting.space.method,
         "objective": found.setting.space.objective.model_dump(),
@@ -118,7 +134,7 @@ def as_json(found: Search, rerun: Results | None, parts: dict[str, Any]) -> dict
         "run": rows(rerun) if rerun is not None else None,
         "greedy_rank_correlation": correlation,
         "compared_trials": trials,
-        "best_by_greedy": None if greedy is None else {"id": greedy.id, "leak": greedy.seen["leak"]},
+        "best_by_greedy": {"trials": len(greedy), "leak": [greedy[0], greedy[-1]]} if greedy else None,
         "tokens": found.tokens,
         "seconds": found.seconds,
     }
@@ -150,14 +166,8 @@ def print_search(found: Search, parts: dict[str, Any]) -> None:
     for part, numbers in parts.items():
         shown = ", ".join(f"{name} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]" for name, value in numbers.items())
         console.print(f"winner at k = {space.objective.k} on {said(part)}: {shown}")
-    correlation, trials = rank_correlation(found)
-    greedy = by_greedy(found)
-    if not np.isnan(correlation) and greedy is not None and found.best is not None:
-        console.print(
-            f"greedy ranks the {trials} trials sampled in full as leak@k does with Spearman correlation "
-            f"{correlation:.2f}; the best by greedy leaks {greedy.seen['leak']:.3f}, the winner "
-            f"{found.best.seen['leak']:.3f}"
-        )
+    if sentence := said_of_greedy(found):
+        console.print(sentence)
 
 
 def _row(each: Trial) -> list[str]:

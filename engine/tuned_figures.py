@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.figures import COLOURS, GREY, INK, STYLE, save
 from engine.tune import Search, Trial
-from engine.tuned import by_greedy, rank_correlation
+from engine.tuned import rank_correlation
 
 BLUE, ORANGE = COLOURS[0], COLOURS[1]
 
@@ -65,33 +65,38 @@ def _pareto(found: Search, trials: list[Trial]) -> Any:
 def _greedy(found: Search) -> Any:
     """The ranking under greedy answers beside the ranking under leak@k: a line a trial, from one rank to the other."""
     full = [each for each in found.trials if each.seen["full"]]
-    figure, axes = _axes(5.2, max(3.2, 1.2 + 0.27 * len(full)))
-    left, right = ([_ranks([each.seen[name] for each in full]) for name in ("greedy", "leak")]) if full else ([], [])
-    for each, greedy, leak in zip(full, left, right, strict=True):
+    figure, axes = _axes(5.6, max(3.2, 1.2 + 0.22 * len(full)))
+    ranks = {name: _ranks([each.seen[name] for each in full]) for name in ("greedy", "leak")}
+    for index, each in enumerate(full):
         won = each is found.best
-        colour = ORANGE if won else BLUE if each is by_greedy(found) else GREY
-        axes.plot([0, 1], [greedy, leak], marker="o", markersize=4, color=colour, linewidth=2.2 if won else 1.2)
-        axes.annotate(f"{each.seen['greedy']:.3f}", (0, greedy), xytext=(-8, 0), textcoords="offset points", ha="right",
-                      va="center", fontsize=8, color=colour)  # fmt: skip
-        axes.annotate(f"{each.seen['leak']:.3f}", (1, leak), xytext=(8, 0), textcoords="offset points", ha="left",
-                      va="center", fontsize=8, color=colour)  # fmt: skip
+        colour, places = ORANGE if won else GREY, [ranks["greedy"][index], ranks["leak"][index]]
+        axes.plot([0, 1], places, marker="o", markersize=4, color=colour, linewidth=2.2 if won else 1, zorder=2 + won)
+    for name, side in (("greedy", 0), ("leak", 1)):
+        for place in sorted(set(ranks[name])):
+            tied = [each for each, rank in zip(full, ranks[name], strict=True) if rank == place]
+            many = f" ({len(tied)} trials)" if len(tied) > 1 else ""
+            offset, end = (8, "left") if side else (-8, "right")
+            colour = ORANGE if found.best in tied else INK
+            text = f"{tied[0].seen[name]:.3f}{many}"
+            place_of = {"xytext": (offset, 0), "textcoords": "offset points", "ha": end, "va": "center"}
+            axes.annotate(text, (side, place), fontsize=8, color=colour, **place_of)
     correlation, count = rank_correlation(found)
     known = f"Spearman correlation {correlation:.2f}" if correlation == correlation else "no correlation to compute"
     axes.set_title(f"{count} trials sampled in full: {known}", loc="left", fontsize=10)
     axes.set_xticks([0, 1], ["rank by greedy", f"rank by leak@{found.setting.space.objective.k}"])
-    axes.set_xlim(-0.35, 1.35)
+    axes.set_xlim(-0.55, 1.45)
     axes.set_yticks([])
     axes.invert_yaxis()
     axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
     return figure
 
 
 def _ranks(values: list[float]) -> list[float]:
-    """Places from the smallest; equal values side by side in their order, so that every line is seen."""
-    order = np.argsort(np.array(values), kind="stable")
-    places = np.empty(len(values))
-    places[order] = np.arange(len(values))
-    return [float(each) for each in places]
+    """Ranks from the smallest; equal values share the mean of theirs."""
+    from scipy.stats import rankdata
+
+    return [float(each) for each in rankdata(values)] if values else []
 
 
 def _dots(axes: Any, points: list[tuple[float, float]], colour: str, marker: str, label: str) -> None:

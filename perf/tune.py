@@ -90,7 +90,7 @@ def page(pairs: dict[int, tuple[Search, Search]], args: argparse.Namespace) -> l
         ),
         "Greedy beside leak@128 over the points that keep enough, all sampled in full:",
         table(
-            ("seed", "trials", "Spearman correlation", "the best by greedy leaks", "the winner leaks"),
+            ("seed", "trials", "Spearman correlation", "best by greedy: trials, what they leak", "the winner leaks"),
             [_greedy(seed, full) for seed, (_, full) in pairs.items()],
         ),
         "![rank by greedy beside rank by leak@128](../../docs/images/tune-greedy.png)",
@@ -113,7 +113,9 @@ def _point(each: Trial, stopped: Trial, names: list[str]) -> list[str]:
 
 def _greedy(seed: int, full: Search) -> list[str]:
     correlation, count = rank_correlation(full)
-    return [str(seed), str(count), f"{correlation:.2f}", _leak(by_greedy(full)), _leak(full.best)]
+    best = [each.seen["leak"] for each in by_greedy(full)]
+    leaks = f"{len(best)}: {best[0]:.3f} to {best[-1]:.3f}" if best else ""
+    return [str(seed), str(count), f"{correlation:.2f}", leaks, _leak(full.best)]
 
 
 def _named(trial: Trial | None) -> str:

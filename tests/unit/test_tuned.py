@@ -10,7 +10,7 @@ from engine.looks import Look, Setting
 from engine.spaces import Space
 from engine.trial import _report, failure
 from engine.tune import Search, Trial
-from engine.tuned import as_json, by_greedy, print_search, rank_correlation, reason_for_none
+from engine.tuned import as_json, by_greedy, print_search, rank_correlation, reason_for_none, said_of_greedy
 from engine.tuned_figures import draw
 
 SPACE = {"method": "npo", "parameters": {"beta": {"loguniform": [0.1, 10.0]}, "train.steps": {"choice": [1, 2]}}}
@@ -57,8 +57,13 @@ def test_greedy_and_leak_are_compared_over_full_looks_alone(search):
         trial("d", 0.9, 1.0, greedy=0.9, full=False),
     )
     assert rank_correlation(found) == (pytest.approx(-1.0), 3)
-    assert by_greedy(found).id == "a"
+    assert [each.id for each in by_greedy(found)] == ["a"]
     assert math.isnan(rank_correlation(search(trial("a", 0.3, 1.0), trial("b", 0.2, 1.0)))[0])
+
+
+def test_trials_that_greedy_cannot_tell_apart_are_all_named(search):
+    found = search(trial("a", 0.3, 1.0), trial("b", 0.0, 1.0), trial("c", 0.1, 1.0, greedy=0.5))
+    assert "2 trials are best by greedy (0.000), and leak 0.000 to 0.300" in said_of_greedy(found)
 
 
 def test_a_search_without_a_winner_says_why(search):
