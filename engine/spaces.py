@@ -87,9 +87,9 @@ class Space(Section):
     keep: what a trial must keep to win, as a share of the target model's: of `utility`, of a core metric of the
     experiment (mean over greedy answers to the utility group), or of a metric that the benchmark reports beside leak@k.
     search: tpe (Optuna), pareto (Optuna, leakage against utility), random, grid. trials, hours, tokens (sampled):
-    whichever is used up first ends the search. seeds: trainings of one configuration, whose mean counts. rungs: looks
-    at a trial before it is sampled in full; one that can no longer win is stopped there. asha: looks while it is
-    trained. With pareto every trial is sampled in full.
+    whichever is used up first ends the making of trials. seeds: trainings of one configuration, whose mean counts.
+    rungs: looks at a trial before it is sampled in full, the first at each, the others at those that may still win.
+    asha: looks while it is trained. With pareto, or without rungs, every trial is sampled in full.
     """
 
     method: str

@@ -8,6 +8,7 @@ it had finished. Knows nothing of other trials.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,9 +57,15 @@ def look_again(values: dict[str, Any], setting: Setting, rung: Rung) -> dict[str
 
 
 def _at(values: dict[str, Any], setting: Setting, progress: Progress) -> _Trial:
-    stages = Stages(Store(Path(setting.store)), progress, setting.experiment.sampling.workers, lambda: None)
+    stages = Stages(_store(setting.store), progress, setting.experiment.sampling.workers, lambda: None)
     benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
     return _Trial(values, setting, stages, benchmark)
+
+
+@functools.cache
+def _store(root: str) -> Store:
+    """One for the process: what it has verified once it need not read again."""
+    return Store(Path(root))
 
 
 def _cause(error: Exception) -> str:

@@ -201,7 +201,8 @@ def _decided(trials: list[Trial], setting: Setting, folder: Path) -> list[Trial]
     def again(name: str, rung: Rung) -> dict[str, Any]:
         values = by_id[name].values
         seen = look_again(values, setting, rung)
-        record.add(name, values, seen)
+        if not any(row["trial"] == name and row["seen"]["n"] == seen["n"] for row in record.rows):  # not a rerun
+            record.add(name, values, seen)
         print(describe(name, values, seen), file=sys.stderr, flush=True)
         return seen
 
