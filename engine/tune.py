@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from engine import cluster
 from engine.errors import UserError
-from engine.experiment import Experiment, TrainSection, parse_experiment
+from engine.experiment import Experiment, parse_experiment
 from engine.finals import finals
 from engine.looks import Setting, kept, least
 from engine.maker import Maker
@@ -139,29 +139,25 @@ def concurrent_trials(space: Space, experiment: Experiment) -> int:
     """Trials at once: as many as the cluster has CPUs and GPUs for. UserError, with what is missing, where not even one
     has room.
 
-    A trial's training and its sampling follow each other, so it needs the larger of the two; sampling takes more
-    workers where they are free. Stages give back what they hold before the next asks: trials cannot block each other.
+    A trial's training and its sampling follow each other, so it needs the larger of the two: one CPU a training worker,
+    Ray Train's controller and the trial itself taking none; sampling takes more workers where they are free. Stages give
+    back what they hold before the next asks, so trials cannot block each other.
     """
     sections = [experiment.train_section(space.section(point)) for point in space.corner_points()]
     sampling = experiment.sampling.gpus or 0.0
     room = trials_of(space)
     for what, total, needed in (
-        ("CPUs", cluster.resources()[0], max(_cpus(each) for each in sections)),
+        ("CPUs", cluster.resources()[0], max(each.workers for each in sections)),
         ("GPUs", cluster.resources()[1], max(sampling, *(each.workers * gpus_a_worker(each) for each in sections))),
     ):
         if needed > total:
             raise UserError(
-                f"tune: one trial needs {needed:g} {what} (training workers, their coordinator, sampling), the cluster "
-                f"has {total:g}: {needed - total:g} too few; ask for fewer workers"
+                f"tune: one trial needs {needed:g} {what} for its workers, the cluster has {total:g}: "
+                f"{needed - total:g} too few; ask for fewer workers"
             )
         if needed:
             room = min(room, int(total / needed + 1e-9))
     return room
-
-
-def _cpus(section: TrainSection) -> int:
-    """CPUs of one training: a worker each, and one for Ray Train where it coordinates them."""
-    return section.workers + (1 if section.workers > 1 or section.zero_stage > 0 else 0)
 
 
 def _tuned(setting: Setting, folder: Path, progress: Progress, at_once: int) -> list[Trial]:

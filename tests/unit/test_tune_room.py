@@ -29,9 +29,9 @@ def test_one_worker_takes_one_cpu_and_the_trial_itself_none(room):
     assert room(cpus=64) == 20  # no more than there are trials
 
 
-def test_workers_under_ray_train_take_one_more(room):
+def test_many_workers_take_one_cpu_each(room):
+    assert room(cpus=2, workers=2) == 1
     assert room(cpus=8, workers=3, batch_size=6, retain_batch_size=6) == 2
-    assert room(cpus=8, zero_stage=2) == 4
 
 
 def test_trials_share_a_gpu_by_fractions(room):
@@ -41,14 +41,14 @@ def test_trials_share_a_gpu_by_fractions(room):
 
 
 def test_too_little_says_how_much_is_missing(room):
-    with pytest.raises(UserError, match=r"one trial needs 4 CPUs .* the cluster has 2: 2 too few"):
+    with pytest.raises(UserError, match=r"one trial needs 3 CPUs .* the cluster has 2: 1 too few"):
         room(cpus=2, workers=3, batch_size=6, retain_batch_size=6)
     with pytest.raises(UserError, match=r"one trial needs 1 GPUs .* the cluster has 0.5: 0.5 too few"):
         room(cpus=8, devices=0.5, sampling=1.0)
 
 
 def test_the_dearest_point_of_the_space_counts(room):
-    parameters = PARAMETERS | {"train.zero_stage": {"choice": [0, 1]}}
+    parameters = PARAMETERS | {"train.workers": {"choice": [1, 2]}}
     assert room(cpus=4, parameters=parameters) == 2
 
 
