@@ -140,8 +140,8 @@ def concurrent_trials(space: Space, experiment: Experiment) -> int:
     has room.
 
     A trial's training and its sampling follow each other, so it needs the larger of the two: one CPU a training worker,
-    Ray Train's controller and the trial itself taking none; sampling takes more workers where they are free. Stages give
-    back what they hold before the next asks, so trials cannot block each other.
+    Ray Train's controller and the trial itself taking none; sampling takes more workers where they are free. Stages
+    give back what they hold before the next asks, so trials cannot block each other.
     """
     sections = [experiment.train_section(space.section(point)) for point in space.corner_points()]
     sampling = experiment.sampling.gpus or 0.0
