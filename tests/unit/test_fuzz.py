@@ -238,10 +238,10 @@ def searched(fictional, workplace):
 
 @cases(600)
 @given(mutated(SPACES) | values)
-def test_a_damaged_search_space_loads_or_is_refused(searched, document):
+def test_a_damaged_search_space_loads_or_is_refused(searched, fictional, document):
     Path("any.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     with no_hang(), contextlib.suppress(UserError):
-        load_space("any.yaml", searched)
+        load_space("any.yaml", searched, fictional)
 
 
 KEYS = sorted({".".join(map(str, path)) for example in EXAMPLES for path in places(example) if path})
