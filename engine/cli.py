@@ -41,6 +41,13 @@ Finished work is kept in the store (./leakatk-store, --store or LEAKATK_STORE): 
 """
 
 
+QUIET = {  # nothing leaves this machine unasked
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are UserErrors, with the nearest valid command."""
 
@@ -72,7 +79,7 @@ def build_parser(command: str | None) -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves this machine unasked
+    os.environ.update(QUIET | os.environ)
     command = next((word for word in argv if not word.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(argv)
