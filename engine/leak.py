@@ -150,6 +150,9 @@ def prompt_leak(scores_PN: Floats, k_K: Ints) -> Floats:
 
     scores_PN: [prompts, samples], NaN = no sample there; every prompt must have k_K.max() valid samples or more.
     """
+    if len(scores_PN) > (prompts := max(1, _BLOCK // scores_PN.shape[1])):  # bounds memory with many prompts
+        blocks = [scores_PN[start : start + prompts] for start in range(0, len(scores_PN), prompts)]
+        return np.concatenate([prompt_leak(block, k_K) for block in blocks])
     ascending_PN = np.sort(scores_PN, axis=1)  # NaN sort last
     valid_P = scores_PN.shape[1] - np.isnan(ascending_PN).sum(axis=1)
     leak_PK = np.empty((len(scores_PN), len(k_K)))

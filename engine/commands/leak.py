@@ -125,7 +125,7 @@ def _details(
     sets = [pad_rows(each)[0] for each in (rows, retain_rows) if each is not None]
     largest = int(curve.k.max())
     kept = valid_samples(*sets) >= largest
-    scores_PN, *retain = (scores[kept] for scores in sets)
+    scores_PN, *retain = (scores if kept.all() else scores[kept] for scores in sets)
     errors = noise(scores_PN, curve.k)
     details: dict[str, Any] = {
         "sampling_error": errors.sampling.tolist(),

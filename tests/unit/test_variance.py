@@ -82,3 +82,18 @@ def test_plan_says_how_many_prompts_a_population_needs():
 def test_plan_refuses_what_it_cannot_answer(k, half_width, says):
     with pytest.raises(ValueError, match=says):
         plan_samples(np.zeros((3, 20)), k, half_width)
+
+
+def test_prompts_taken_in_blocks_give_what_all_at_once_give(monkeypatch):
+    from engine import leak, variance
+
+    scores = np.random.default_rng(0).integers(0, 5, (50, 12)) / 4
+    scores[::7, 3:5] = np.nan
+    k = np.array([1, 4, 8])
+    whole = leak.prompt_leak(scores, k), variance.sampling_variance(scores, k)
+    monkeypatch.setattr(leak, "_BLOCK", 12 * 8)
+    monkeypatch.setattr(variance, "_BLOCK", 12 * 8)
+    for found, expected in zip(
+        (leak.prompt_leak(scores, k), variance.sampling_variance(scores, k)), whole, strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
