@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import errno
 
+FULL_TEXTS = (  # of libraries that raise no OSError: SQLite; safetensors; torch
+    "disk is full",
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed writing",
+    "inline_container.cc",
+)
+
 
 class UserError(Exception):
     """Says what was wrong, where, and what to do, in one line; the command line prints it and exits with 2."""
@@ -21,7 +30,7 @@ def disk_is_full(error: BaseException | None) -> bool:
     """Whether the disk being full is what lies behind an error, here or in a worker."""
     while error is not None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full or isinstance(error, DiskFullError) or "disk is full" in str(error):  # the last is SQLite's
+        if full or isinstance(error, DiskFullError) or any(text in str(error) for text in FULL_TEXTS):
             return True
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return False

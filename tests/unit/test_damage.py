@@ -151,6 +151,27 @@ def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl"]
 
 
+def save_weights(path):
+    safetensors.numpy.save_file({"w": np.zeros(10_000)}, path)
+
+
+def save_checkpoint(path):
+    import torch
+
+    torch.save({"w": torch.zeros(10_000)}, path)
+
+
+def save_table(path):
+    pyarrow.parquet.write_table(pyarrow.table({"w": np.random.default_rng(0).random(10_000)}), path)
+
+
+@pytest.mark.parametrize("save", [save_weights, save_checkpoint, save_table])
+def test_a_full_disk_is_recognised_whatever_library_finds_it(tmp_path, save):
+    with pytest.raises(Exception, match=r".") as failed, full_disk():
+        save(tmp_path / "file")
+    assert disk_is_full(failed.value)
+
+
 def test_a_full_disk_is_recognised_behind_a_workers_error():
     class WorkerError(Exception):
         cause = OSError(errno.ENOSPC, "No space left on device")
