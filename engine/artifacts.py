@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.leaked import worst_prompts
+from engine.mirror import at_home, present
 from engine.results import ModelResult, Results
 from engine.store import manifest_of
 
@@ -20,17 +21,18 @@ DIGEST = 36  # MLflow's longest digest
 
 def log_files(client: Any, run: str, results: Results, model: ModelResult, store_root: Path) -> None:
     """Log the data sets, samples.json and the model of one row of the results."""
-    _log_datasets(client, run, results, model, store_root)
+    folder = at_home(Path(model.stages["model"]), store_root)
+    _log_datasets(client, run, results, model, folder, store_root)
     _log_samples(client, run, results, model, store_root)
-    _log_model(client, run, Path(model.stages["model"]))
+    _log_model(client, run, folder)
 
 
-def _log_datasets(client: Any, run: str, results: Results, model: ModelResult, store_root: Path) -> None:
+def _log_datasets(client: Any, run: str, results: Results, model: ModelResult, folder: Path, store_root: Path) -> None:
     """Forget set, retain set and probes by the digests that fingerprinted their stages."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     curve = model.curve(results.leak_group, results.core_metric)
-    trained = manifest_of(Path(model.stages["model"]).parent).get("inputs", {})
+    trained = manifest_of(folder.parent).get("inputs", {})
     digests = {name: trained.get(name) for name in ("forget", "retain")}
     if curve is not None:
         sampled = manifest_of(store_root / model.stages[f"generations {curve.decoding}"]).get("inputs", {})
@@ -66,9 +68,16 @@ def _log_samples(client: Any, run: str, results: Results, model: ModelResult, st
 
 def _log_model(client: Any, run: str, model: Path) -> None:
     """Copy a small model as an artifact; of a large one, or of one on a hub, log where it is."""
-    whole = (model / "config.json").is_file()  # nothing but a model is sent
-    size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file()) if whole else None
+    size = _bytes_of(model)
     if size is not None and size <= LARGEST_MODEL_COPY:
-        client.log_artifacts(run, str(model), "model")
+        client.log_artifacts(run, str(present(model)), "model")
     else:
         client.log_dict(run, {"path": str(model), "bytes": size}, "model/pointer.json")
+
+
+def _bytes_of(model: Path) -> int | None:
+    """Size of a model's folder, of one that only the object store has from its stage's manifest; None of a hub's."""
+    if (model / "config.json").is_file():  # nothing but a model is sent
+        return sum(each.stat().st_size for each in model.rglob("*") if each.is_file())
+    files = manifest_of(model.parent).get("files", {})
+    return sum(facts["bytes"] for name, facts in files.items() if name.startswith(f"{model.name}/")) or None

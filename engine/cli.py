@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 
-from engine.errors import UserError, disk_is_full, one_line
+from engine.errors import StorageError, UserError, disk_is_full, one_line
 from engine.redact import redact
 
 COMMANDS = {
@@ -87,6 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"leakatk: {redact(one_line(str(error)))}", file=sys.stderr)
         return 2
+    except StorageError as error:
+        print(f"leakatk: {redact(one_line(str(error)))}; finished work is kept, run it again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("leakatk: interrupted; finished work is kept, the same command goes on from it", file=sys.stderr)
         return 130

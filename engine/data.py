@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.base import Example
 from engine.errors import UserError
+from engine.mirror import present
 
 if TYPE_CHECKING:
     from methods.base import TokenBatch
@@ -37,6 +38,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False, revision: str | N
     """The tokenizer of a model folder or hub name. UserError where there is none."""
     from transformers import AutoTokenizer
 
+    present(path)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, revision=revision)
     except (OSError, ValueError, KeyError) as error:

@@ -26,6 +26,10 @@ class DiskFullError(OSError):
     """A worker could not write: the disk is full."""
 
 
+class StorageError(Exception):
+    """The object store failed or refused in the middle of work, in one line; what was finished is kept."""
+
+
 def disk_is_full(error: BaseException | None) -> bool:
     """Whether the disk being full is what lies behind an error, here or in a worker."""
     while error is not None:

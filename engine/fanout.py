@@ -9,7 +9,7 @@ workers there were. Knows nothing of what a unit is.
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from engine import cluster
-from engine.errors import DiskFullError, DivergedError, UserError, disk_is_full
+from engine.errors import DiskFullError, DivergedError, StorageError, UserError, disk_is_full
+from engine.mirror import collect_files, mirror_of, share_file
+from engine.workplace import Workplace, open_workplace
 
-KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError, DiskFullError)}
+KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError, DiskFullError, StorageError)}
 SECONDS = "leakatk.seconds"  # schema metadata of a unit: how long it took its worker
 ATTEMPTS = 5  # at a unit whose workers are killed: Ray Data itself would go on for ever
 COUNTS = "leakatk.counts"  # likewise: what `counted` was given, JSON
@@ -50,6 +52,7 @@ def fan_out(
 
     for each in (folder, *others):
         each.mkdir(exist_ok=True)
+        collect_files(each)
     missing = [unit for unit in range(units) if not all(whole(unit_path(each, unit)) for each in (folder, *others))]
     report(units - len(missing), force=True)
     if not missing:
@@ -61,7 +64,7 @@ def fan_out(
     if workers is not None:
         cluster.check_fits(workers, gpus, "sampling.workers")
     size = max(1, min(len(missing), workers or int(room)))
-    arguments = {"job": job, "folder": str(folder), "report": report}
+    arguments = {"job": job, "folder": str(folder), "report": report, "place": open_workplace(folder.parent)}
     cluster.data_context()
     dataset = ray.data.from_items([{"unit": unit} for unit in missing], override_num_blocks=len(missing))
     done: Any
@@ -91,6 +94,15 @@ def fan_out(
         raise RuntimeError(
             f"{len(lost)} of {units} units were lost, the first is {min(lost)}; run the same command again"
         )
+    for each in (folder, *others):
+        collect_files(each)
+    paths = {unit: [unit_path(each, unit) for each in (folder, *others)] for unit in missing}
+    elsewhere = [unit for unit, found in paths.items() if not all(path.exists() for path in found)]
+    if elsewhere:
+        raise UserError(
+            f"{len(elsewhere)} of {units} units were written on nodes whose {folder} is not this machine's; give "
+            "--store a folder that every node sees, or an object store (docs/storage.md)"
+        )
 
 
 def whole(path: Path) -> bool:
@@ -105,8 +117,8 @@ def whole(path: Path) -> bool:
 
 
 class _Worker:
-    def __init__(self, job: Any, folder: str, report: Any) -> None:
-        self.arguments = {"job": job, "folder": folder, "report": report}
+    def __init__(self, job: Any, folder: str, report: Any, place: Workplace) -> None:
+        self.arguments = {"job": job, "folder": folder, "report": report, "place": place}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return _compute(batch, **self.arguments)
@@ -122,18 +134,22 @@ def _named(name: str) -> Callable[..., dict[str, Any]]:
     return compute
 
 
-def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:
+def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any, place: Workplace) -> dict[str, Any]:
     """Compute the unit of a batch and commit it by a rename. Errors that the engine knows come back as data: through
     Ray Data's own exceptions their class would be lost."""
     import numpy as np
 
     try:
+        place.arrive()
+        Path(folder).mkdir(exist_ok=True)  # there already on every node that sees the driver's
         return _commit(batch, job, folder, report)
+    except StorageError as error:
+        told = {"error": np.array([StorageError.__name__]), "message": np.array([str(error)])}
     except OSError as error:
         if not disk_is_full(error):
             raise
         told = {"error": np.array([DiskFullError.__name__]), "message": np.array([str(error)])}
-        return {"unit": batch["unit"]} | told
+    return {"unit": batch["unit"]} | told
 
 
 def _commit(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:
@@ -162,9 +178,12 @@ def _write(table: Any, path: Path) -> None:
     """The table in a file that is there whole or not at all."""
     import pyarrow.parquet
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if mirror_of(path) is not None:  # of another node
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # other nodes have the same process ids
     pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
     temporary.replace(path)
+    share_file(path)
 
 
 def _text(metadata: dict[bytes, bytes] | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.metrics import METRICS
+from engine.mirror import present
 from engine.results import Curve, ModelResult, Results
 
 SPAN_WORDS = 3  # matching words in a row that count as leaked; fewer do where nothing longer matches
@@ -53,7 +54,7 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
     """At most `most` prompts of the headline group, by the mean score of their samples; only those where any leaks.
     None where the samples are not in this store."""
     curve = model.curve(results.leak_group, results.core_metric)
-    if curve is None or not (store_root / model.stages[_scores_of(results, curve)]).is_dir():
+    if curve is None or not present(store_root / model.stages[_scores_of(results, curve)]).is_dir():
         return None
     retain = next((each for each in results.models if each.role == "retain" and each is not model), None)
     scores = _scores(results, model, store_root, curve)
@@ -114,7 +115,7 @@ def _scores_of(results: Results, curve: Curve) -> str:
 def _scores(results: Results, model: ModelResult, store_root: Path, curve: Curve) -> np.ndarray:
     from engine.scoring import group_scores
 
-    return group_scores(store_root / model.stages[_scores_of(results, curve)])[results.leak_group].scores
+    return group_scores(present(store_root / model.stages[_scores_of(results, curve)]))[results.leak_group].scores
 
 
 def _best_rows(
@@ -131,7 +132,7 @@ def _best_rows(
         return [None] * len(chosen)
     scores = np.nan_to_num(_scores(results, model, store_root, curve))
     columns = ["group", "prompt", "reference", "fact", "response"]
-    table = read_units(store_root / model.stages[generations], columns)
+    table = read_units(present(store_root / model.stages[generations]), columns)
     table = table.filter(pyarrow.compute.equal(table["group"].cast("string"), results.leak_group))
     samples = [int(scores[index].argmax()) for index in chosen]
     rows = table.take(

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.lora import ADAPTER_WEIGHTS, adapter_base, check_adapter, is_adapter, merged
+from engine.mirror import at_home, mirror_of, present
 from engine.store import file_digest, fingerprint
 
 
@@ -88,8 +89,11 @@ def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32"
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    present(source.path)
     if is_adapter(Path(source.path)):
         path, revision = adapter_base(Path(source.path))
+        mirror = mirror_of(Path(source.path))
+        path = str(at_home(Path(path), Path(mirror.root))) if mirror is not None else path
         base = load_model(ModelSource(path, "", revision, source.trust_remote_code), device, precision)
         return merged(base, Path(source.path)).eval()
     model: Any = AutoModelForCausalLM.from_pretrained(

@@ -280,10 +280,14 @@ def _skip_shared_memory_build() -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Put a fully written folder in the place of an older one, which is gone between two renames only."""
-    older = final.with_name(f".{final.name}.older")
-    shutil.rmtree(older, ignore_errors=True)
+    """Put a fully written folder in the place of an older one, which a kill in between leaves as `replaced(final)`."""
+    shutil.rmtree(replaced(final), ignore_errors=True)
     if final.exists():
-        final.rename(older)
+        final.rename(replaced(final))
     temporary.rename(final)
-    shutil.rmtree(older, ignore_errors=True)
+    shutil.rmtree(replaced(final), ignore_errors=True)
+
+
+def replaced(final: Path) -> Path:
+    """Where a folder stands for the moment in which another takes its place."""
+    return final.with_name(f".{final.name}.replaced")

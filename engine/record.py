@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts import log_files
+from engine.mirror import at_home, mirror_of, readable
 from engine.redact import redact
 from engine.results import Curve, ModelResult, Results
 from engine.store import fingerprint, locked, manifest_of, write_atomic
@@ -161,7 +162,9 @@ def recording_of(folder: Path) -> str:
     """The id by which what this run folder recorded is known."""
     mark = _read_mark(folder)
     if not mark:  # on disk before anything is sent, so that what a kill leaves on the server is known again
-        mark = {"recording": uuid.uuid4().hex, "recorded": {}}
+        mirror = mirror_of(folder)  # all machines of a store record a run as the same
+        shared = fingerprint([mirror.url, folder.name])[:32] if mirror is not None else None
+        mark = {"recording": shared or uuid.uuid4().hex, "recorded": {}}
         write_atomic(folder / MARK, json.dumps(mark))
     return str(mark["recording"])
 
@@ -199,7 +202,7 @@ def _record_model(
     metrics = [(key, float(value), 0) for key, value in scalars.items()]
     for curve in model.curves:
         metrics += _curve_metrics(curve, _suffix(results, model, curve))
-    metrics += _history(Path(model.stages["model"]))
+    metrics += _history(at_home(Path(model.stages["model"]), store_root))
     for round_ in model.rounds:
         for key in ("leak_at_m", "leaking_samples", "pool", "tokens", "utility"):
             if key in round_:
@@ -242,10 +245,10 @@ def _curve_metrics(curve: Curve, suffix: str) -> list[tuple[str, float, int]]:
 
 def _history(model: Path) -> list[tuple[str, float, int]]:
     """The losses of the model's last training by step, and what was seen when it was looked at."""
-    path = model.parent / "history.json"
-    if not path.exists():
+    if "history.json" not in manifest_of(model.parent).get("files", {}):
         return []
-    steps = json.loads(path.read_text())
+    history = readable(model.parent / "history.json")
+    steps = json.loads(history.read_text() if isinstance(history, Path) else history.read())
     return [(key, value, step) for step, row in enumerate(steps, 1) for key, value in row_metrics(row).items()]
 
 

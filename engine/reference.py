@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.base import Example
 from engine.models import ModelSource, cached_model
+from engine.workplace import at_work, open_workplace
 
 REFERENCE_BATCH = 64
 
@@ -34,8 +35,8 @@ def run_reference(job: ReferenceJob, work: Path) -> dict[str, Any]:
     from engine import cluster
 
     gpus = 1.0 if cluster.resources()[1] >= 1 else 0.0
-    task = ray.remote(_logprobs).options(num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE)
-    values = ray.get(task.remote(job, gpus > 0))
+    task = ray.remote(at_work).options(num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE)
+    values = ray.get(task.remote(open_workplace(work), _logprobs, job, gpus > 0))
     (work / "logprobs.json").write_text(json.dumps(values))
     return {"examples": len(values)}
 

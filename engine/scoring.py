@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.fanout import counted, fan_out, unit_counts, unit_path, unit_seconds
+from engine.mirror import readable
 
 SCORE_VERSION = 2  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
 
@@ -34,7 +35,7 @@ class ScoreJob:
 
         from engine.metrics import METRICS, score_counted
 
-        table = pyarrow.parquet.read_table(unit_path(Path(self.generations) / "units", unit))
+        table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)))
         responses = table["response"].to_pylist()
         references = table["reference"].to_pylist()
         if METRICS[self.metric].reads_fact:

@@ -16,7 +16,7 @@ from benchmarks.base import Benchmark
 from engine import cluster
 from engine.batches import TrainJob
 from engine.endpoint import EndpointJob, run_asking
-from engine.errors import UserError
+from engine.errors import StorageError, UserError
 from engine.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.models import ModelSource
 from engine.progress import Progress
@@ -25,6 +25,7 @@ from engine.sample import SAMPLE_VERSION, SampleJob, run_grid
 from engine.scoring import SCORE_VERSION, ScoreJob, run_scoring
 from engine.store import Stage, Store, fingerprint
 from engine.train import TRAIN_VERSION, run_training
+from engine.workplace import at_work, open_workplace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Stages:
     prepare: Callable[[], None]
     lock: Lock = dataclasses.field(default_factory=Lock)
 
-    def stage(self, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Stage:
+    def stage(
+        self, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]], lazily: bool = False
+    ) -> Stage:
         """The store's stage, the cluster joined before it is built."""
 
         def prepared(work: Path) -> dict[str, Any]:
@@ -49,9 +52,9 @@ class Stages:
             try:
                 return build(work)
             except ray.exceptions.RayTaskError as error:  # a user's mistake found by a worker stays one line
-                raise error.cause if isinstance(error.cause, UserError) else error from None
+                raise error.cause if isinstance(error.cause, UserError | StorageError) else error from None
 
-        return self.store.stage(kind, inputs, prepared)
+        return self.store.stage(kind, inputs, prepared, lazily)
 
     def base(self, benchmark: Benchmark, options: dict[str, Any], seed: int) -> ModelSource | None:
         """The benchmark's own untrained model, or None where it brings none."""
@@ -62,12 +65,14 @@ class Stages:
         def build(work: Path) -> dict[str, Any]:
             import ray
 
-            task = ray.remote(_write_base_model).options(num_cpus=1, scheduling_strategy=cluster.ANYWHERE)
-            ray.get(task.remote(benchmark, work / "model", seed))
+            task = ray.remote(at_work).options(num_cpus=1, scheduling_strategy=cluster.ANYWHERE)
+            place = open_workplace(work)
+            ray.get(task.remote(place, _write_base_model, benchmark, work / "model", seed))
+            place.receive()
             return {}
 
         inputs = {"benchmark": benchmark.name, "options": options, "seed": seed, "version": TRAIN_VERSION}
-        return source_of(self.stage("base", inputs, build))
+        return source_of(self.stage("base", inputs, build, lazily=True))
 
     def train(self, label: str, job: TrainJob) -> Stage:
         """The trained model of `job`."""
@@ -89,7 +94,7 @@ class Stages:
             with self.progress.task(f"train {label}", job.until or job.steps) as report:
                 return run_training(job, work, report)
 
-        stage = self.stage("train", inputs, build)
+        stage = self.stage("train", inputs, build, lazily=True)
         if stage.facts.get("truncated"):
             count, length = stage.facts["truncated"], job.settings.max_length
             self.progress.say(f"train {label}: {count} training sequences are cut to max_length {length} tokens")
@@ -175,7 +180,7 @@ class Stages:
 
     def score(self, label: str, generations: Stage, metric: str, options: dict[str, Any], gpus: float = 0.0) -> Stage:
         """The scores of a finished sampling under one metric with its options."""
-        units = len(list((generations.path / "units").glob("*.parquet")))
+        units = sum(name.startswith("units/") for name in generations.manifest["files"])
         inputs = {
             "generations": generations.fingerprint,
             "metric": metric,

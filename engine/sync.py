@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.record import record, tracking_uri
 from engine.redact import redact
 from engine.results import Results, read_results
+from engine.runs import collect_runs
 
 PATIENCE_SECONDS = 30.0  # for a server at the end of an experiment, model copies included
 CONNECT_SECONDS = 3.0
@@ -60,6 +61,7 @@ def sync(runs: list[Path], store_root: Path) -> list[Recorded]:
 
 def runs_of(store_root: Path) -> list[Path]:
     """The folders of a store's finished runs, oldest first. UserError where there is none."""
+    collect_runs(store_root)
     found = sorted((store_root / "runs").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"{store_root}: no finished run there; run an experiment first, or name the store by --store")

@@ -21,13 +21,15 @@ import numpy as np
 from engine import cluster
 from engine.batches import Batches, TrainJob, accumulation, on_gpu
 from engine.claim import Claim
-from engine.errors import DivergedError, UserError
+from engine.errors import DivergedError, StorageError, UserError
 from engine.experiment import TrainSection
 from engine.finish import METHOD_STATE, finish
-from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder
+from engine.mirror import collect_folder, present, share_folder
+from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder, replaced
 from engine.progress import Silent
 from engine.store import file_digest
 from engine.watch import enough, watch
+from engine.workplace import Workplace, at_work, open_workplace
 
 TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
 FAILURE = "failure.json"
@@ -44,17 +46,19 @@ def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict
     workers = job.settings.workers
     gpus = gpus_a_worker(job.settings)
     cluster.check_fits(workers, gpus, "train.workers")
+    place = open_workplace(work)
     if workers == 1 and job.settings.zero_stage == 0:
-        task = ray.remote(_train_alone).options(
+        task = ray.remote(at_work).options(
             num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE
         )
         try:
-            facts = ray.get(task.remote(job, str(work), report))
+            facts = ray.get(task.remote(place, _train_alone, job, str(work), report))
+            place.receive()
         except ray.exceptions.RayTaskError as error:
-            known = isinstance(error.cause, DivergedError | UserError)
+            known = isinstance(error.cause, DivergedError | UserError | StorageError)
             raise error.cause if known else error from None
     else:
-        facts = _train_together(job, work, report, gpus > 0)
+        facts = _train_together(job, place, report, gpus > 0)
     for leftover in ("checkpoint", "ray"):
         shutil.rmtree(work / leftover, ignore_errors=True)
     return facts
@@ -84,26 +88,31 @@ def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[
         digest = file_digest(temporary / "state.pt")
         (temporary / "progress.json").write_text(json.dumps(progress | {"sha256": digest}))
         replace_folder(temporary, checkpoint)
+        share_folder(checkpoint, order=progress["step"])
 
-    resumed = checkpoint if _whole(checkpoint) else _ended_earlier(job)
+    if not checkpoint.exists() and replaced(checkpoint).exists():  # killed while one took the other's place
+        replaced(checkpoint).rename(checkpoint)
+    collect_folder(checkpoint, above=_steps_of(checkpoint))
+    resumed = checkpoint if _steps_of(checkpoint) else _ended_earlier(job)
     return _loop(job, engine, folder, claim.checked(report), save, resumed, rank=0)
 
 
 def _ended_earlier(job: TrainJob) -> Path | None:
     """The checkpoint that this same training left when it was ended earlier."""
-    return Path(job.resume) / "state" if job.resume is not None else None
+    return present(Path(job.resume) / "state") if job.resume is not None else None
 
 
-def _whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint stands there undamaged; without one the training begins anew, to the same bits."""
+def _steps_of(checkpoint: Path) -> int:
+    """Steps that a checkpoint stands at, 0 where it is not there or damaged: then the training begins anew, to the same
+    bits."""
     try:
         progress = json.loads((checkpoint / "progress.json").read_text())
-        return bool(progress["sha256"] == file_digest(checkpoint / "state.pt"))
+        return int(progress["step"]) if progress["sha256"] == file_digest(checkpoint / "state.pt") else 0
     except (OSError, ValueError, KeyError):
-        return False
+        return 0
 
 
-def _train_together(job: TrainJob, work: Path, report: Callable[..., None], use_gpu: bool) -> dict[str, Any]:
+def _train_together(job: TrainJob, place: Workplace, report: Callable[..., None], use_gpu: bool) -> dict[str, Any]:
     """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
     import os
 
@@ -111,19 +120,22 @@ def _train_together(job: TrainJob, work: Path, report: Callable[..., None], use_
     from ray.train.torch import TorchConfig, TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    work = Path(place.folder)
     (work / FAILURE).unlink(missing_ok=True)
     TorchTrainer(
         _train_worker,
-        train_loop_config={"job": job, "work": str(work), "report": report},
+        train_loop_config={"job": job, "place": place, "report": report},
         scaling_config=ScalingConfig(num_workers=job.settings.workers, use_gpu=use_gpu),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
             name="run",
-            storage_path=str(work / "ray"),
+            storage_path=place.shared("ray"),
+            storage_filesystem=place.filesystem,
             failure_config=FailureConfig(max_failures=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     ).fit()
+    place.receive()
     if (work / FAILURE).exists():
         name, text = json.loads((work / FAILURE).read_text())
         raise {"UserError": UserError, "DivergedError": DivergedError}[name](text)
@@ -135,7 +147,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    job, work = config["job"], Path(config["work"])
+    job, place = config["job"], config["place"]
+    work = Path(place.folder)
+    place.arrive()
     rank = ray.train.get_context().get_world_rank()
     device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
     if device == "cpu":
@@ -146,9 +160,13 @@ def _train_worker(config: dict[str, Any]) -> None:
         # Every worker comes to it in the same step. Raised from here, Ray Train would begin again, to the same end.
         if rank == 0:
             (work / FAILURE).write_text(json.dumps([type(error).__name__, str(error)]))
-        return
-    if rank == 0:
-        (work / "facts.json").write_text(json.dumps(facts))
+    else:
+        if rank == 0:
+            (work / "facts.json").write_text(json.dumps(facts))
+    if place.mirror is not None:
+        torch.distributed.barrier()  # every worker of a node has written its part
+        if ray.train.get_context().get_local_rank() == 0:
+            place.deliver(rank)
 
 
 def _worker_loop(job: TrainJob, work: Path, report: Callable[..., None], device: str, rank: int) -> dict[str, Any]:
@@ -203,8 +221,9 @@ def _loop(
         progress = json.loads((resumed / "progress.json").read_text())
         step, history, spent, state = (progress[name] for name in ("step", "history", "seconds", "method_state"))
     elif job.continue_from is not None:
-        engine.load(Path(job.continue_from) / "state")
-        state = json.loads((Path(job.continue_from) / "state" / METHOD_STATE).read_text())
+        left = present(Path(job.continue_from) / "state")
+        engine.load(left)
+        state = json.loads((left / METHOD_STATE).read_text())
     engine.model.train()
     saved, end = step, job.until or job.steps
     try:

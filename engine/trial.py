@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ def _at(values: dict[str, Any], setting: Setting, progress: Progress) -> _Trial:
 @functools.cache
 def _store(root: str) -> Store:
     """One for the process: what it has verified once it need not read again."""
-    return Store(Path(root))
+    return Store(root)
 
 
 def _cause(error: Exception) -> str:

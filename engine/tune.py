@@ -110,7 +110,7 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
         maker = Maker(experiment, benchmark, stages)
         with ThreadPoolExecutor(2) as pool:
             retain, target = pool.submit(_yardstick, maker, space), pool.submit(maker.target)
-        setting = Setting(experiment, space, str(store.root), group, metric, retain=retain.result())
+        setting = Setting(experiment, space, store.address, group, metric, retain=retain.result())
         target_keeps = kept(setting, stages, benchmark, target.result().source, "target")
         setting = dataclasses.replace(setting, least=least(setting, target_keeps))
         trials = _decided(_tuned(setting, folder, progress, at_once), setting, folder)

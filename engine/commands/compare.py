@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.commands.run import run_path
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ LATEX = str.maketrans({each: f"\\{each}" for each in "&%$#_{}"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="runs' folders (`leakatk run` prints them)")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs' folders (`leakatk run` prints them)")
     parser.add_argument("--k", type=int, metavar="K", help="compare at this k (default: the largest that all have)")
     parser.add_argument(
         "--out",
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from engine.compare import compare
 
-    found = compare(args.runs, args.k)
+    found = compare([run_path(each) for each in args.runs], args.k)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         files = _write(found, args.out)

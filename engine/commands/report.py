@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from engine.commands.run import store_path
+from engine.commands.run import run_path, store_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's folder (`leakatk run` prints it)")
     parser.add_argument(
-        "--store", metavar="FOLDER", help="the store that the run's samples stand in (default: the run's)"
+        "--store", metavar="STORE", help="the store that the run's samples stand in (default: the run's)"
     )
     parser.add_argument("--figures", choices=("pdf", "svg"), help="write the pictures for a paper, too, in this format")
     parser.add_argument("--json", action="store_true", help="verdict and paths as JSON, alone on stdout")
@@ -23,8 +22,9 @@ def run(args: argparse.Namespace) -> int:
     from engine.report import verdict, write_report
     from engine.results import read_results
 
-    results = read_results(args.run)
-    folder = Path(args.run) if Path(args.run).is_dir() else Path(args.run).parent
+    given = run_path(args.run)
+    results = read_results(given)
+    folder = given if given.is_dir() else given.parent
     write_figures(results, folder)
     root = store_path(args.store) if args.store else folder.resolve().parents[1]
     report = write_report(results, folder, root)

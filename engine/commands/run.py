@@ -28,13 +28,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of every command that runs an experiment."""
-    parser.add_argument("--store", metavar="FOLDER", help=f"where results are kept (default ./{DEFAULT_STORE})")
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        help=f"where results are kept: a folder, or s3://BUCKET/PREFIX (default ./{DEFAULT_STORE})",
+    )
     parser.add_argument("--json", action="store_true", help="the result as JSON, alone on stdout")
 
 
 def store_path(given: str | None) -> Path:
-    """The store's folder: --store, LEAKATK_STORE or ./leakatk-store, absolute."""
-    return Path(given or os.environ.get("LEAKATK_STORE") or DEFAULT_STORE).expanduser().resolve()
+    """The store's folder: --store, LEAKATK_STORE or ./leakatk-store, absolute; of a URL, its copy on this machine."""
+    from engine.mirror import local_copy
+    from engine.remote import is_url
+
+    where = given or os.environ.get("LEAKATK_STORE") or DEFAULT_STORE
+    return local_copy(where) if is_url(where) else Path(where).expanduser().resolve()
+
+
+def run_path(given: str) -> Path:
+    """A run's folder or file; of a URL such as s3://BUCKET/PREFIX/runs/NAME, its newest copy on this machine."""
+    from engine.mirror import local_copy
+    from engine.remote import is_url
+    from engine.runs import collect_runs
+
+    if not is_url(given):
+        return Path(given)
+    url, found, name = given.rstrip("/").rpartition("/runs/")
+    if not found:
+        raise UserError(f"{given}: not a run; give STORE/runs/NAME (`leakatk run` prints it)")
+    root = local_copy(url)
+    collect_runs(root, [name.split("/")[0]])
+    return root / "runs" / name
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +74,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     from engine.figures import write_figures
     from engine.record import tracking_uri
     from engine.report import write_report
+    from engine.runs import share_run
     from engine.store import Store, locked
     from engine.sync import record_soon
     from engine.system_metrics import SystemMetrics
@@ -65,6 +90,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         picture = write_figures(results, folder)
         scores = write_scores(results, folder, store.root)
         report = write_report(results, folder, store.root)
+        share_run(folder)
     if args.json:
         print(json.dumps(as_json(results)), flush=True)
     else:
@@ -74,6 +100,8 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         print_metrics(results)
         print_remarks(results)
         print(f"picture   {picture}\nreport    {report}\nresults   {folder / 'results.json'}", flush=True)
+        if store.mirror is not None:
+            print(f"kept at   {store.address}/{store.mirror.key(folder)}", flush=True)
     recorded = record_soon(results, folder, store.root)
     if recorded.state == "waiting":
         print(
@@ -86,7 +114,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         compare = f" --retain {retain}" if retain.exists() else ""
         print("\nnext: open the report; then")
         print(f"  leakatk leak {scores}/{results.models[-1].name}.{results.leak_group}.jsonl{compare}")
-        print(f"  leakatk ui --store {store.root}")
+        print(f"  leakatk ui --store {store.address}")
         print("  leakatk run examples/fictional.yaml      a file to copy for an experiment of your own")
     for name, reason in results.failed.items():
         print(f"leakatk: {name} failed: {redact(reason)}", file=sys.stderr)

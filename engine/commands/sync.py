@@ -6,14 +6,13 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
-from engine.commands.run import check_store, store_path
+from engine.commands.run import check_store, run_path, store_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="runs' folders (default: all of the store)")
-    parser.add_argument("--store", metavar="FOLDER", help="the store (default ./leakatk-store)")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs' folders (default: all of the store)")
+    parser.add_argument("--store", metavar="STORE", help="the store (default ./leakatk-store)")
     parser.add_argument("--json", action="store_true", help="what became of each run as JSON, alone on stdout")
 
 
@@ -24,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     root = store_path(args.store)
     check_store(root)
-    found = sync(args.runs or runs_of(root), root)
+    found = sync([run_path(each) for each in args.runs] or runs_of(root), root)
     uri = redact(tracking_uri(root))
     waiting = [each for each in found if each.state == "waiting"]
     if args.json:

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     space = load_space(args.space, experiment.with_protocol(benchmark.protocol), benchmark)
 
     from engine import pipeline
+    from engine.runs import share_run
     from engine.store import Store
     from engine.tune import best_experiment, search
     from engine.tuned import as_json, halves, print_search, reason_for_none, write_best
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = draw(found)
     document = as_json(found, rerun, parts)
     (found.folder / "search.json").write_text(json.dumps(document, indent=1))
+    share_run(found.folder)
     record_search(found, document, pictures, store.root)
     if args.json:
         print(json.dumps(document))
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         for picture in pictures:
             print(f"picture   {picture}")
         if path is not None:
-            print(f"winner    {path}\n\nnext: leakatk run {path} --store {store.root}")
+            print(f"winner    {path}\n\nnext: leakatk run {path} --store {store.address}")
     if path is None:
         raise UserError(f"{reason_for_none(found)}; widen {args.space}, give it more trials, or lower `keep`")
     return 0

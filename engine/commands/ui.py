@@ -10,7 +10,7 @@ from engine.commands.run import check_store, store_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="FOLDER", help="the store (default ./leakatk-store)")
+    parser.add_argument("--store", metavar="STORE", help="the store (default ./leakatk-store)")
     parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default 5000)")
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from engine.errors import UserError
-from engine.store import Store, fingerprint
+from engine.store import Store, check_locks, fingerprint
 
 
 def build_text(text):
@@ -138,3 +138,28 @@ def test_a_store_that_cannot_be_written_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not writable"):
         Store(tmp_path / "file" / "store")
+
+
+@pytest.mark.parametrize(
+    ("options", "warns"),
+    [("rw,vers=4.2,local_lock=none", False), ("rw,nolock,vers=3", True), ("rw,vers=3,local_lock=flock", True)],
+)
+def test_nfs_without_locks_between_hosts_is_warned_of(tmp_path, recwarn, options, warns):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw,nolock 0 0\nserver:/x {tmp_path} nfs4 {options} 0 0\n")
+    check_locks(tmp_path / "store", mounts)
+    assert [str(each.message).split(" ")[0] for each in recwarn] == ([str(tmp_path)] if warns else [])
+
+
+def test_a_stage_that_another_host_finished_meanwhile_is_taken(tmp_path):
+    def overtaken(work):
+        other = Store(tmp_path / "other").stage("train", {}, build_text("first"))
+        other.path.rename(work.with_suffix(""))
+        (work / "out.txt").write_text("second")
+        return {"length": 0}
+
+    stage = Store(tmp_path / "store").stage("train", {}, overtaken)
+    assert stage.reused
+    assert (stage.path / "out.txt").read_text() == "first"
+    assert stage.facts == {"length": 5}
+    assert not stage.path.with_suffix(".work").exists()
