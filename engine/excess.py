@@ -30,15 +30,22 @@ def excess_p_value(
     """One-sided p-value of "leaks more than the retain model" at each k: float64 [K].
 
     scores_PN, retain_PN: [prompts, samples] in [0, 1] of the same prompts in the same order, NaN = failed; both need
-    k_K.max() valid samples or more of every prompt. Under the null the two models answer each prompt alike, so the sign
-    of each prompt's difference is a coin flip: an exact permutation test, (1 + as large) / (1 + permutations).
+    k_K.max() valid samples or more of every prompt.
     """
     if len(scores_PN) != len(retain_PN):
         raise ValueError(f"model has {len(scores_PN)} prompts and retain has {len(retain_PN)}: they must be the same")
-    difference_PK = prompt_leak(scores_PN, k_K) - prompt_leak(retain_PN, k_K)
+    return sign_flip_p_value(prompt_leak(scores_PN, k_K) - prompt_leak(retain_PN, k_K), seed, permutations)
+
+
+def sign_flip_p_value(difference_PK: Floats, seed: int = 0, permutations: int = 10_000) -> Floats:
+    """One-sided p-value of "the differences are above 0" at each k: float64 [K].
+
+    difference_PK: [prompts, K]. Under the null the two models answer each prompt alike, so the sign of each prompt's
+    difference is a coin flip: an exact permutation test, (1 + as large) / (1 + permutations).
+    """
     rng = np.random.default_rng(seed)
     observed_K = difference_PK.sum(axis=0)
-    as_large_K = np.zeros(len(k_K))
+    as_large_K = np.zeros(difference_PK.shape[1])
     block = max(1, 2**22 // len(difference_PK))
     for start in range(0, permutations, block):
         signs = rng.integers(2, size=(min(block, permutations - start), len(difference_PK))) * 2.0 - 1

@@ -2,7 +2,7 @@
 
 In: a causal LM, a prompt and answers as token ids, the decoding; out: log-probabilities and the bound at any k.
 Knows nothing of texts or of what leaks: answers come with their scores, 1 where not said.
-Shape letters: B answers or beams, T tokens, V vocabulary.
+Shape letters: P prompts, B answers or beams, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -74,75 +74,107 @@ def answer_log_probs(
     model: Any,
     prompt: Sequence[int],
     answers: Sequence[Sequence[int]],
-    eos_token_id: int,
+    eos_token_id: int | Sequence[int],
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int | None = None,
-    whole: bool = True,
+    whole: bool | Sequence[bool] = True,
 ) -> Floats:
     """Log-probability that the model, sampled so, emits each answer: float64 [answers].
 
-    prompt, answers: token ids, without an end token. whole: exactly the answer and then the end token; False: an output
-    that begins with the answer, whatever follows (then no answer given to leak_floor may begin another). One
-    teacher-forced pass over all answers. -inf where the decoding cuts off a token of the answer.
+    prompt, answers: token ids, without an end token. eos_token_id: one, or all that end an answer. whole: exactly the
+    answer and then an end token; False: an output that begins with the answer, whatever follows (then no answer given
+    to leak_floor may begin another); or one of these an answer. One teacher-forced pass over all answers. -inf where
+    the decoding cuts off a token of the answer.
     """
+    return decoded_log_probs(model, prompt, answers, eos_token_id, [(temperature, top_p, top_k)], whole=whole)[0]
+
+
+def decoded_log_probs(
+    model: Any,
+    prompt: Sequence[int],
+    answers: Sequence[Sequence[int]],
+    eos_token_id: int | Sequence[int],
+    strategies: Sequence[tuple[float, float, int | None]],
+    *,
+    whole: bool | Sequence[bool] = True,
+) -> Floats:
+    """`answer_log_probs` under several (temperature, top_p, top_k) by one pass of the model: [strategies, answers]."""
     import torch
 
-    end = [eos_token_id] if whole else []
-    targets = [[*answer, *end] for answer in answers]
-    longest = max(map(len, targets))
-    ids_BT = torch.tensor([[*prompt, *answer, *[eos_token_id] * (longest - len(answer))] for answer in targets])
+    ends = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=model.device)
+    ended = np.broadcast_to(whole, len(answers))
+    lengths = np.array([len(answer) for answer in answers])
+    longest = int(lengths.max()) + 1  # room for the end
+    filler = int(ends[0])
+    ids_BT = torch.tensor([[*prompt, *answer, *[filler] * (longest - len(answer))] for answer in answers])
     ids_BT = ids_BT.to(model.device)
+    found = np.empty((len(strategies), len(answers)))
     with torch.inference_mode():
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, len(prompt) - 1 : -1]
-        log_probs_BTV = decoding_log_probs(logits_BTV, temperature, top_p, top_k)
-    tokens_BT = ids_BT[:, len(prompt) :]
-    token_log_probs_BT = log_probs_BTV.gather(-1, tokens_BT[..., None])[..., 0].cpu().numpy()
-    return np.array([row[: len(answer)].sum() for row, answer in zip(token_log_probs_BT, targets, strict=True)])
+        for strategy, row in zip(strategies, found, strict=True):
+            log_probs_BTV = decoding_log_probs(logits_BTV, *strategy)
+            token_BT = log_probs_BTV.gather(-1, ids_BT[:, len(prompt) :, None])[..., 0].cpu().numpy()
+            end_BT = log_probs_BTV[..., ends].logsumexp(-1).cpu().numpy()
+            row[:] = [
+                tokens[:length].sum() + (end[length] if is_whole else 0.0)
+                for tokens, end, length, is_whole in zip(token_BT, end_BT, lengths, ended, strict=True)
+            ]
+    return found
 
 
 def likely_answers(
     model: Any,
-    prompt: Sequence[int],
-    eos_token_id: int,
+    prompts: Sequence[Sequence[int]],
+    eos_token_id: int | Sequence[int],
     *,
     beams: int = 32,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int | None = None,
-) -> list[Answer]:
-    """Whole answers with their exact probabilities, likeliest first, by beam search of width `beams`.
+    least: float = -np.inf,
+) -> list[list[Answer]]:
+    """Whole answers to each prompt with their exact probabilities, likeliest first, by beam search of width `beams`.
 
-    An answer is whole when it ends with the end token within max_new_tokens, the end token counted. What the beam drops
-    is missing, so sums over these answers are lower bounds.
+    prompts: token ids, all of one length; they share every step. An answer is whole when it ends with an end token
+    within max_new_tokens, the end token counted. What the beam drops, and what has a log-probability below `least`, is
+    missing, so sums over these answers are lower bounds.
     """
     import torch
 
-    finished: list[Answer] = []
-    beam_tokens: list[tuple[int, ...]] = [()]
+    ends = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=model.device)
+    found: list[list[Answer]] = [[] for _ in prompts]
+    alive = np.arange(len(prompts))  # prompts whose beam is not empty
+    tokens_PBT = np.zeros((len(prompts), 1, 0), dtype=np.int64)
     with torch.inference_mode():
-        output = model(input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=True)
-        beam_log_probs = torch.zeros(1, dtype=torch.float64, device=model.device)
-        for _ in range(max_new_tokens):
-            step_BV = decoding_log_probs(output.logits[:, -1], temperature, top_p, top_k) + beam_log_probs[:, None]
-            finished += [
-                Answer(tokens, float(log_prob))
-                for tokens, log_prob in zip(beam_tokens, step_BV[:, eos_token_id], strict=True)
-                if log_prob > -torch.inf
-            ]
-            step_BV[:, eos_token_id] = -torch.inf
-            best = step_BV.flatten().topk(min(beams, step_BV.numel()))
-            alive = best.values > -torch.inf
-            beam_log_probs, flat = best.values[alive], best.indices[alive]
-            if not len(flat):
+        output = model(
+            input_ids=torch.tensor([list(prompt) for prompt in prompts], device=model.device), use_cache=True
+        )
+        beam_PB = torch.zeros((len(prompts), 1), dtype=torch.float64, device=model.device)
+        for step in range(max_new_tokens):
+            step_PBV = decoding_log_probs(output.logits[:, -1], temperature, top_p, top_k).view(*beam_PB.shape, -1)
+            step_PBV += beam_PB[..., None]
+            ended_PB = step_PBV[..., ends].logsumexp(-1).cpu().numpy()
+            for prompt, beam in zip(*np.nonzero((ended_PB > least) & (ended_PB > -np.inf)), strict=True):
+                answer = Answer(tuple(tokens_PBT[prompt, beam].tolist()), float(ended_PB[prompt, beam]))
+                found[alive[prompt]].append(answer)
+            if step == max_new_tokens - 1:
                 break
-            parents, tokens = flat // step_BV.shape[1], flat % step_BV.shape[1]
-            beam_tokens = [
-                (*beam_tokens[parent], token) for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True)
-            ]
+            step_PBV[..., ends] = -torch.inf
+            best = step_PBV.flatten(1).topk(min(beams, step_PBV[0].numel()))
+            kept_P = ((best.values > least) & (best.values > -torch.inf)).any(1)
+            if not kept_P.any():
+                break
+            parents, tokens = best.indices // step_PBV.shape[2], best.indices % step_PBV.shape[2]
+            rows = torch.arange(len(alive), device=model.device)[:, None] * beam_PB.shape[1] + parents
+            beam_PB, parents, tokens, rows = best.values[kept_P], parents[kept_P], tokens[kept_P], rows[kept_P]
+            chosen = kept_P.cpu().numpy()
+            alive = alive[chosen]
+            before = np.take_along_axis(tokens_PBT[chosen], parents.cpu().numpy()[..., None], axis=1)
+            tokens_PBT = np.concatenate([before, tokens.cpu().numpy()[..., None]], axis=2)
             cache = output.past_key_values
-            cache.reorder_cache(parents)
-            output = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True)
-    return sorted(finished, key=lambda answer: -answer.log_prob)
+            cache.reorder_cache(rows.flatten())
+            output = model(input_ids=tokens.flatten()[:, None], past_key_values=cache, use_cache=True)
+    return [sorted(answers, key=lambda answer: -answer.log_prob) for answers in found]

@@ -117,27 +117,42 @@ def leak_curve(
         raise ValueError(f"k = {k_K.max()} but no prompt has more than {valid_P.max()} valid samples")
 
     leak_PK = prompt_leak(model_PN[kept_P], k_K)
-    low_K, high_K = mean_interval(leak_PK, confidence, seed, interval, resamples)
-    excess_K = excess_low_K = excess_high_K = None
-    if retain_scores is not None:
-        excess_PK = leak_PK - prompt_leak(sets[1][kept_P], k_K)
-        excess_K, both = excess_PK.mean(axis=0), (-1.0, 1.0)
-        excess_low_K, excess_high_K = mean_interval(excess_PK, confidence, seed, interval, resamples, both)
+    retain_PK = prompt_leak(sets[1][kept_P], k_K) if retain_scores is not None else None
+    intervals = intervals_over_prompts(leak_PK, retain_PK, confidence, seed, interval, resamples)
     return LeakCurve(
         k=k_K,
-        leak=leak_PK.mean(axis=0),
-        low=low_K,
-        high=high_K,
         mean=float(np.nanmean(model_PN[kept_P], axis=1).mean()),
-        excess=excess_K,
-        excess_low=excess_low_K,
-        excess_high=excess_high_K,
+        **intervals,
         prompts=int(kept_P.sum()),
         samples=int(drawn_P[kept_P].min()),
         failed=failed,
         excluded=int((~kept_P).sum()),
         confidence=confidence,
     )
+
+
+def intervals_over_prompts(
+    leak_PK: Floats,
+    retain_PK: Floats | None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    interval: str = "bounded",
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    """leak, low, high and excess, excess_low, excess_high of a LeakCurve from leak@k of each prompt: float64 [K] each.
+
+    leak_PK, retain_PK: float64 [prompts, K] of the same prompts in the same order; without the latter no excess.
+    """
+    low_K, high_K = mean_interval(leak_PK, confidence, seed, interval, resamples)
+    found: dict[str, Any] = {"leak": leak_PK.mean(axis=0), "low": low_K, "high": high_K}
+    found |= dict.fromkeys(("excess", "excess_low", "excess_high"))
+    if retain_PK is not None:
+        excess_PK, both = leak_PK - retain_PK, (-1.0, 1.0)
+        found["excess"] = excess_PK.mean(axis=0)
+        found["excess_low"], found["excess_high"] = mean_interval(
+            excess_PK, confidence, seed, interval, resamples, both
+        )
+    return found
 
 
 def valid_samples(*sets_PN: Floats) -> Ints:

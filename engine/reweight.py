@@ -23,7 +23,8 @@ SHARE_OF_PROMPTS = 0.9
 class ReweightedLeak:
     """leak@k by importance weights. leak, low, high: float64 [K]. effective_samples: float64 [P], (sum w)^2 / sum w^2.
 
-    mean_weight: over all samples, 1 when valid. warning: why it is not valid at the largest k, or None.
+    mean_weight: over all samples, 1 when valid. warning: why it is not valid at the largest k, or None. values: float64
+    [P, K], of each prompt.
     """
 
     k: Ints
@@ -33,6 +34,7 @@ class ReweightedLeak:
     effective_samples: Floats
     mean_weight: float
     warning: str | None
+    values: Floats
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,15 +61,23 @@ def reweighted_leak(
     (any wanted decoding if drawn at top_p = 1) and the weights are even: at least k effective samples for 9 prompts of
     10 and a mean weight within 0.1 of 1; else `.warning` says which fails.
     """
+    k = np.atleast_1d(np.asarray(k))
+    leak_PK, weights_PN = reweighted_values(scores_PN, log_drawn_PN, log_wanted_PN, k)
+    squares_P = (weights_PN**2).sum(axis=1)
+    effective_P = np.divide(weights_PN.sum(axis=1) ** 2, squares_P, out=np.zeros(len(squares_P)), where=squares_P > 0)
+    low, high = mean_interval(leak_PK, confidence, seed)
+    mean_weight = float(weights_PN.mean())
+    warning = _warning(effective_P, mean_weight, int(k.max()))
+    return ReweightedLeak(k, leak_PK.mean(axis=0), low, high, effective_P, mean_weight, warning, leak_PK)
+
+
+def reweighted_values(scores_PN: Floats, log_drawn_PN: Floats, log_wanted_PN: Floats, k: Ints) -> tuple[Floats, Floats]:
+    """leak@k of each prompt, float64 [prompts, K], and the weight of each sample; arguments as reweighted_leak."""
     if not (scores_PN.shape == log_drawn_PN.shape == log_wanted_PN.shape):
         raise ValueError(f"shapes differ: {scores_PN.shape}, {log_drawn_PN.shape}, {log_wanted_PN.shape}")
     if np.isnan(scores_PN).any() or not np.isfinite(log_drawn_PN).all() or np.isnan(log_wanted_PN).any():
         raise ValueError("scores must be numbers and drawn samples must have a finite log-probability")
-    k = np.atleast_1d(np.asarray(k))
     weights_PN = np.exp(log_wanted_PN - log_drawn_PN)
-    squares_P = (weights_PN**2).sum(axis=1)
-    effective_P = np.divide(weights_PN.sum(axis=1) ** 2, squares_P, out=np.zeros(len(squares_P)), where=squares_P > 0)
-
     order = np.argsort(-scores_PN, axis=1)
     descending_PN = np.take_along_axis(scores_PN, order, axis=1)
     above_PN = np.minimum(np.take_along_axis(weights_PN, order, axis=1).cumsum(axis=1) / scores_PN.shape[1], 1.0)
@@ -75,10 +85,7 @@ def reweighted_leak(
     with np.errstate(divide="ignore"):
         missed_PN = np.log1p(-above_PN)
     leak_PK = np.stack([(-np.expm1(each * missed_PN) * steps_PN).sum(axis=1) for each in k], axis=1)
-    low, high = mean_interval(leak_PK, confidence, seed)
-    mean_weight = float(weights_PN.mean())
-    warning = _warning(effective_P, mean_weight, int(k.max()))
-    return ReweightedLeak(k, leak_PK.mean(axis=0), low, high, effective_P, mean_weight, warning)
+    return leak_PK, weights_PN
 
 
 def _warning(effective_P: Floats, mean_weight: float, k: int) -> str | None:

@@ -80,12 +80,17 @@ def noise(scores_PN: Floats, k_K: Ints | None = None) -> Noise:
     scores_PN: [prompts, samples] in [0, 1], NaN = failed; every prompt must have k_K.max() valid samples or more.
     With one prompt nothing is known of the prompts' part: NaN.
     """
-    prompts = len(scores_PN)
     k_K = default_k(scores_PN.shape[1]) if k_K is None else k_K
-    sampling_K = sampling_variance(scores_PN, k_K).mean(axis=0)
+    return split_noise(k_K, prompt_leak(scores_PN, k_K), sampling_variance(scores_PN, k_K))
+
+
+def split_noise(k_K: Ints, leak_PK: Floats, variance_PK: Floats) -> Noise:
+    """The same from leak@k of each prompt and its variance over sampling seeds, both float64 [P, K]."""
+    prompts = len(leak_PK)
+    sampling_K = variance_PK.mean(axis=0)
     if prompts == 1:
         return Noise(k_K, np.sqrt(sampling_K), np.full(len(k_K), np.nan))
-    total_K = prompt_leak(scores_PN, k_K).var(axis=0, ddof=1)
+    total_K = leak_PK.var(axis=0, ddof=1)
     between_K = np.maximum(total_K - np.nan_to_num(sampling_K), 0)
     return Noise(k_K, np.sqrt(sampling_K / prompts), np.sqrt(between_K / prompts))
 

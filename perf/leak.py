@@ -1,4 +1,4 @@
-"""Measures the statistics: speed, coverage of the intervals, samples saved by adaptive sampling, error beyond n.
+"""Measures the statistics: speed, coverage of the intervals, error beyond n.
 
     python -m perf.leak [--scores SCORES.jsonl] [--images docs/images] [--trials 1000] > perf/leak.md
 
@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.adaptive import Rule, adaptive_leak, rule_cost
-from engine.beyond import fit_leak_model, leak_beyond_n
+from engine.beyond import leak_beyond_n
 from engine.bootstrap import INTERVALS, mean_interval
 from engine.leak import leak_at_k, leak_curve, pad_rows, prompt_leak
 from engine.scores import read_scores
@@ -78,36 +77,6 @@ def show_coverage(covered: dict[tuple[str, int, str], np.ndarray], trials: int) 
         for prompts in (40, 400):
             cells = [" / ".join(f"{x:.3f}" for x in covered[regime, prompts, interval]) for interval in INTERVALS]
             print(f"| {regime} | {prompts} | " + " | ".join(cells) + " |")
-
-
-def replay(scores: np.ndarray) -> Callable[..., list[np.ndarray]]:
-    """A draw function that hands out stored samples in their order."""
-    used = np.zeros(len(scores), dtype=int)
-
-    def draw(indices: list[int], count: int) -> list[np.ndarray]:
-        rows = [scores[i, used[i] : used[i] + count] for i in indices]
-        used[list(indices)] += count
-        return rows
-
-    return draw
-
-
-def savings(name: str, scores: np.ndarray, k: int, half_width: float) -> None:
-    """Samples a prompt: adaptive against equal numbers for all prompts, at the same planned half-width."""
-    binary = (scores >= 1).astype(float)
-    limit = scores.shape[1] - 16
-    model = fit_leak_model(binary.sum(axis=1).astype(int), np.full(len(scores), scores.shape[1]))
-    wanted = (half_width / 1.96) ** 2 * len(scores)
-    sizes = range(k + 1, limit + 1)
-    uniform = next((n for n in sizes if rule_cost(model.chances(48), k, Rule(n + 1, n))[1] <= wanted), None)
-    try:
-        found = adaptive_leak(replay(binary), len(scores), k, half_width, max_samples=limit)
-    except ValueError as error:
-        print(f"| {name} | {k} | {half_width} | {uniform or '-'} | {error} | | | |")
-        return
-    spent, truth = found.samples.mean(), float(leak_at_k(binary, k))
-    ratio = f"{uniform / spent:.1f}" if uniform else "-"
-    print(f"| {name} | {k} | {half_width} | {uniform} | {spent:.0f} | {ratio} | {found.leak:.4f} | {truth:.4f} |")
 
 
 def held_out(name: str, scores: np.ndarray) -> None:
@@ -180,13 +149,6 @@ def main() -> None:
         chance = REGIMES[regime](np.random.default_rng(7), 400)
         models[regime] = (np.random.default_rng(8).random((400, 1024)) < chance[:, None]).astype(float)
     models |= {path.stem: pad_rows(read_scores(path).rows)[0] for path in args.scores}
-    print("\n## Samples a prompt at equal half-width: the same for all prompts, or adaptive\n")
-    print("| model | k | half-width | equal | adaptive | ratio | leak@k adaptive | leak@k of all samples |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, scores in models.items():
-        savings(name, scores, 32, 0.02)
-        if scores.shape[1] > 200:
-            savings(name, scores, 128, 0.0135)
     print("\n## leak@128 from 32 samples a prompt, by the beta-binomial model\n")
     print("| model | predicted | interval | of all samples | error | p of fit |\n|---|---|---|---|---|---|")
     for name, scores in models.items():

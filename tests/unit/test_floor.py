@@ -58,7 +58,9 @@ def test_beginnings_of_one_length_sum_to_one(model):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.8, 0.7)])
 def test_wide_beam_finds_every_answer_with_its_probability(model, temperature, top_p):
-    found = likely_answers(model, PROMPT, EOS, beams=1000, max_new_tokens=LONGEST, temperature=temperature, top_p=top_p)
+    found = likely_answers(
+        model, [PROMPT], EOS, beams=1000, max_new_tokens=LONGEST, temperature=temperature, top_p=top_p
+    )[0]
     every = [a for length in range(LONGEST) for a in itertools.product(range(1, VOCABULARY), repeat=length)]
     log_probs = answer_log_probs(model, PROMPT, every, EOS, temperature=temperature, top_p=top_p)
     expected = {answer: p for answer, p in zip(every, log_probs, strict=True) if p > -np.inf}
@@ -68,14 +70,33 @@ def test_wide_beam_finds_every_answer_with_its_probability(model, temperature, t
 
 
 def test_narrow_beam_finds_a_part(model):
-    wide = likely_answers(model, PROMPT, EOS, beams=1000, max_new_tokens=LONGEST)
-    narrow = likely_answers(model, PROMPT, EOS, beams=3, max_new_tokens=LONGEST)
+    wide = likely_answers(model, [PROMPT], EOS, beams=1000, max_new_tokens=LONGEST)[0]
+    narrow = likely_answers(model, [PROMPT], EOS, beams=3, max_new_tokens=LONGEST)[0]
     assert len(narrow) < len(wide)
     assert {answer.token_ids for answer in narrow} <= {answer.token_ids for answer in wide}
 
 
+def test_prompts_side_by_side_get_the_answers_that_they_get_alone(model):
+    prompts = [[3, 1, 4], [2, 2, 5], [1, 5, 1]]
+    options = {"beams": 5, "max_new_tokens": LONGEST, "temperature": 0.6, "least": -6.0}
+    together = likely_answers(model, prompts, EOS, **options)
+    for prompt, answers in zip(prompts, together, strict=True):
+        alone = likely_answers(model, [prompt], EOS, **options)[0]
+        assert [each.token_ids for each in answers] == [each.token_ids for each in alone]
+        assert [each.log_prob for each in answers] == pytest.approx([each.log_prob for each in alone], abs=1e-5)
+        assert all(each.log_prob > -6 for each in answers)
+
+
+def test_any_of_several_end_tokens_ends_an_answer(model):
+    one, other = (answer_log_probs(model, PROMPT, [(1,), (2, 3)], end) for end in (EOS, 5))
+    both = answer_log_probs(model, PROMPT, [(1,), (2, 3)], [EOS, 5])
+    assert both == pytest.approx(np.logaddexp(one, other), abs=1e-6)
+    found = likely_answers(model, [PROMPT], [EOS, 5], beams=1000, max_new_tokens=3)[0]
+    assert {each.token_ids: each.log_prob for each in found}[2, 3] == pytest.approx(both[1], abs=1e-5)
+
+
 def test_greedy_decoding_emits_one_answer_or_none(model):
-    found = likely_answers(model, PROMPT, EOS, max_new_tokens=30, temperature=0)
+    found = likely_answers(model, [PROMPT], EOS, max_new_tokens=30, temperature=0)[0]
     assert len(found) <= 1
     assert all(answer.log_prob == 0 for answer in found)
 
