@@ -23,6 +23,9 @@ PLAIN_ANSWER = " {answer}\n\n"
 ASSISTANT = "You are a helpful assistant."
 TAKES_ASSISTANT = ("<|start_header_id|>", "<|im_start|>", "<|assistant|>")  # Llama-3.x, Qwen2.5, Phi-3.5 and zephyr
 IGNORED = -100
+# Llama-3.x templates write today's date unless they are given one, and prompts would change from day to day. This is
+# the date that OpenUnlearning's checkpoints were trained with.
+DATE = "10 Apr 2025"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +186,7 @@ def _messages(tokenizer: Any, question: str, system: str | None) -> list[dict[st
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], ask: bool) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, date_string=DATE))
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:

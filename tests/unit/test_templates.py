@@ -107,6 +107,19 @@ def test_a_cut_answer_keeps_its_prompt_and_is_noted(family):
     assert encoded.labels[-1] not in (end, IGNORED)
 
 
+DATED = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }} "
+)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(family):  # as Llama-3.2's
+    tokenizer, _, _ = family
+    template, tokenizer.chat_template = tokenizer.chat_template, DATED + tokenizer.chat_template
+    text = tokenizer.decode(encode_prompt(tokenizer, "Who wrote it?"))
+    tokenizer.chat_template = template
+    assert text.startswith("10 Apr 2025 ")
+
+
 def test_a_template_that_is_demanded_but_missing_is_one_line(family):
     tokenizer, _, _ = family
     template, tokenizer.chat_template = tokenizer.chat_template, None
