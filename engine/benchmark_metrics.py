@@ -154,13 +154,12 @@ def _forget_quality(
     return test(_ratios(probes, _there(own)), _ratios(probes, _there(retain, NO_RETAIN)))
 
 
-def _memorized(probes: list[Probe], own: Likelihoods | None, metric: Callable[[Any, Any], Any]) -> float:
+def _memorized(probes: list[Probe], own: Likelihoods | None, metric: Callable[[Any, Any], float]) -> float:
     rows = _there(own).of([(probe.prompt, probe.reference) for probe in probes])
-    scores = metric([row.argmax for row in rows], [row.token_ids for row in rows])
-    known = scores[~np.isnan(scores)]  # an answer cut off before its first token has no score
-    if not known.size:
+    score = metric([row.argmax for row in rows], [row.token_ids for row in rows])
+    if np.isnan(score):
         raise LackingError("no answer has a token that fits")
-    return float(known.mean())
+    return score
 
 
 def _auc(attack: str, benchmark: Benchmark, own: Likelihoods | None, retain: Likelihoods | None) -> float:
