@@ -82,6 +82,11 @@ class Batches:
         """How many training sequences were cut to max_length."""
         return sum(each.truncated for each in (*self.forget, *self.retain, *self.alternate))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest training sequence."""
+        return max((len(each.input_ids) for each in (*self.forget, *self.retain, *self.alternate)), default=0)
+
     def names(self, step: int) -> list[str]:
         """Ids of the examples of the set that drives this step, over all workers."""
         examples = self.job.forget or self.job.retain

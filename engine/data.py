@@ -99,7 +99,7 @@ def encode_example(
     if max_length is not None and len(prompt) >= max_length:
         raise UserError(
             f"max_length {max_length} leaves no room for an answer: the prompt {question[:40]!r} takes {len(prompt)} "
-            "tokens; raise train.max_length"
+            "tokens; raise train.max_length, or take a model with a longer context"
         )
     if template == "raw":
         ids = _continued(tokenizer, prompt, list(tokenizer(question + answer)["input_ids"]), answer)

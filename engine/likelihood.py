@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Example
-from engine.fanout import fan_out, unit_seconds
-from engine.models import ModelSource, cached_model
+from engine.fanout import counted, fan_out, unit_counts, unit_seconds
+from engine.models import ModelSource, cached_model, context_length
 
 LIKELIHOOD_VERSION = 1  # part of every likelihood stage's fingerprint: raise it when the numbers change
 UNIT_PAIRS = 256
@@ -52,7 +52,8 @@ class LikelihoodJob:
         device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
         model, tokenizer = cached_model(self.model, device, precision)
         examples = self.examples[unit * UNIT_PAIRS : (unit + 1) * UNIT_PAIRS]
-        return as_table(token_likelihoods(model, tokenizer, examples, self)), ""
+        cut = sum(each.truncated for each in _encoded(model, tokenizer, examples, self))
+        return counted(as_table(token_likelihoods(model, tokenizer, examples, self)), {"truncated": cut}), ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +78,9 @@ def token_likelihoods(
     model: Any, tokenizer: Any, examples: Sequence[Example], job: LikelihoodJob
 ) -> list[TokenLikelihoods]:
     """The TokenLikelihoods of each example, in their order; examples of like length share a batch."""
-    from engine.data import encode_example, stop_token_ids
+    from engine.data import stop_token_ids
 
-    encoded = [
-        encode_example(tokenizer, each.question, each.answer, job.template, job.system, job.max_length)
-        for each in examples
-    ]
+    encoded = _encoded(model, tokenizer, examples, job)
     ends = set(stop_token_ids(tokenizer))
     found: dict[int, TokenLikelihoods] = {}
     waiting = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids))
@@ -95,6 +93,16 @@ def token_likelihoods(
         rows = _batch(model, tokenizer, [encoded[index] for index in chosen], ends, gradients)
         found.update(zip(chosen, rows, strict=True))
     return [found[index] for index in range(len(encoded))]
+
+
+def _encoded(model: Any, tokenizer: Any, examples: Sequence[Example], job: LikelihoodJob) -> list[Any]:
+    """The examples as training encodes them, cut to what the job allows and the model's context holds."""
+    from engine.data import encode_example
+
+    longest = min(job.max_length, context_length(model) or job.max_length)
+    return [
+        encode_example(tokenizer, each.question, each.answer, job.template, job.system, longest) for each in examples
+    ]
 
 
 def _batch(
@@ -139,9 +147,12 @@ def _batch(
 
 
 def run_likelihoods(job: LikelihoodJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
-    """Fill `work/units` with the likelihoods of every unit; returns how many pairs there are, and seconds of work."""
+    """Fill `work/units` with the likelihoods of every unit; returns how many pairs there are and how many of them were
+    cut, and seconds of work."""
     fan_out(job, job.units, work / "units", report, workers, job.gpus)
-    return {"pairs": len(job.examples), "seconds": unit_seconds(work / "units")}
+    units = work / "units"
+    cut = unit_counts(units).get("truncated", 0)
+    return {"pairs": len(job.examples), "truncated": cut, "seconds": unit_seconds(units)}
 
 
 @dataclasses.dataclass(frozen=True)

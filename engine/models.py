@@ -106,6 +106,13 @@ def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32"
     return model.to(device).eval()
 
 
+def context_length(model: Any) -> int | None:
+    """Most tokens that the model takes, None where its configuration does not say."""
+    config = getattr(model, "module", model).config  # DeepSpeed's engine has a configuration of its own
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
 @functools.lru_cache(maxsize=2)
 def cached_model(source: ModelSource, device: str, precision: str) -> tuple[Any, Any]:
     """(model, tokenizer) of `source`, kept in this process: a warm worker does not load the same model again."""

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.base import Decoding, Probe
 from engine.errors import UserError
 from engine.fanout import counted, fan_out, timed, unit_counts, unit_path, unit_seconds, whole
-from engine.models import ModelSource, cached_model
+from engine.models import ModelSource, cached_model, context_length
 
 SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
@@ -193,7 +193,7 @@ def before_stop(text: str, stop: tuple[str, ...]) -> str:
 
 
 def _check_context(model: Any, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_length(model)
     for probe, prompt, length in zip(probes, prompts, lengths, strict=True):
         if limit is not None and len(prompt) + length > limit:
             raise UserError(

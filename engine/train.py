@@ -25,6 +25,7 @@ from engine.errors import DivergedError, StorageError, UserError
 from engine.experiment import TrainSection
 from engine.finish import METHOD_STATE, finish
 from engine.mirror import collect_folder, present, share_folder
+from engine.models import context_length
 from engine.optim import DeepSpeedEngine, PlainEngine, replace_folder, replaced
 from engine.progress import Silent
 from engine.store import file_digest
@@ -214,6 +215,12 @@ def _loop(
     tokenizer = load_tokenizer(job.model.path, job.model.trust_remote_code, job.model.revision)
     reference = engine.frozen(job.model) if "reference_model" in method.needs else None
     batches = Batches(job, method.needs, tokenizer, rank, reference)
+    limit = context_length(engine.model)
+    if limit is not None and batches.longest > limit:
+        raise UserError(
+            f"train.max_length: a training sequence takes {batches.longest} tokens, but the model's context holds "
+            f"{limit}; set train.max_length (model.finetune.max_length where it is fine-tuned) to at most {limit}"
+        )
     step, history, spent, clock = 0, [], 0.0, time.monotonic()
     state = method.initial_state()
     if resumed is not None:

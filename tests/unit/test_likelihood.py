@@ -1,5 +1,6 @@
 """Likelihoods of answers are those of a plain forward pass over each sequence alone."""
 
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from benchmarks.base import Example
 from engine.data import IGNORED, encode_example, stop_token_ids
+from engine.fanout import COUNTS
 from engine.likelihood import LikelihoodJob, token_likelihoods
 from engine.models import cached_model, model_source
 
@@ -60,6 +62,21 @@ def test_answers_end_with_a_token_that_is_no_part_of_the_text(loaded, examples, 
 def test_the_gradient_norm_is_taken_where_it_is_asked_for(found):
     assert [index for index, row in enumerate(found) if row.gradient_norm is not None] == [3]
     assert found[3].gradient_norm > 0
+
+
+def test_texts_that_are_cut_are_counted(base_model, loaded, examples):
+    lengths = [len(encode_example(loaded[1], each.question, each.answer).input_ids) for each in examples]
+    limit = sorted(lengths)[len(lengths) // 2]
+    for asked, held, expected in ((limit, None, limit), (4096, limit, limit), (4096, None, None)):
+        job = LikelihoodJob(model_source(str(base_model)), examples, max_length=asked)
+        model, context = loaded[0], loaded[0].config.max_position_embeddings
+        model.config.max_position_embeddings = held or context
+        try:
+            table, _ = job.compute(0)
+        finally:
+            model.config.max_position_embeddings = context
+        cut = json.loads(table.schema.metadata[COUNTS.encode()])["truncated"]
+        assert cut == (sum(length > expected for length in lengths) if expected else 0)
 
 
 def test_what_a_model_says_does_not_depend_on_the_company(base_model, loaded, examples, found):
