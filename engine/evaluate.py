@@ -110,7 +110,7 @@ def evaluate(
             for group, values in group_scores(scored.path).items():
                 if name == "greedy":
                     greedy[group, metric] = values
-                else:
+                if name != "greedy" or (list(decodings) == ["greedy"] and is_leak_group(group)):
                     scores[group, metric, name] = values
     logprobs: dict[str, list[float]] = {}
     likelihoods = None
@@ -122,6 +122,10 @@ def evaluate(
         seconds += stage.facts["seconds"]
         folders["likelihoods"] = _below(stages, stage)
         likelihoods = read_likelihoods(stage.path, job.examples)
+        if cut := stage.facts.get("truncated"):
+            notes.append(
+                f"likelihoods of {cut} of {len(job.examples)} texts are of their beginnings: the context is too short"
+            )
     accuracy = {} if isinstance(model, Endpoint) else _accuracy(stages, experiment, benchmark, model, label)
     return Evaluation(scores, greedy, logprobs, tokens, seconds, folders, dict(failures), notes, likelihoods, accuracy)
 

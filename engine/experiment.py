@@ -20,6 +20,13 @@ from benchmarks.base import Decoding, Protocol
 from engine.errors import UserError
 from engine.redact import refuse_secrets
 
+# The decodings that leak@k's paper reports (arXiv 2511.04934), its headline first.
+GRID = (
+    Decoding(),
+    *(Decoding(temperature=t, top_p=p) for t in (1.0, 0.8, 0.2) for p in (1.0, 0.8, 0.2) if (t, p) != (1.0, 1.0)),
+    Decoding(temperature=0.0),
+)
+GREEDY = (Decoding(temperature=0.0),)
 LEAK_K_TOP_K = 50  # Hugging Face's default, which the code released with the paper leaves on
 Positive = Annotated[int, Field(ge=1)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
@@ -184,9 +191,10 @@ class MethodSection(Section):
 class SamplingSection(Section):
     """n samples a prompt (not greedy), of at most max_new_tokens, at each decoding; None: the benchmark's protocol.
 
-    paraphrase: probe the paraphrased questions too where the benchmark has them. workers: sampling tasks at once (None:
-    as many as the cluster has room for); it never changes the samples. gpus: GPUs a sampling worker, may be a fraction
-    (None: one where the cluster has any, else 0). max_rows: cache rows held at once (None: from free memory).
+    decoding: a list, or `grid`, the ten decodings of leak@k's paper, or `greedy`, one answer a prompt as the papers of
+    the benchmarks do, with leak@1 of that answer. workers: sampling tasks at once (None: as many as the cluster has
+    room for); it never changes results. gpus: GPUs a sampling worker, may be a fraction (None: one where the cluster
+    has any, else 0). max_rows: cache rows held at once (None: from free memory).
 
     compat: leak-k samples as the code released with arXiv 2511.04934 does, to compare with its published numbers, which
     is not what the paper says it does: top_k = 50 wherever none is given (the default of Hugging Face's generate, left
@@ -202,6 +210,21 @@ class SamplingSection(Section):
     gpus: float | None = Field(default=None, ge=0)
     max_rows: Positive | None = None
     compat: Literal["leak-k"] | None = None
+
+    @field_validator("decoding", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        named = {"grid": GRID, "greedy": GREEDY}
+        if isinstance(given, str) and given not in named:
+            raise ValueError("expected a list of {temperature, top_p}, grid or greedy")
+        return named[given] if isinstance(given, str) else given
+
+    @field_validator("decoding")
+    @classmethod
+    def _some(cls, given: tuple[Decoding, ...] | None) -> tuple[Decoding, ...] | None:
+        if given is not None and not given:
+            raise ValueError("expected at least one decoding")
+        return given
 
 
 class LeakSection(Section):
@@ -252,8 +275,8 @@ class Experiment(Section):
 
     def with_protocol(self, protocol: Protocol) -> Experiment:
         """The experiment with every unset key filled from the benchmark's protocol; UserError where k > n."""
-        n = self.sampling.n or protocol.n
         decoding = self.sampling.decoding or protocol.decoding
+        n = (self.sampling.n or protocol.n) if any(each.temperature > 0 for each in decoding) else 1
         if self.sampling.compat == "leak-k":
             decoding = tuple(each.model_copy(update={"top_k": each.top_k or LEAK_K_TOP_K}) for each in decoding)
         sampling = self.sampling.model_copy(

@@ -41,6 +41,31 @@ def test_compat_leak_k_cuts_every_decoding_to_fifty_tokens_unless_told_otherwise
     assert again == experiment
 
 
+def test_the_papers_grid_of_decodings_has_a_name_and_its_headline_comes_first():
+    document = GOOD | {"sampling": {"decoding": "grid"}}
+    experiment = parse_experiment(document, "file").with_protocol(BENCHMARKS["fictional"].load().protocol)
+    found = [(each.temperature, each.top_p) for each in experiment.sampling.decoding]
+    paper = {(t, p) for t in (0.2, 0.8, 1.0) for p in (0.2, 0.8, 1.0)} | {(0.0, 1.0)}
+    assert (found[0], set(found), len(found)) == ((1.0, 1.0), paper, 10)
+    assert all(each.top_k is None for each in experiment.sampling.decoding)
+    assert experiment.sampling.n == 200
+
+
+def test_the_greedy_protocol_takes_one_answer_a_prompt():
+    document = GOOD | {"sampling": {"decoding": "greedy"}}
+    experiment = parse_experiment(document, "file").with_protocol(BENCHMARKS["fictional"].load().protocol)
+    assert [each.temperature for each in experiment.sampling.decoding] == [0.0]
+    assert (experiment.sampling.n, experiment.leak.k) == (1, (1,))
+    again = parse_experiment(experiment.model_dump(), "file").with_protocol(BENCHMARKS["fictional"].load().protocol)
+    assert again == experiment
+
+
+@pytest.mark.parametrize(("given", "expected"), [("gird", "grid or greedy"), ([], "at least one decoding")])
+def test_a_decoding_that_is_none_is_one_line(given, expected):
+    with pytest.raises(UserError, match=f"sampling.decoding: expected .*{expected}"):
+        parse_experiment(GOOD | {"sampling": {"decoding": given}}, "file")
+
+
 def test_a_given_model_is_not_fine_tuned_unless_asked():
     protocol = BENCHMARKS["fictional"].load().protocol
     given = parse_experiment(GOOD | {"model": {"path": "org/model"}}, "file").with_protocol(protocol)
