@@ -109,19 +109,17 @@ def print_metrics(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rows = metric_rows(results)
-    if not rows:
-        return
-    table = Table(
-        title=f"metrics of {results.benchmark['name']}", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
-    )
-    table.add_column("metric", no_wrap=True)
-    for model in results.models:
-        table.add_column(model.name, justify="right", no_wrap=True)
-    for name, values in rows:
-        table.add_row(name, *values)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    rows, console = metric_rows(results), Console(width=None if sys.stdout.isatty() else 200)
+    if rows:
+        table = Table(
+            title=f"metrics of {results.benchmark['name']}", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
+        )
+        table.add_column("metric", no_wrap=True)
+        for model in results.models:
+            table.add_column(model.name, justify="right", no_wrap=True)
+        for name, values in rows:
+            table.add_row(name, *values)
+        console.print(table)
     for reason, names in missing_reasons(results).items():
         console.print(f"no {', '.join(names)}: {reason}", highlight=False, markup=False)
 
