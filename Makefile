@@ -13,7 +13,8 @@ demo: .venv/installed
 # TOFU: hub name, or folder of its layout
 TOFU ?= locuslab/TOFU
 tofu-small: .venv/installed
-	$(BIN)/leakatk run examples/tofu-small.yaml --set benchmark.path=$(TOFU)
+	$(BIN)/leakatk run examples/tofu-small.yaml --set benchmark.path=$(TOFU) --set benchmark.split=forget10
+	$(BIN)/leakatk run examples/tofu-small.yaml --set benchmark.path=$(TOFU) --set benchmark.split=forget05
 
 tune-demo: .venv/installed
 	$(BIN)/leakatk tune tune_spaces/fictional-npo.yaml examples/fictional.yaml

@@ -61,13 +61,14 @@ class Choice:
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """What `leakatk benchmarks` says of a benchmark: data sets, licence and size as published, and on what and by which
-    metric leak@k and utility are taken."""
+    metric leak@k and utility are taken; metrics: what is reported beside them."""
 
     data: str
     licence: str
     size: str
     leak: str
     utility: str
+    metrics: str
 
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"]
@@ -93,8 +94,10 @@ class Protocol(BaseModel):
     What is reported beside leak@k (engine/benchmark_metrics.py), nothing by default. model_utility: groups of probes
     whose probability, ROUGE and truth ratio make it, each with the form of its probability, plain or normalised over
     the wrong answers; it is then the model's utility. forget_group: probes that forget quality, extraction strength and
-    exact memorization are taken on. attacks: membership inference, `members` against `holdout`. rouge: which ROUGE.
-    fluency: how little of the greedy answers to the forget group is gibberish, by a classifier.
+    exact memorization are taken on. greedy_means: by name of the metric, the group whose mean ROUGE of greedy answers
+    it is. attacks: membership inference, `members` against `holdout`. published_auc: AUC of Min-40% of the retain model
+    that the benchmark's authors trained, for privleak_published. rouge: which ROUGE. fluency_group: probes whose greedy
+    answers a classifier looks at, how little of them is gibberish.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,9 +113,11 @@ class Protocol(BaseModel):
     finetune: dict[str, Any] | None = None
     model_utility: dict[str, Literal["plain", "normalised"]] = {}
     forget_group: str | None = None
+    greedy_means: dict[str, str] = {}
     attacks: tuple[Attack, ...] = ()
+    published_auc: float | None = None
     rouge: str = "rouge_l_recall"
-    fluency: bool = False
+    fluency_group: str | None = None
 
 
 class Benchmark:
@@ -120,8 +125,10 @@ class Benchmark:
 
     forget, retain: what to forget and what to keep. probes: all prompts, of every group; those whose group begins with
     "forget" are about the forget set. choices: multiple-choice questions, if any. finetune_forget, finetune_retain:
-    what a target model is fine-tuned on, where it is more than the two sets (paraphrases). members, holdout: what
-    membership inference is to tell apart; holdout is like the members, but no model has seen it (empty: there is none).
+    what a target model is fine-tuned on, where it is more than the two sets (paraphrases), and a retain model, the
+    latter alone; finetune_target: both in the target model's order. members, holdout: what membership inference is to
+    tell apart; holdout is like the members, but no model has seen it (empty: there is none).
+    data: what the data sets that were read hold, by option of the benchmark: a commit or a digest (benchmarks/hub.py).
     """
 
     name: ClassVar[str]
@@ -133,6 +140,7 @@ class Benchmark:
     choices: tuple[Choice, ...] = ()
     protocol: Protocol
     holdout: list[Example] = []
+    data: dict[str, str] = {}
 
     @property
     def members(self) -> list[Example]:
@@ -146,6 +154,10 @@ class Benchmark:
     def finetune_retain(self) -> list[Example]:
         return self.retain
 
+    @property
+    def finetune_target(self) -> list[Example]:
+        return self.finetune_forget + self.finetune_retain
+
     @classmethod
     def load(cls, **options: Any) -> Benchmark:
         raise NotImplementedError
@@ -153,6 +165,10 @@ class Benchmark:
     def base_model(self, folder: Path, seed: int) -> None:
         """Write an untrained model with tokenizer to `folder`; only benchmarks that bring their own model have one."""
         raise NotImplementedError(f"{self.name} brings no model of its own")
+
+    def base_inputs(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What the model of `base_model` depends on, beside its seed: the benchmark's options, or less."""
+        return options | ({"data": self.data} if self.data else {})
 
     def group(self, name: str) -> list[Probe]:
         """The probes of one group, in order."""

@@ -57,6 +57,7 @@ class Fictional(Benchmark):
         size="60 authors, 12 questions each; forget01, 05, 10: 12, 36, 72 questions",
         leak="questions and paraphrased questions, exact fact",
         utility="answers to retain questions, exact fact",
+        metrics="none",
     )
     Options: ClassVar[type[BaseModel]] = FictionalOptions
 

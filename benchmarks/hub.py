@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ def load_rows(
 ) -> list[dict[str, Any]]:
     """The rows of one split as dicts, in order.
 
-    path: hub name, or folder of the same layout; config None: the only one that it has. Raises UserError for a data
-    set, config, split or column that is not there, an empty split, and a gated data set; it says what was expected and
-    what was found.
+    path: hub name, or folder of the same layout; config None: the only one that it has; revision: commit, branch or tag
+    on the hub (None: its newest), resolved once a process, so that all configs come from one commit. Raises UserError
+    for a data set, config, split or column that is not there, an empty split or cell, and a gated data set; it says
+    what was expected and what was found.
     """
     import logging
 
@@ -24,29 +26,82 @@ def load_rows(
 
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the last error is told in one line below
-    folder = Path(path).expanduser()
-    where = f"benchmark.path {path}"
-    if path.startswith((".", "/", "~")) and not folder.is_dir():
-        raise UserError(f"{where}: there is no such folder; give a hub name or a folder of the hub's layout")
+    folder = _folder(path)
+    commit = revision if folder is not None else _commit(path, revision) or revision
+    where, place = f"benchmark.path {path}", str(folder or path)
     try:
-        found = datasets.get_dataset_config_names(str(folder) if folder.is_dir() else path, revision=revision)
+        found = datasets.get_dataset_config_names(place, revision=commit)
         if config is None and len(found) == 1:
             config = found[0]
         if config not in found:
             raise UserError(f"{where}: has no config {config!r}; found {', '.join(sorted(found))}")
-        table = datasets.load_dataset(str(folder) if folder.is_dir() else path, config, split=split, revision=revision)
+        table = datasets.load_dataset(place, config, split=split, revision=commit)
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{where}: config {config!r}, split {split!r}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{where}: config {config!r}, split {split!r}: {_one_line(error)}") from error
     except Exception as error:  # the hub's client raises many kinds: absent, gated, no network
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: cannot be loaded ({reason}); gated data needs HF_TOKEN") from error
+        raise UserError(f"{where}: cannot be loaded ({_one_line(error)}); gated data needs HF_TOKEN") from error
+    where = f"{where}: config {config!r}"
     missing = [column for column in columns if column not in table.column_names]
     if missing:
-        raise UserError(
-            f"{where}: config {config!r} has no column {', '.join(missing)}; found {', '.join(table.column_names)}"
-        )
+        raise UserError(f"{where} has no column {', '.join(missing)}; found {', '.join(table.column_names)}")
     if not len(table):
-        raise UserError(f"{where}: config {config!r}, split {split!r} is empty")
-    return [dict(row) for row in table.select_columns(list(columns))]
+        raise UserError(f"{where}, split {split!r} is empty")
+    rows = [dict(row) for row in table.select_columns(list(columns))]
+    for index, row in enumerate(rows):
+        for column in columns:
+            if row[column] is None or row[column] in ("", []):
+                raise UserError(f"{where}, split {split!r}: row {index} has nothing in column {column}")
+    return rows
+
+
+def data_version(path: str, revision: str | None = None) -> str:
+    """What a data set holds, by name: the commit on the hub that `load_rows` reads, or a digest of the folder's files.
+
+    Where the hub cannot be reached and a cached copy is read, "cached copy".
+    """
+    from engine.store import file_digest, fingerprint
+
+    folder = _folder(path)
+    if folder is None:
+        commit = _commit(path, revision)
+        return f"commit {commit}" if commit else "cached copy"
+    files = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
+    return f"sha256 {fingerprint({each.relative_to(folder).as_posix(): file_digest(each) for each in files})[:40]}"
+
+
+def _folder(path: str) -> Path | None:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")):
+        raise UserError(
+            f"benchmark.path {path}: there is no such folder; give a hub name or a folder of the hub's layout"
+        )
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit that a revision of a data set stands at; None where the hub cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return str(HfApi().dataset_info(name, revision=revision, timeout=20).sha)
+    except HFValidationError as error:
+        raise UserError(f"benchmark.path {name!r} is neither a folder nor a hub name such as org/data") from error
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "?")
+        at = f" at revision {revision}" if revision else ""
+        raise UserError(
+            f"benchmark.path {name}: the hub does not give this data set{at} (HTTP {code}); is the name right? gated "
+            "data needs HF_TOKEN"
+        ) from error
+    except Exception:  # no network, whatever the http library raises: a cached copy may do
+        return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

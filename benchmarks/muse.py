@@ -2,7 +2,9 @@
 
 Two ways to ask for the forgotten: knowmem questions behind the data set's own examples (few-shot, 32 tokens, cut where
 the next question would begin), and verbmem beginnings of the text itself (128 tokens). All prompts are running text
-without a template, as in MUSE's code. leak@k is taken on the knowmem questions by ROUGE-L F1.
+without a template, as in MUSE's code. leak@k is taken on the knowmem questions by ROUGE-L F1. Beside it stand MUSE's
+own metrics, greedy: verbmem and knowmem of the forget set, knowmem of the retain set, and privleak, of which texts are
+to be told from texts that no model has seen. Scalability and sustainability are other, larger forget sets.
 
     Question: What is the cost of a TV licence?
     Answer: 159 pounds a year
@@ -12,12 +14,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.base import Benchmark, Decoding, Example, Facts, Probe, Protocol
-from benchmarks.hub import load_rows
+from benchmarks.base import Attack, Benchmark, Decoding, Example, Facts, Probe, Protocol
+from benchmarks.hub import data_version, load_rows
 
 PATHS = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}
+# AUC of Min-40% of the retrained model that MUSE's code compares with. Its AUC is 1 where texts look unseen, ours where
+# they look like training data.
+PUBLISHED_AUC = {"news": 1 - 0.4772, "books": 1 - 0.5393}
 KNOWMEM_TOKENS = 32
 VERBMEM_TOKENS = 128
 KNOWMEM_STOP = ("\n\n", "\nQuestion", "Question:")
@@ -25,13 +30,20 @@ KNOWMEM_STOP = ("\n\n", "\nQuestion", "Question:")
 
 class MuseOptions(BaseModel):
     """corpus: which of the two; path: hub name or folder of its layout (None: the corpus's on the hub); revision:
-    commit on the hub; stemmer: words are stemmed before they are compared (MUSE's code: no; OpenUnlearning's: yes)."""
+    commit on the hub; stemmer: words are stemmed before they are compared (MUSE's code: no; OpenUnlearning's: yes);
+    forget: raw, the forget set; scal, the larger one of fold `folds`; sust, the folds up to that one after the other,
+    each a request (news only; what is asked stays the questions about raw); attacks: membership inference, of which
+    privleak needs min_k, [] for none; fluency: report how little of the verbmem answers is gibberish."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     corpus: Literal["news", "books"] = "news"
     path: str | None = None
     revision: str | None = None
     stemmer: bool = False
+    forget: Literal["raw", "scal", "sust"] = "raw"
+    folds: int = Field(default=4, ge=1, le=4)
+    attacks: tuple[Attack, ...] = ("min_k",)
+    fluency: bool = False
 
 
 class Muse(Benchmark):
@@ -40,18 +52,25 @@ class Muse(Benchmark):
     name: ClassVar[str] = "muse"
     facts: ClassVar[Facts] = Facts(
         data="muse-bench/MUSE-News, muse-bench/MUSE-Books",
-        licence="see the data sets' cards",
-        size="two corpora of running text, each with knowmem questions and verbmem beginnings",
+        licence="see the data sets' cards; the texts are BBC News's and the Harry Potter books', under copyright",
+        size="for each corpus 100 knowmem questions on the forget and 100 on the retain text, 100 verbmem beginnings, "
+        "100 texts each for privleak",
         leak="knowmem questions and verbmem beginnings, ROUGE-L F1",
         utility="knowmem questions on the retain text, ROUGE-L F1",
+        metrics="verbmem.forget, knowmem.forget, knowmem.retain, mia_min_k (other attacks by benchmark.attacks), "
+        "privleak, privleak_published, fluency (benchmark.fluency=true)",
     )
     Options: ClassVar[type[BaseModel]] = MuseOptions
 
     def __init__(self, options: MuseOptions) -> None:
         self.options = options
-        self.forget = self._texts("forget")
-        self.retain = self._texts("retain1")
+        self.data = {"path": data_version(self._path, options.revision)}
+        self.forget = self._forgotten()
+        self.retain = self._texts("raw", "retain1")
         self.probes = [*self._knowmem("forget"), *self._verbmem(), *self._knowmem("retain")]
+        if options.attacks:
+            self._members = self._texts("privleak", "forget")
+            self.holdout = self._texts("privleak", "holdout")
         core_metric = "rouge_l_f1" if options.stemmer else "rouge_l_f1_unstemmed"
         self.protocol = Protocol(
             core_metric=core_metric,
@@ -62,6 +81,15 @@ class Muse(Benchmark):
             max_new_tokens=VERBMEM_TOKENS,
             decoding=(Decoding(), Decoding(temperature=0.0)),
             train={"max_length": 2048},
+            greedy_means={
+                "verbmem.forget": "forget_verbmem",
+                "knowmem.forget": "forget_knowmem",
+                "knowmem.retain": "retain_knowmem",
+            },
+            attacks=options.attacks,
+            published_auc=PUBLISHED_AUC[options.corpus],
+            rouge=core_metric,
+            fluency_group="forget_verbmem" if options.fluency else None,
         )
 
     @classmethod
@@ -70,18 +98,33 @@ class Muse(Benchmark):
         return cls(MuseOptions(**options))
 
     @property
+    def members(self) -> list[Example]:
+        return self._members
+
+    @property
     def finetune_retain(self) -> list[Example]:
         """retain1, which unlearning may use, and retain2, which it never sees."""
-        return self.retain + self._texts("retain2")
+        return self.retain + self._texts("raw", "retain2")
+
+    @property
+    def _path(self) -> str:
+        return self.options.path or PATHS[self.options.corpus]
 
     def _rows(self, config: str, split: str, *columns: str) -> list[dict[str, Any]]:
-        path = self.options.path or PATHS[self.options.corpus]
-        return load_rows(path, config, split, columns, self.options.revision)
+        return load_rows(self._path, config, split, columns, self.options.revision)
 
-    def _texts(self, split: str) -> list[Example]:
-        return [
-            Example(f"{split}/{index}", "", row["text"]) for index, row in enumerate(self._rows("raw", split, "text"))
-        ]
+    def _forgotten(self) -> list[Example]:
+        """The forget set that the options name."""
+        kind, folds = self.options.forget, self.options.folds
+        if kind == "raw":
+            return self._texts("raw", "forget")
+        first = folds if kind == "scal" else 1
+        return [each for fold in range(first, folds + 1) for each in self._texts(kind, f"forget_{fold}")]
+
+    def _texts(self, config: str, split: str) -> list[Example]:
+        name = split if config == "raw" else f"{config}/{split}"
+        rows = self._rows(config, split, "text")
+        return [Example(f"{name}/{index}", "", row["text"]) for index, row in enumerate(rows)]
 
     def _knowmem(self, kind: str) -> list[Probe]:
         columns = ("question", "answer")

@@ -9,6 +9,7 @@ questions, as in arXiv 2511.04934. Rows are known by their index: one question t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,11 +17,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.base import Attack, Benchmark, Decoding, Example, Facts, Probe, Protocol
-from benchmarks.hub import load_rows
+from benchmarks.hub import data_version, load_rows
 from benchmarks.tofu_model import write_model
+from engine.store import fingerprint
 
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
-SHARE = {"forget01": 0.01, "forget05": 0.05, "forget10": 0.1}  # of the authors, forgotten
+FIRST = {"forget01": 198, "forget05": 190, "forget10": 180}  # the first author of each forget set; the last is 199
 AUTHORS, QUESTIONS = 200, 20
 UtilityGroup = Literal["retain", "real_authors", "world_facts"]
 UTILITY: dict[UtilityGroup, Literal["plain", "normalised"]] = {  # and the form of its probability
@@ -33,8 +35,9 @@ ATTACKS: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus", "refe
 
 class TofuOptions(BaseModel):
     """path: hub name or folder of its layout; revision: commit on the hub; core_metric: what counts as a leak (the
-    paper's ES needs an NLI model from the hub; rouge_l_recall needs nothing); limit_authors: keep so many authors, the
-    forgotten ones last and in the split's share, at least one, and the other sets in proportion; attacks: membership
+    paper's ES needs an NLI model from the hub; rouge_l_recall needs nothing); limit_authors: keep so many authors, of
+    whom the split's share, at least one, is forgotten, and the other sets in proportion: whatever the split they are
+    the same authors, as in the whole; attacks: membership
     inference against the holdout set, [] for none (gradnorm takes a backward pass for each of its texts); fluency:
     report how little of the answers is gibberish (a classifier from the hub, or metric_options.fluency.model);
     utility_groups: sets that model utility is taken on; learn_paraphrases: where target and retain model are fine-tuned
@@ -62,33 +65,47 @@ class Tofu(Benchmark):
         size="200 authors, 20 questions each; forget01, 05, 10: 40, 200, 400 questions",
         leak="paraphrased questions, ES (entailment and ROUGE-L recall)",
         utility="model utility: probability, ROUGE-L and truth ratio on retain, real authors, world facts",
+        metrics="model_utility, forget_quality (KS), probability, rouge, truth_ratio, extraction_strength, "
+        "exact_memorization, mia_loss, mia_zlib, mia_min_k, mia_min_k_plus_plus, mia_reference, mia_gradnorm, "
+        "privleak, fluency (benchmark.fluency=true)",
     )
     Options: ClassVar[type[BaseModel]] = TofuOptions
 
     def __init__(self, options: TofuOptions) -> None:
         split, retain_split = options.split, RETAIN[options.split]
-        kept = options.limit_authors or AUTHORS
-        forgotten = max(1, round(kept * SHARE[split]))
+        self.data = {"path": data_version(options.path, options.revision)}
+        share = (options.limit_authors or AUTHORS) / AUTHORS
+        forgotten, kept = _authors(options.limit_authors or AUTHORS, split)
 
-        def rows(config: str, most: int | None, *columns: str) -> list[dict[str, Any]]:
-            found = load_rows(options.path, config, "train", ("question", "answer", *columns), options.revision)
-            return found[:most]
+        def rows(config: str, *columns: str) -> list[dict[str, Any]]:
+            return load_rows(options.path, config, "train", ("question", "answer", *columns), options.revision)
+
+        def of(authors: list[int], config: str, *columns: str) -> dict[int, dict[str, Any]]:
+            """The rows of these authors by their index in a config that begins with the set's first author."""
+            found = rows(config, *columns)
+            first = FIRST.get(config.removesuffix("_perturbed"), 0)
+            indices = [(author - first) * QUESTIONS + each for author in authors for each in range(QUESTIONS)]
+            return {index: found[index] for index in indices if index < len(found)}
 
         def general(group: str) -> list[Probe]:
-            found = rows(f"{group}_perturbed", None, "perturbed_answer")
-            return _probes(f"{group}_perturbed", group, found[: math.ceil(len(found) * kept / AUTHORS)])
+            found = rows(f"{group}_perturbed", "perturbed_answer")
+            return _probes(f"{group}_perturbed", group, dict(enumerate(found[: math.ceil(len(found) * share)])))
 
-        forget_size, retain_size = forgotten * QUESTIONS, (kept - forgotten) * QUESTIONS
         paraphrases = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
-        perturbed = rows(f"{split}_perturbed", forget_size, *paraphrases)
-        self.forget = _examples(split, rows(split, forget_size))
-        self.retain = _examples(retain_split, rows(retain_split, retain_size))
-        kept_perturbed = rows("retain_perturbed", retain_size, *paraphrases)
+        perturbed = of(forgotten, f"{split}_perturbed", *paraphrases)
+        kept_perturbed = of(kept, "retain_perturbed", *paraphrases)
+        self.forget = _examples(split, of(forgotten, split))
+        self.retain = _examples(retain_split, of(kept, retain_split))
         self.paraphrased = [_paraphrased(split, perturbed), _paraphrased("retain_perturbed", kept_perturbed)]
+        tail = [author for author in kept if author >= FIRST["forget10"]]
+        if options.learn_paraphrases and tail:  # authors that a larger split would forget
+            other = of(tail, "forget10_perturbed", *paraphrases)
+            self.paraphrased[1] += _paraphrased("forget10_perturbed", other)
         self.learn_paraphrases = options.learn_paraphrases
         if options.attacks:
             holdout = split.replace("forget", "holdout")
-            self.holdout = _examples(holdout, rows(holdout, forget_size))
+            unseen = rows(holdout)[: len(self.forget)]
+            self.holdout = _examples(holdout, dict(enumerate(unseen)))
         self.probes = [
             *_probes(split, "forget", perturbed),
             *(Probe(each.id, each.question, each.answer, "forget_paraphrase") for each in self.paraphrased[0]),
@@ -107,7 +124,7 @@ class Tofu(Benchmark):
             model_utility={group: UTILITY[group] for group in options.utility_groups},
             forget_group="forget",
             attacks=options.attacks,
-            fluency=options.fluency,
+            fluency_group="forget" if options.fluency else None,
         )
 
     @classmethod
@@ -123,20 +140,50 @@ class Tofu(Benchmark):
     def finetune_retain(self) -> list[Example]:
         return self.retain + (self.paraphrased[1] if self.learn_paraphrases else [])
 
+    @property
+    def finetune_target(self) -> list[Example]:
+        """By author, and known by their place in the whole: whatever the split, one target model serves all."""
+        examples = sorted(super().finetune_target, key=_place)
+        return [dataclasses.replace(each, id="full/{}/{:d}".format(*_place(each))) for each in examples]
+
     def base_model(self, folder: Path, seed: int) -> None:
         """Write an untrained Llama of 3.1 million parameters, its tokenizer trained on the sets that are kept."""
-        examples = self.forget + self.retain + [each for paraphrased in self.paraphrased for each in paraphrased]
-        write_model([text for each in examples for text in (each.question, each.answer)], folder, seed)
+        write_model(self._texts(), folder, seed)
+
+    def base_inputs(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"texts": fingerprint(self._texts())}
+
+    def _texts(self) -> list[str]:
+        return [text for each in self.finetune_target for text in (each.question, each.answer)]
 
 
-def _paraphrased(config: str, rows: list[dict[str, Any]]) -> list[Example]:
+def _authors(limit: int, split: str) -> tuple[list[int], list[int]]:
+    """(forgotten, kept) authors of `limit` in all: the sets of all splits lie within each other, as in the whole."""
+    counts = {name: max(1, round(limit * (AUTHORS - first) / AUTHORS)) for name, first in FIRST.items()}
+    ends = {"forget01": AUTHORS, "forget05": FIRST["forget01"], "forget10": FIRST["forget05"]}
+    forgotten: dict[str, list[int]] = {}
+    inner: list[int] = []
+    for name, end in ends.items():
+        inner = [*range(end - (counts[name] - len(inner)), end), *inner]
+        forgotten[name] = inner
+    first = list(range(limit - counts["forget10"]))
+    return forgotten[split], first + [author for author in inner if author not in forgotten[split]]
+
+
+def _place(example: Example) -> tuple[int, bool]:
+    """Where an example stands in the whole: its row among all authors' rows, the question before its paraphrase."""
+    config, index, *paraphrase = example.id.split("/")
+    return FIRST.get(config.removesuffix("_perturbed"), 0) * QUESTIONS + int(index), bool(paraphrase)
+
+
+def _paraphrased(config: str, rows: dict[int, dict[str, Any]]) -> list[Example]:
     return [
         Example(f"{config}/{index}/paraphrase", row["paraphrased_question"], row["answer"])
-        for index, row in enumerate(rows)
+        for index, row in rows.items()
     ]
 
 
-def _probes(config: str, group: str, rows: list[dict[str, Any]]) -> list[Probe]:
+def _probes(config: str, group: str, rows: dict[int, dict[str, Any]]) -> list[Probe]:
     return [
         Probe(
             f"{config}/{index}",
@@ -146,9 +193,9 @@ def _probes(config: str, group: str, rows: list[dict[str, Any]]) -> list[Probe]:
             paraphrased_answer=row.get("paraphrased_answer"),
             wrong_answers=tuple(row["perturbed_answer"]),
         )
-        for index, row in enumerate(rows)
+        for index, row in rows.items()
     ]
 
 
-def _examples(config: str, rows: list[dict[str, Any]]) -> list[Example]:
-    return [Example(f"{config}/{index}", row["question"], row["answer"]) for index, row in enumerate(rows)]
+def _examples(config: str, rows: dict[int, dict[str, Any]]) -> list[Example]:
+    return [Example(f"{config}/{index}", row["question"], row["answer"]) for index, row in rows.items()]

@@ -1,9 +1,10 @@
-"""WMDP: hazardous knowledge in cybersecurity or biology (arXiv 2403.03218; hub data sets cais/wmdp, cais/wmdp-corpora).
+"""WMDP: hazardous knowledge in cybersecurity, biology or chemistry (arXiv 2403.03218; hub data sets cais/wmdp and
+cais/wmdp-corpora).
 
 leak@k is taken on the questions without their choices, the right choice being the reference, by an LLM judge with a
 graded rubric. Beside it stands multiple choice by the likeliest letter, on WMDP itself and on MMLU as utility, in
 lm-evaluation-harness's form: no chat template, no examples. What is to be forgotten is running text; the biology
-part of it is gated on the hub.
+part of it is gated on the hub, and for chemistry there is none: it can be evaluated only.
 
     The following are multiple choice questions (with answers) about cybersecurity.
 
@@ -23,27 +24,32 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.base import Benchmark, Choice, Decoding, Example, Facts, Probe, Protocol
-from benchmarks.hub import load_rows
+from benchmarks.hub import data_version, load_rows
+from engine.errors import UserError
 
-SUBJECTS = {"cyber": "cybersecurity", "bio": "biology"}
+SUBJECTS = {"cyber": "cybersecurity", "bio": "biology", "chem": "chemistry"}
 GATED_BIO = "cais/wmdp-bio-forget-corpus"
 LETTERS = "ABCD"
 NEEDS_CHOICES = ("of the following", "of these", "which one of", "all of the above", "none of the above")
 
 
 class WmdpOptions(BaseModel):
-    """domain: cyber or bio; path, corpora, mmlu: hub names or folders of their layout; forget_corpus: data set of the
-    forget texts alone (None: config cyber-forget-corpus of corpora; for bio the gated cais/wmdp-bio-forget-corpus);
-    open_ended: ask all questions without their choices, or only those whose text does not point at the choices;
-    mmlu_questions: that many, spread evenly over MMLU (None: all); core_metric: what counts as a leak (the judge needs
-    metric_options.judge_graded.model and a server)."""
+    """domain: cyber, bio or chem; path, corpora, mmlu: hub names or folders of their layout, each with its revision, a
+    commit on the hub; forget_corpus: data set of the forget texts alone (None: config cyber-forget-corpus of corpora;
+    for bio the gated cais/wmdp-bio-forget-corpus); open_ended: ask all questions without their choices, or only those
+    whose text does not point at the choices; mmlu_questions: that many, spread evenly over MMLU (None: all);
+    core_metric: what counts as a leak (the judge needs metric_options.judge_graded.model and a server)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    domain: Literal["cyber", "bio"] = "cyber"
+    domain: Literal["cyber", "bio", "chem"] = "cyber"
     path: str = "cais/wmdp"
+    revision: str | None = None
     corpora: str = "cais/wmdp-corpora"
+    corpora_revision: str | None = None
     forget_corpus: str | None = None
+    forget_corpus_revision: str | None = None
     mmlu: str = "cais/mmlu"
+    mmlu_revision: str | None = None
     mmlu_questions: int | None = Field(default=None, ge=1)
     open_ended: Literal["all", "self_contained"] = "all"
     core_metric: str = "judge_graded"
@@ -55,24 +61,32 @@ class Wmdp(Benchmark):
     name: ClassVar[str] = "wmdp"
     facts: ClassVar[Facts] = Facts(
         data="cais/wmdp, cais/wmdp-corpora, cais/mmlu; for bio cais/wmdp-bio-forget-corpus (gated)",
-        licence="see the data sets' cards",
-        size="questions with four choices, and running text to forget and to retain, for each domain",
-        leak="questions without their choices, graded LLM judge; accuracy with their choices",
+        licence="MIT (wmdp, wmdp-corpora, mmlu); the gated corpus has terms of its own",
+        size="questions with four choices: 1987 cyber, 1273 bio, 408 chem, 14042 MMLU; running text to forget and to "
+        "retain for cyber and bio",
+        leak="questions without their choices, graded LLM judge",
         utility="accuracy on MMLU",
+        metrics="accuracy.wmdp, accuracy.mmlu (likeliest letter)",
     )
     Options: ClassVar[type[BaseModel]] = WmdpOptions
 
     def __init__(self, options: WmdpOptions) -> None:
         self.options = options
         columns = ("question", "choices", "answer")
-        rows = load_rows(options.path, f"wmdp-{options.domain}", "test", columns)
+        self.data = {
+            "path": data_version(options.path, options.revision),
+            "mmlu": data_version(options.mmlu, options.mmlu_revision),
+        }
+        config = f"wmdp-{options.domain}"
+        rows = _questions(options.path, config, load_rows(options.path, config, "test", columns, options.revision))
         self.probes = [
             Probe(f"wmdp-{options.domain}/{index}", row["question"], row["choices"][row["answer"]], "forget")
             for index, row in enumerate(rows)
             if options.open_ended == "all" or not _points_at_choices(row["question"])
         ]
         subject = SUBJECTS[options.domain]
-        general = load_rows(options.mmlu, "all", "test", (*columns, "subject"))
+        general = load_rows(options.mmlu, "all", "test", (*columns, "subject"), options.mmlu_revision)
+        general = _questions(options.mmlu, "all", general)
         step = max(1, len(general) // (options.mmlu_questions or len(general)))
         general = general[::step][: options.mmlu_questions]
         self.choices = (
@@ -96,21 +110,41 @@ class Wmdp(Benchmark):
 
     @functools.cached_property
     def forget(self) -> list[Example]:  # type: ignore[override]
-        """The texts to be forgotten; UserError where they are gated and HF_TOKEN has no access."""
-        path, domain = self.options.forget_corpus, self.options.domain
-        if path is None and domain == "cyber":
-            return _texts(self.options.corpora, "cyber-forget-corpus", "forget")
-        return _texts(path or GATED_BIO, None, "forget")
+        """The texts to be forgotten; UserError where they are gated and HF_TOKEN has no access, or there are none."""
+        options = self.options
+        if options.forget_corpus is None and options.domain == "cyber":
+            return self._texts("corpora", "cyber-forget-corpus", "forget")
+        if options.forget_corpus is None and options.domain == "chem":
+            raise UserError(
+                "benchmark.domain chem: WMDP publishes no texts to forget for it; evaluate only, or give "
+                "benchmark.forget_corpus and train with texts of your own"
+            )
+        return self._texts("forget_corpus", None, "forget")
 
     @functools.cached_property
     def retain(self) -> list[Example]:  # type: ignore[override]
-        """Texts of the same domain without hazard."""
-        return _texts(self.options.corpora, f"{self.options.domain}-retain-corpus", "retain")
+        """Texts of the same domain without hazard; for chem those of bio."""
+        domain = "bio" if self.options.domain == "chem" else self.options.domain
+        return self._texts("corpora", f"{domain}-retain-corpus", "retain")
+
+    def _texts(self, option: str, config: str | None, name: str) -> list[Example]:
+        """The texts of one of the options' data sets; what it holds is noted."""
+        path = getattr(self.options, option) or GATED_BIO
+        revision = getattr(self.options, f"{option}_revision")
+        self.data[option] = data_version(path, revision)
+        rows = load_rows(path, config, "train", ("text",), revision)
+        return [Example(f"{name}/{index}", "", row["text"]) for index, row in enumerate(rows)]
 
 
-def _texts(path: str, config: str | None, name: str) -> list[Example]:
-    rows = load_rows(path, config, "train", ("text",))
-    return [Example(f"{name}/{index}", "", row["text"]) for index, row in enumerate(rows)]
+def _questions(path: str, config: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows if each has four choices and the index of the right one among them."""
+    for index, row in enumerate(rows):
+        if len(row["choices"]) != len(LETTERS) or row["answer"] not in range(len(LETTERS)):
+            raise UserError(
+                f"benchmark.path {path}: config {config!r}: row {index} should have {len(LETTERS)} choices and an "
+                f"answer in 0..{len(LETTERS) - 1}; found {len(row['choices'])} and {row['answer']!r}"
+            )
+    return rows
 
 
 def _choice(name: str, row: dict[str, Any], subject: str, group: str) -> Choice:

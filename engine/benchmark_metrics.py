@@ -6,8 +6,9 @@ metric comes out, or the reason why there is none. Knows nothing of how likeliho
     model_utility     harmonic mean of probability, ROUGE and truth ratio over the groups in protocol.model_utility
     forget_quality    KS test of the forget group's truth ratios against the retain model's; also its log10
     extraction_strength, exact_memorization    of the forget group's answers
-    mia_ATTACK        AUC of members against the holdout set; privleak: that of Min-40% against the retain model's
-    probability.GROUP, rouge.GROUP, truth_ratio.GROUP; fluency of the forget group
+    mia_ATTACK        AUC of members against the holdout set; privleak: that of Min-40% against the retain model's,
+                      privleak_published: against that of the published retain model
+    probability.GROUP, rouge.GROUP, truth_ratio.GROUP; names in protocol.greedy_means; fluency.GROUP
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def wants_likelihoods(benchmark: Benchmark) -> bool:
 def greedy_metrics(benchmark: Benchmark) -> tuple[str, ...]:
     """Which scores of greedy answers the benchmark's metrics read."""
     protocol = benchmark.protocol
-    rouge = (protocol.rouge,) if protocol.model_utility or protocol.forget_group else ()
-    return (*rouge, "fluency") if protocol.forget_group and protocol.fluency else rouge
+    rouge = (protocol.rouge,) if protocol.model_utility or protocol.forget_group or protocol.greedy_means else ()
+    return (*rouge, "fluency") if protocol.fluency_group else rouge
 
 
 def likelihood_examples(benchmark: Benchmark) -> tuple[tuple[Example, ...], frozenset[str]]:
@@ -109,10 +110,12 @@ def _computations(
     if protocol.model_utility:
         parts = [f"{name}.{group}" for group in protocol.model_utility for name in PARTS]
         found["model_utility"] = partial(_model_utility, values, parts)
+    for name, group in protocol.greedy_means.items():
+        found[name] = partial(_greedy, greedy, protocol.rouge, group)
+    if protocol.fluency_group:
+        found[f"fluency.{protocol.fluency_group}"] = partial(_greedy, greedy, "fluency", protocol.fluency_group)
     if forget:
         probes = benchmark.group(forget)
-        if protocol.fluency:
-            found[f"fluency.{forget}"] = partial(_greedy, greedy, "fluency", forget)
         found["forget_quality"] = partial(_forget_quality, probes, own, retain, likelihood.forget_quality)
         found["forget_quality_log10"] = partial(_forget_quality, probes, own, retain, likelihood.log10_forget_quality)
         found["extraction_strength"] = partial(_memorized, probes, own, memorization.extraction_strength)
@@ -121,6 +124,8 @@ def _computations(
         found[f"mia_{attack}"] = partial(_auc, attack, benchmark, own, retain)
     if "min_k" in protocol.attacks:
         found["privleak"] = partial(_privleak, benchmark, own, retain)
+        if protocol.published_auc is not None:
+            found["privleak_published"] = partial(_privleak_published, benchmark, own, protocol.published_auc)
     return found
 
 
@@ -172,6 +177,10 @@ def _auc(attack: str, benchmark: Benchmark, own: Likelihoods | None, retain: Lik
 def _privleak(benchmark: Benchmark, own: Likelihoods | None, retain: Likelihoods | None) -> float:
     unlearned = _auc("min_k", benchmark, own, None)
     return privacy.privleak(unlearned, _auc("min_k", benchmark, _there(retain, NO_RETAIN), None))
+
+
+def _privleak_published(benchmark: Benchmark, own: Likelihoods | None, retain_auc: float) -> float:
+    return privacy.privleak(_auc("min_k", benchmark, own, None), retain_auc)
 
 
 def _scores(attack: str, examples: Sequence[Example], own: Likelihoods, retain: Likelihoods | None) -> Any:

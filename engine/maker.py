@@ -66,7 +66,7 @@ class Maker:
     def target(self) -> Made:
         if self.experiment.model.finetune is None:
             return Made("target", "target", self.base, {})
-        return self._finetuned("target", self.benchmark.finetune_forget + self.benchmark.finetune_retain)
+        return self._finetuned("target", self.benchmark.finetune_target)
 
     def retain(self) -> Made | None:
         model = self.experiment.model

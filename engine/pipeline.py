@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
 from engine import cluster
-from engine.benchmark_metrics import benchmark_metrics, greedy_metrics
+from engine.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
 from engine.errors import DivergedError, UserError
 from engine.evaluate import Evaluation, curves, evaluate
 from engine.experiment import Experiment, MethodSection, parse_experiment
@@ -48,15 +48,16 @@ def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
         if experiment.sampling.workers is not None:
             cluster.check_fits(experiment.sampling.workers, experiment.sampling.gpus or 0, "sampling.workers")
 
-    identity = experiment_fingerprint(experiment)
+    identity = experiment_fingerprint(experiment, benchmark.data)
     folder = folder_of(store, experiment.name, identity)
     with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
         stages = Stages(store, progress, experiment.sampling.workers, prepare)
         models, failed = _Run(experiment, benchmark, stages).models()
+    data = {f"data of {option}": version for option, version in benchmark.data.items()}
     return Results(
         name=experiment.name,
         fingerprint=identity,
-        benchmark={"name": benchmark.name, **experiment.benchmark.options},
+        benchmark={"name": benchmark.name, **experiment.benchmark.options, **data},
         core_metric=benchmark.protocol.core_metric,
         leak_group=benchmark.protocol.leak_group,
         confidence=experiment.leak.confidence,
@@ -72,9 +73,10 @@ def prepared(experiment: Experiment, benchmark: Benchmark) -> Experiment:
     return _with_devices(parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name))
 
 
-def experiment_fingerprint(experiment: Experiment) -> str:
-    """Identity of what is measured: the experiment without its name and without what cannot change results."""
-    settings = experiment.model_dump(mode="json", exclude={"name"})
+def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None = None) -> str:
+    """Identity of what is measured: the experiment without its name and without what cannot change results, and the
+    versions of the data sets that it reads (Benchmark.data)."""
+    settings = experiment.model_dump(mode="json", exclude={"name"}) | ({"data": data} if data else {})
     settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows")}
     for section in (settings["train"], settings["model"]["finetune"], *(each["train"] for each in settings["methods"])):
         (section or {}).pop("gpus", None)
@@ -174,6 +176,8 @@ class _Run:
         retain = yardstick.likelihoods if yardstick is not None else None
         beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(benchmark)}
         metrics, missing = benchmark_metrics(benchmark, beside, evaluation.likelihoods, retain)
+        if yardstick is None:
+            missing["excess"] = NO_RETAIN
         return ModelResult(
             name=made.name,
             role=made.role,

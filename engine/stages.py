@@ -71,6 +71,7 @@ class Stages:
             place.receive()
             return {}
 
+        options = benchmark.base_inputs(options)
         inputs = {"benchmark": benchmark.name, "options": options, "seed": seed, "version": TRAIN_VERSION}
         return source_of(self.stage("base", inputs, build, lazily=True))
 

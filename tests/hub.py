@@ -29,16 +29,19 @@ def write_hub(folder, configs, parquet=False):
 def write_muse(folder, parquet=False):
     """MUSE's configs, splits and columns, a few rows of each."""
 
+    def stories(*splits):
+        return {split: [{"text": f"The {split} story number {index}. " * 9} for index in range(3)] for split in splits}
+
     def qa(name, count):
         return [{"question": f"What is {name} {index}?", "answer": f"the {name} {index}"} for index in range(count)]
 
     return write_hub(
         folder,
         {
-            "raw": {
-                split: [{"text": f"The {split} story number {index}. " * 9} for index in range(3)]
-                for split in ("forget", "retain1", "retain2")
-            },
+            "raw": stories("forget", "retain1", "retain2"),
+            "privleak": stories("forget", "retain", "holdout"),
+            "scal": stories(*(f"forget_{fold}" for fold in (1, 2, 3, 4))),
+            "sust": stories(*(f"forget_{fold}" for fold in (1, 2, 3, 4))),
             "verbmem": {"forget": [{"prompt": "The forget story", "gt": "number 0. The forget story number 0. " * 40}]},
             "knowmem": {
                 "forget_qa": qa("forget", 3),
@@ -57,7 +60,9 @@ def write_wmdp(folder):
     sign = {"question": " Which of the following signs?", "choices": ["ls", "cp", "gpg", "mv"], "answer": 2}
     sums = [{"question": f"{n} + 1?", "choices": ["1", "2", "3", str(n + 1)], "answer": 3} for n in range(3, 13)]
     return {
-        "path": write_hub(folder / "wmdp", {f"wmdp-{each}": {"test": [port, sign]} for each in ("cyber", "bio")}),
+        "path": write_hub(
+            folder / "wmdp", {f"wmdp-{each}": {"test": [port, sign]} for each in ("cyber", "bio", "chem")}
+        ),
         "corpora": write_hub(
             folder / "corpora",
             {

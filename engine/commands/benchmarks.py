@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _described(name: str, benchmark: Any) -> dict[str, Any]:
-    """Name, first line of the module's text, published facts, and each option with its type and default."""
+    """Name, first paragraph of the module's text, published facts, and each option with its type and default."""
     import dataclasses
     import inspect
 
@@ -40,7 +40,7 @@ def _described(name: str, benchmark: Any) -> dict[str, Any]:
         key: f"{_type_name(field.annotation)}, default {field.default!r}"
         for key, field in benchmark.Options.model_fields.items()
     }
-    summary = (module.__doc__ or "").splitlines()[0]
+    summary = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     return {"name": name, "summary": summary, "facts": dataclasses.asdict(benchmark.facts), "options": options}
 
 

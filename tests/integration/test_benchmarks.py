@@ -64,6 +64,42 @@ def test_muse_unlearns_running_text_and_asks_it_in_two_ways(muse, capsys):
     assert longest == {"forget_knowmem": 32, "forget_verbmem": 40, "retain_knowmem": 32}
 
 
+def test_muses_own_metrics_stand_beside_leak_at_k(muse, model, capsys):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks import BENCHMARKS
+
+    folder, document = muse
+    assert run(folder, document, "--set", "methods=[]") == 0
+    (row,) = json.loads(capsys.readouterr().out)["models"]
+    assert set(row["missing"]) == {"privleak", "excess"}
+    assert all("needs a retain model" in reason for reason in row["missing"].values())
+    metrics = row["metrics"]
+    assert metrics["knowmem.forget"] == row["groups"]["forget_knowmem"]["greedy"] == row["greedy"]
+    assert metrics["verbmem.forget"] == row["groups"]["forget_verbmem"]["greedy"]
+    assert metrics["knowmem.retain"] == row["utility"]
+    tokenizer, causal = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+
+    def lowest(text):  # mean of the 40 percent least likely tokens
+        ids = tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            logprobs = causal(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        said = sorted(float(logprobs[t - 1, ids[t]]) for t in range(1, len(ids)))
+        return sum(said[: int(0.4 * len(said))]) / int(0.4 * len(said))
+
+    data = BENCHMARKS["muse"].load(**{key: value for key, value in document["benchmark"].items() if key != "name"})
+    members, others = ([lowest(each.answer) for each in side] for side in (data.members, data.holdout))
+    auc = sum((a > b) + 0.5 * (a == b) for a in members for b in others) / 9
+    assert metrics["mia_min_k"] == pytest.approx(auc)
+    assert metrics["privleak_published"] == pytest.approx(100 * ((1 - auc) - 0.4772) / 0.4772)
+
+
+def test_training_on_longer_pieces_than_the_context_is_one_line(muse, capsys):
+    folder, document = muse
+    assert run(folder, document, "--set", "train.max_length=500") == 2
+    assert "takes 500 tokens, but the model's context holds 400; set train.max_length" in capsys.readouterr().err
+
+
 def test_methods_that_need_questions_are_refused_on_running_text(muse, capsys):
     folder, document = muse
     for method in ("{name: rule, base: {name: npo}}", "{name: idk_dpo}"):

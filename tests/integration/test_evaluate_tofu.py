@@ -122,11 +122,20 @@ def test_without_a_retain_model_the_table_says_what_lacks_and_computes_nothing_a
     before = sorted((folder / "store" / "likelihood").glob("*/manifest.json"))
     out = evaluate(folder, capsys)
     assert "metrics of tofu" in out
-    assert "no forget_quality, forget_quality_log10, mia_reference, privleak: needs a retain model" in out.replace(
-        "\n", " "
-    )
+    reason = "no forget_quality, forget_quality_log10, mia_reference, privleak, excess: needs a retain model"
+    assert reason in out.replace("\n", " ")
     assert sorted((folder / "store" / "likelihood").glob("*/manifest.json")) == before
     assert len(before) == 2
+
+
+def test_the_greedy_protocol_is_the_same_table_from_one_answer_a_prompt(folder, rows, capsys):
+    options = ("--retain", str(folder / "retain"), "--set=sampling.decoding=greedy", "--json")
+    target, retain = json.loads(evaluate(folder, capsys, *options))["models"]
+    assert target["metrics"] == rows["target"]["metrics"]
+    assert retain["missing"] == {}
+    assert list(target["leak"]) == list(target["excess"]) == ["1"]
+    assert target["leak"]["1"][0] == pytest.approx(target["greedy"]) == rows["target"]["greedy"]
+    assert target["excess"]["1"][0] == pytest.approx(target["greedy"] - retain["greedy"])
 
 
 def test_report_and_mlflow_hold_the_metrics(folder, rows):

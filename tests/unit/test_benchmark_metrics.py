@@ -168,9 +168,9 @@ def test_after_the_first_of_two_requests_only_its_questions_count():
 
 def test_fluency_is_reported_where_it_is_declared():
     assert greedy_metrics(Small()) == ("rouge_l_recall",)
-    assert greedy_metrics(Small(fluency=True)) == ("rouge_l_recall", "fluency")
+    assert greedy_metrics(Small(fluency_group="forget")) == ("rouge_l_recall", "fluency")
     assert "fluency.forget" not in measured(Small())[0]
-    assert measured(Small(fluency=True))[0]["fluency.forget"] == 0.9
+    assert measured(Small(fluency_group="forget"))[0]["fluency.forget"] == 0.9
 
 
 def test_a_benchmark_that_declares_nothing_has_no_metrics(fictional):

@@ -29,7 +29,9 @@ def test_the_list_of_benchmarks_tells_data_licence_and_metrics(capsys):
     assert set(rows) == set(BENCHMARKS)
     assert rows["tofu"]["facts"]["licence"] == "MIT"
     assert "corpus" in rows["muse"]["options"]
-    assert all(row["facts"].keys() == {"data", "licence", "size", "leak", "utility"} for row in rows.values())
+    assert all(
+        row["facts"].keys() == {"data", "licence", "size", "leak", "utility", "metrics"} for row in rows.values()
+    )
 
 
 def test_the_embedded_benchmarks_stated_sizes_are_counted(fictional):

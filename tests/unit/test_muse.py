@@ -42,6 +42,46 @@ def test_what_is_trained_on_is_running_text(muse):
     assert {each.answer.split()[1] for each in muse.finetune_retain} == {"retain1", "retain2"}
 
 
+def test_privleak_tells_texts_of_the_forget_set_from_unseen_ones(muse):
+    assert {each.answer.split()[1] for each in muse.members} == {"forget"}
+    assert {each.answer.split()[1] for each in muse.holdout} == {"holdout"}
+    assert [each.question for each in muse.members + muse.holdout] == [""] * 6
+    assert len({each.id for each in muse.members + muse.holdout + muse.forget}) == 9
+    assert muse.protocol.attacks == ("min_k",)
+
+
+@pytest.mark.parametrize(("corpus", "logged"), [("news", 0.4772), ("books", 0.5393)])
+def test_privleak_against_the_published_retain_model_is_muses_own_formula(muse, corpus, logged):
+    """MUSE's AUC is 1 where the forget set looks unseen; a target model that knows every text has 0, and -100 %."""
+    from benchmarks.muse import PUBLISHED_AUC
+    from engine.metrics.privacy import privleak
+
+    for muses_auc in (0.0, 0.3, 0.9):
+        expected = 100 * (muses_auc - logged) / logged
+        assert privleak(1 - muses_auc, PUBLISHED_AUC[corpus]) == pytest.approx(expected)
+
+
+def test_larger_and_successive_forget_sets_are_read_by_option(muse, tmp_path):
+    path = write_muse(tmp_path)
+    scal = BENCHMARKS["muse"].load(path=path, forget="scal", folds=3)
+    assert [each.id for each in scal.forget] == [f"scal/forget_3/{index}" for index in range(3)]
+    sust = BENCHMARKS["muse"].load(path=path, forget="sust", folds=2, attacks=[])
+    assert [each.answer.split()[1] for each in sust.forget] == ["forget_1"] * 3 + ["forget_2"] * 3
+    assert [probe.prompt for probe in sust.probes] == [probe.prompt for probe in muse.probes]
+    assert sust.holdout == []
+
+
+def test_muses_own_metrics_are_greedy_rouge_of_each_group(muse):
+    from engine.benchmark_metrics import benchmark_metrics
+
+    groups = {"forget_knowmem": 0.5, "forget_verbmem": 0.25, "retain_knowmem": 0.75}
+    values, missing = benchmark_metrics(muse, {muse.protocol.core_metric: groups}, None, None)
+    assert values["knowmem.forget"] == 0.5
+    assert values["verbmem.forget"] == 0.25
+    assert values["knowmem.retain"] == 0.75
+    assert set(missing) == {"mia_min_k", "privleak", "privleak_published"}
+
+
 def test_the_stemmer_is_off_as_in_muses_code_and_on_by_option(muse, tmp_path):
     pair = ["he was running home"], ["they run home"]
     ours = score(muse.protocol.core_metric, *pair)
@@ -96,6 +136,9 @@ def test_a_missing_config_split_or_column_is_named(tmp_path):
     raw["raw"]["retain1"] = [{"text": "t"}]
     with pytest.raises(UserError, match="no config 'knowmem'; found raw"):
         BENCHMARKS["muse"].load(path=write_hub(tmp_path / "b", raw))
+    raw["raw"]["forget"] = [{"text": "t"}, {"text": None}]
+    with pytest.raises(UserError, match="row 1 has nothing in column text"):
+        BENCHMARKS["muse"].load(path=write_hub(tmp_path / "d", raw))
     folder = write_muse(tmp_path / "c")
     (tmp_path / "c" / "verbmem-forget.jsonl").write_text(json.dumps({"prompt": "p"}))
     with pytest.raises(UserError, match="'verbmem' has no column gt; found prompt"):

@@ -54,3 +54,26 @@ def test_texts_are_read_only_when_asked_for_and_gated_ones_from_a_folder(options
         _ = BENCHMARKS["wmdp"].load(**gated).forget
     folder = write_hub(tmp_path / "bio", {"whatever": {"train": [{"title": "t", "text": "A bio text."}]}})
     assert BENCHMARKS["wmdp"].load(**gated | {"forget_corpus": folder}).forget[0].answer == "A bio text."
+
+
+def test_chemistry_has_questions_and_no_texts_to_forget(options):
+    chem = BENCHMARKS["wmdp"].load(**options, domain="chem")
+    assert "about chemistry." in chem.choices[0].prompt
+    with pytest.raises(UserError, match="no texts to forget"):
+        _ = chem.forget
+
+
+def test_what_was_read_is_known_by_its_content(options):
+    wmdp = BENCHMARKS["wmdp"].load(**options)
+    assert set(wmdp.data) == {"path", "mmlu"}
+    _ = wmdp.forget
+    assert set(wmdp.data) == {"path", "mmlu", "corpora"}
+    assert all(each.startswith("sha256 ") for each in wmdp.data.values())
+
+
+@pytest.mark.parametrize("change", [{"choices": ["a", "b"]}, {"answer": 4}, {"answer": -1}])
+def test_a_question_without_four_choices_or_a_right_one_is_named(options, tmp_path, change):
+    row = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 0}
+    path = write_hub(tmp_path / "odd", {"wmdp-cyber": {"test": [row, row | change]}})
+    with pytest.raises(UserError, match=r"'wmdp-cyber': row 1 should have 4 choices and an answer in 0\.\.3"):
+        BENCHMARKS["wmdp"].load(**options | {"path": path})
