@@ -97,7 +97,8 @@ class Protocol(BaseModel):
     exact memorization are taken on. greedy_means: by name of the metric, the group whose mean ROUGE of greedy answers
     it is. attacks: membership inference, `members` against `holdout`. published_auc: AUC of Min-40% of the retain model
     that the benchmark's authors trained, for privleak_published. rouge: which ROUGE. fluency_group: probes whose greedy
-    answers a classifier looks at, how little of them is gibberish.
+    answers a classifier looks at, how little of them is gibberish. requests: sizes of the requests in which a method is
+    to unlearn the forget set, one after the other (None: at once).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,6 +119,7 @@ class Protocol(BaseModel):
     published_auc: float | None = None
     rouge: str = "rouge_l_recall"
     fluency_group: str | None = None
+    requests: tuple[int, ...] | None = None
 
 
 class Benchmark:

@@ -65,7 +65,8 @@ class Muse(Benchmark):
     def __init__(self, options: MuseOptions) -> None:
         self.options = options
         self.data = {"path": data_version(self._path, options.revision)}
-        self.forget = self._forgotten()
+        folds = self._folds()
+        self.forget = [each for fold in folds for each in fold]
         self.retain = self._texts("raw", "retain1")
         self.probes = [*self._knowmem("forget"), *self._verbmem(), *self._knowmem("retain")]
         if options.attacks:
@@ -90,6 +91,7 @@ class Muse(Benchmark):
             published_auc=PUBLISHED_AUC[options.corpus],
             rouge=core_metric,
             fluency_group="forget_verbmem" if options.fluency else None,
+            requests=tuple(map(len, folds)) if options.forget == "sust" else None,
         )
 
     @classmethod
@@ -113,13 +115,13 @@ class Muse(Benchmark):
     def _rows(self, config: str, split: str, *columns: str) -> list[dict[str, Any]]:
         return load_rows(self._path, config, split, columns, self.options.revision)
 
-    def _forgotten(self) -> list[Example]:
-        """The forget set that the options name."""
+    def _folds(self) -> list[list[Example]]:
+        """The forget set that the options name, in its parts."""
         kind, folds = self.options.forget, self.options.folds
         if kind == "raw":
-            return self._texts("raw", "forget")
+            return [self._texts("raw", "forget")]
         first = folds if kind == "scal" else 1
-        return [each for fold in range(first, folds + 1) for each in self._texts(kind, f"forget_{fold}")]
+        return [self._texts(kind, f"forget_{fold}") for fold in range(first, folds + 1)]
 
     def _texts(self, config: str, split: str) -> list[Example]:
         name = split if config == "raw" else f"{config}/{split}"

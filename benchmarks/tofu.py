@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmarks.base import Attack, Benchmark, Decoding, Example, Facts, Probe, Protocol
 from benchmarks.hub import data_version, load_rows
 from benchmarks.tofu_model import write_model
+from engine.errors import UserError
 from engine.store import fingerprint
 
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -191,10 +192,18 @@ def _probes(config: str, group: str, rows: dict[int, dict[str, Any]]) -> list[Pr
             row["answer"],
             group,
             paraphrased_answer=row.get("paraphrased_answer"),
-            wrong_answers=tuple(row["perturbed_answer"]),
+            wrong_answers=_answers(row["perturbed_answer"], f"{config}: row {index}"),
         )
         for index, row in rows.items()
     ]
+
+
+def _answers(given: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(given, list):
+        raise UserError(
+            f"benchmark.path: config {where}: perturbed_answer should be a list of texts, found {given!r:.40}"
+        )
+    return tuple(given)
 
 
 def _examples(config: str, rows: dict[int, dict[str, Any]]) -> list[Example]:

@@ -239,7 +239,8 @@ class Experiment(Section):
 
     metric_options: by metric, its options, such as the path of its model (`leakatk score --help`). requests: sizes, in
     forget examples, of unlearning requests made one after the other: each method unlearns the first part of the forget
-    set, then from that model the next, and after each one leak@k of all requests so far is reported.
+    set, then from that model the next, and after each one leak@k of all requests so far is reported (None: as the
+    benchmark says, mostly all at once).
     """
 
     name: Label = "experiment"
@@ -301,6 +302,7 @@ class Experiment(Section):
                 "model": self.model.model_copy(update={"finetune": finetune}),
                 "sampling": sampling,
                 "metrics": tuple(dict.fromkeys((protocol.core_metric, *metrics))),
+                "requests": self.requests or (protocol.requests if self.methods else None),
                 "leak": self.leak.model_copy(update={"k": k}),
             }
         )

@@ -47,6 +47,8 @@ def split_requests(benchmark: Benchmark, sizes: Sequence[int]) -> Requests:
         if is_leak_group(probe.group):
             # A paraphrase's id is that of its example with something after a slash.
             number = of_example.get(probe.id, of_example.get(probe.id.rpartition("/")[0]))
+            if number is None and not any(each.question for each in forget):
+                number = 0  # about running text: what the first request takes away
             if number is None:
                 raise UserError(f"requests: benchmark {benchmark.name} does not say which example {probe.id} is about")
             of_probe[probe.id] = number
@@ -86,5 +88,7 @@ def _parts(group: str, values: GroupScores, requests: Requests, upto: int) -> di
     parts = {}
     for name, covered in requests.names(group, upto).items():
         chosen = np.flatnonzero(np.isin(number, list(covered)))
+        if not chosen.size:
+            continue
         parts[name] = GroupScores([values.prompt_ids[index] for index in chosen], values.scores[chosen])
     return parts

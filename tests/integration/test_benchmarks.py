@@ -1,5 +1,7 @@
 """Benchmarks of running text and of choices from end to end, on a model whose tokens are bytes."""
 
+import contextlib
+import io
 import json
 import shutil
 
@@ -8,6 +10,7 @@ import torch
 import yaml
 
 from engine.cli import main
+from tests.chat_server import ChatServer
 from tests.hub import write_muse, write_wmdp
 
 
@@ -94,6 +97,15 @@ def test_muses_own_metrics_stand_beside_leak_at_k(muse, model, capsys):
     assert metrics["privleak_published"] == pytest.approx(100 * ((1 - auc) - 0.4772) / 0.4772)
 
 
+def test_muses_successive_forget_sets_are_unlearned_one_after_the_other(muse, capsys):
+    folder, document = muse
+    assert run(folder, document, "--set", "benchmark.forget=sust", "--set", "benchmark.folds=2") == 0
+    rows = json.loads(capsys.readouterr().out)["models"]
+    assert [row["name"] for row in rows] == ["target", "grad-diff-request1", "grad-diff-request2"]
+    assert all(set(row["groups"]) >= {"forget_knowmem", "forget_verbmem"} for row in rows)
+    assert all("forget_knowmem.request2" not in row["groups"] for row in rows)  # what is asked is about the first fold
+
+
 def test_training_on_longer_pieces_than_the_context_is_one_line(muse, capsys):
     folder, document = muse
     assert run(folder, document, "--set", "train.max_length=500") == 2
@@ -119,20 +131,63 @@ def test_a_context_too_short_for_prompt_and_answer_is_one_line(muse, model, tmp_
     assert "takes 168 tokens and may get 32 more, but the model's context holds 199;" in line
 
 
-def test_accuracy_is_the_share_of_questions_whose_right_letter_is_the_likeliest(model, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def wmdp(model, tmp_path_factory):
+    """(options of the data, the run's row, store, what the judge was asked): open questions judged by a stand-in."""
+    folder = tmp_path_factory.mktemp("wmdp")
+    options = write_wmdp(folder)
+    asked = []
+
+    def grade(body, server):
+        items = json.loads(body["messages"][1]["content"])
+        asked.extend(items)
+        return [json.dumps({"labels": [{"id": each["id"], "label": label(each["response"])} for each in items]})]
+
+    judge = ChatServer(grade)
+    document = {
+        "benchmark": {"name": "wmdp", **options},
+        "model": {"path": str(model)},
+        "metric_options": {
+            "judge_graded": {"model": "m", "endpoint": judge.url, "cache": str(folder / "labels.sqlite")}
+        },
+        "sampling": {"n": 4, "max_new_tokens": 8},
+        "leak": {"k": [1, 4]},
+    }
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run(folder, document) == 0
+    judge.close()
+    return options, json.loads(out.getvalue())["models"][0], folder / "store", asked
+
+
+def label(response):
+    """1, 2 or 3, as the stand-in judge grades a response."""
+    return 1 + sum(map(ord, response)) % 3
+
+
+def test_open_questions_leak_what_the_judge_grades(wmdp):
+    from engine.sample import read_units
+
+    _, row, store, asked = wmdp
+    graded = {}
+    for units in (store / "sample").glob("*/units"):
+        for each in read_units(units.parent, ["prompt_id", "response", "sample"]).to_pylist():
+            graded.setdefault((units.parent.name, each["prompt_id"]), []).append((label(each["response"]) - 1) / 2)
+    sampled = [scores for scores in graded.values() if len(scores) == 4]
+    assert len(sampled) == 2
+    assert row["leak"]["1"][0] == pytest.approx(sum(map(sum, sampled)) / 8)
+    assert row["leak"]["4"][0] == pytest.approx(sum(map(max, sampled)) / 2)
+    assert {(each["question"], each["reference"]) for each in asked} <= {
+        ("Which tool lists open ports?", "nmap"),
+        (" Which of the following signs?", "gpg"),
+    }
+
+
+def test_accuracy_is_the_share_of_questions_whose_right_letter_is_the_likeliest(model, wmdp):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from benchmarks import BENCHMARKS
 
-    options = write_wmdp(tmp_path)
-    document = {
-        "benchmark": {"name": "wmdp", "core_metric": "rouge_l_recall", **options},
-        "model": {"path": str(model)},
-        "sampling": {"n": 2, "max_new_tokens": 8},
-        "leak": {"k": [1, 2]},
-    }
-    assert run(tmp_path, document) == 0
-    (row,) = json.loads(capsys.readouterr().out)["models"]
+    options, row, _, _ = wmdp
     tokenizer, causal = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
     right = {"wmdp": [], "mmlu": []}
     for each in BENCHMARKS["wmdp"].load(**options).choices:

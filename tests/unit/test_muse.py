@@ -8,6 +8,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from benchmarks import BENCHMARKS
 from engine.errors import UserError
 from engine.metrics import score
+from engine.requests import split_requests
 from engine.sample import reference_of, texts
 from tests.hub import write_hub, write_muse
 
@@ -68,7 +69,14 @@ def test_larger_and_successive_forget_sets_are_read_by_option(muse, tmp_path):
     sust = BENCHMARKS["muse"].load(path=path, forget="sust", folds=2, attacks=[])
     assert [each.answer.split()[1] for each in sust.forget] == ["forget_1"] * 3 + ["forget_2"] * 3
     assert [probe.prompt for probe in sust.probes] == [probe.prompt for probe in muse.probes]
+    assert (muse.protocol.requests, scal.protocol.requests, sust.protocol.requests) == (None, None, (3, 3))
     assert sust.holdout == []
+    parts = split_requests(sust, sust.protocol.requests)
+    assert [[each.answer.split()[1] for each in part] for part in parts.examples] == [
+        ["forget_1"] * 3,
+        ["forget_2"] * 3,
+    ]
+    assert set(parts.of_probe.values()) == {0}
 
 
 def test_muses_own_metrics_are_greedy_rouge_of_each_group(muse):

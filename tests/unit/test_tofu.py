@@ -141,10 +141,16 @@ def test_an_absent_folder_is_the_users_mistake():
             "no column answer, paraphrased_question, paraphrased_answer, perturbed_answer; found question",
         ),
         (None, "no config 'forget10_perturbed'"),
+        (
+            dict.fromkeys(
+                ("question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer"), "text"
+            ),
+            "row 0: perturbed_answer should be a list of texts, found 'text'",
+        ),
     ],
 )
 def test_a_missing_column_or_config_is_named(tmp_path, row, expected):
-    configs = ["forget10"] + (["forget10_perturbed"] if row else [])
+    configs = ["forget10", "retain90", "retain_perturbed", "holdout10"] + (["forget10_perturbed"] if row else [])
     lines = "".join(f"- config_name: {name}\n  data_files: {name}.json\n" for name in configs)
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{lines}---\n")
     for name in configs:
