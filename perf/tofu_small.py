@@ -53,8 +53,8 @@ def page(results: list[Any]) -> str:
         "TOFU's authors by heart, from scratch, questions and paraphrased questions; then it is to forget some of "
         "them, trained on the original questions alone ([examples/tofu-small.yaml](../examples/tofu-small.yaml)). "
         f"leak@k by {first.core_metric} from {sampling['n']} samples a prompt at T = 1, p = 1, with "
-        f"{first.confidence:.0%} intervals over prompts; excess is over the retain model, which never saw what is to be "
-        "forgotten. [What each metric is](metrics.md). One seed.",
+        f"{first.confidence:.0%} intervals over prompts; excess is over the retain model, which never saw what is to "
+        "be forgotten. [What each metric is](metrics.md). One seed.",
         "",
     ]
     if REMARKS.exists():
