@@ -14,10 +14,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "tofu-small.md"
-REMARKS = ROOT / "perf" / "tofu_small.md"  # what a reader is told of the numbers, written after looking at them
 SPLITS = ("forget10", "forget05")
 GROUPS = {"forget": "original questions", "forget_paraphrase": "paraphrased questions"}
 KS = (1, 8, 32)
+READING = (
+    "How to read it: the target model says its authors by heart and the retain model cannot guess them. The greedy answers "
+    "of the unlearned models look forgotten; of 32 samples the worst gives back more than the retain model's luck, by NPO "
+    "and SimNPO far more. RULE over NPO comes down near the retain model; it took more steps than NPO, and its control, as "
+    "many steps without samples, is not in the table. Greedy answers do not show either that under teacher forcing (exact "
+    "memorization, membership inference, privleak) all unlearned models still tell the forgotten texts from unseen ones. "
+    "Real authors and world facts are left out of model utility: this model has never heard of them. ROUGE-L recall gives "
+    "any sentence of the right form a part of its score; the excess does not."
+)
 
 
 def main() -> None:
@@ -34,7 +42,7 @@ def main() -> None:
         changes = [f"benchmark.path={arguments.path}", f"benchmark.split={split}"]
         experiment = load_experiment(ROOT / "examples" / "tofu-small.yaml", changes)
         results.append(pipeline.run(experiment, Store(Path(arguments.store).resolve())))
-    PAGE.write_text(page(results))
+        PAGE.write_text(page(results))
     print(PAGE.read_text())
 
 
@@ -57,8 +65,7 @@ def page(results: list[Any]) -> str:
         "be forgotten. [What each metric is](metrics.md). One seed.",
         "",
     ]
-    if REMARKS.exists():
-        lines += [REMARKS.read_text().strip(), ""]
+    lines += [READING, ""]
     for result in results:
         lines += _split(result)
     return "\n".join(lines)
