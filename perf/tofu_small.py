@@ -18,13 +18,14 @@ SPLITS = ("forget10", "forget05")
 GROUPS = {"forget": "original questions", "forget_paraphrase": "paraphrased questions"}
 KS = (1, 8, 32)
 READING = (
-    "How to read it: the target model says its authors by heart and the retain model cannot guess them. The greedy answers "
-    "of the unlearned models look forgotten; of 32 samples the worst gives back more than the retain model's luck, by NPO "
-    "and SimNPO far more. RULE over NPO comes down near the retain model; it took more steps than NPO, and its control, as "
-    "many steps without samples, is not in the table. Greedy answers do not show either that under teacher forcing (exact "
-    "memorization, membership inference, privleak) all unlearned models still tell the forgotten texts from unseen ones. "
-    "Real authors and world facts are left out of model utility: this model has never heard of them. ROUGE-L recall gives "
-    "any sentence of the right form a part of its score; the excess does not."
+    "How to read it: the target model says its authors by heart and the retain model cannot guess them. The greedy "
+    "answers of the unlearned models look forgotten; of 32 samples the worst gives back more than the retain "
+    "model's luck, by NPO and SimNPO far more. RULE over NPO comes down near the retain model; it took more steps "
+    "than NPO, and its control, as many steps without samples, is not in the table. Greedy answers do not show "
+    "either that under teacher forcing (exact memorization, membership inference, privleak) all unlearned models "
+    "still tell the forgotten texts from unseen ones. Real authors and world facts are left out of model utility: "
+    "this model has never heard of them. ROUGE-L recall gives any sentence of the right form a part of its score; "
+    "the excess does not."
 )
 
 
