@@ -18,15 +18,13 @@ SPLITS = ("forget10", "forget05")
 GROUPS = {"forget": "original questions", "forget_paraphrase": "paraphrased questions"}
 KS = (1, 8, 32)
 READING = (
-    "How to read it: the target model says its authors by heart and the retain model cannot guess them. The greedy "
-    "answers of the unlearned models look forgotten; of 32 samples the worst gives back more than the retain "
-    "model's luck, by NPO and SimNPO far more. RULE over NPO comes down near the retain model; it took more steps "
-    "than NPO, and its control, as many steps without samples, is not in the table. Greedy answers do not show "
-    "either that under teacher forcing (exact memorization, membership inference, privleak) all unlearned models "
-    "still tell the forgotten texts from unseen ones. Real authors and world facts are left out of model utility: "
-    "this model has never heard of them. ROUGE-L recall gives any sentence of the right form a part of its score; "
-    "the excess does not."
+    "How to read it: the target model should say its authors by heart and the retain model not guess them. Training "
+    "stops at the first look at which greedy answers are below train.stop_at_greedy: the steps. RULE's control, as "
+    "many steps without samples, is left out. Real authors and world facts are left out of model utility: this "
+    "model has never heard of them. ROUGE-L recall gives any sentence of the right form a part of its score; the "
+    "excess does not."
 )
+FINDINGS = "## What this run showed"  # written by hand below the tables; kept when the page is written again
 
 
 def main() -> None:
@@ -38,12 +36,14 @@ def main() -> None:
     parser.add_argument("--path", default="locuslab/TOFU")
     parser.add_argument("--store", default="leakatk-store")
     arguments = parser.parse_args()
+    _, found, text = PAGE.read_text().partition(FINDINGS) if PAGE.exists() else ("", "", "")
+    findings = f"\n{found}{text}" if found else ""
     results = []
     for split in SPLITS:
         changes = [f"benchmark.path={arguments.path}", f"benchmark.split={split}"]
         experiment = load_experiment(ROOT / "examples" / "tofu-small.yaml", changes)
         results.append(pipeline.run(experiment, Store(Path(arguments.store).resolve())))
-        PAGE.write_text(page(results))
+        PAGE.write_text(page(results) + findings)
     print(PAGE.read_text())
 
 
@@ -93,7 +93,7 @@ def _split(result: Any) -> list[str]:
     lines += [f"No {', '.join(names)}: {reason}." for reason, names in missing_reasons(result).items()]
     lines += [f"{name} failed: {reason}." for name, reason in result.failed.items()]
     spent = sum(model.seconds for model in result.models)
-    lines += [f"Training, sampling and scoring: {spent:,.0f} seconds of work over all workers.", ""]
+    lines += [f"Training, sampling and scoring: {spent:,.0f} seconds, added up over workers on a shared machine.", ""]
     return lines
 
 
