@@ -1,131 +1,177 @@
-"""What looking cheaply first saves a search: tokens and winner beside sampling every trial in full.
+"""What a search saves by looking cheaply first: tokens and winner beside sampling every trial in full.
 
-Searches the embedded benchmark at random points, then samples every one of the same points in full, with the same
-seeds; writes the comparison and the picture of greedy beside leak@k.
+Replays the finals on the samples of a finished search whose trials were all sampled in full (`rungs: []`): the first n
+samples of a prompt are what a look at n would have drawn, so tokens and winner are exact.
 
-    python -m perf.tune --store /tmp/perf-tune
+    python -m perf.tune STORE/tune/NAME
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
+import functools
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks import BENCHMARKS
-from engine.experiment import load_experiment
+from engine.finals import finals
+from engine.leak import Floats, prompt_leak
+from engine.looks import FEW, Look, _rank, predict
 from engine.race import short
-from engine.spaces import load_space
-from engine.store import Store
-from engine.trial import looks, reported
-from engine.tune import Search, Trial, search
-from engine.tuned import by_greedy, rank_correlation
-from engine.tuned_figures import draw
+from engine.sample import read_units
+from engine.scoring import group_scores
+from engine.spaces import TRAIN, Rung
+from engine.trial import _report
 from perf.report import machine, table, write_page
 
-ROOT = Path(__file__).parents[1]
+LADDERS = ((4, 16, 64), (8, 32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A trial that was sampled in full: its report, scores and tokens of each sample [prompts, n], and the tokens of
+    its greedy answers: to the prompts that decide, to the few prompts of a first look at utility, to all."""
+
+    report: dict[str, Any]
+    scores: Floats
+    tokens: Floats
+    deciding: int
+    few: int
+    kept: int
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "images" / "tune-greedy.png")
+    parser.add_argument("search", type=Path, help="folder of the search, below the store")
     args = parser.parse_args()
-    store = Store(args.store)
-    pairs = {seed: compared(seed, args.trials, store) for seed in args.seeds}
-    first = pairs[args.seeds[0]][1]
-    draw(first)
-    shutil.copy(first.folder / "greedy.png", args.picture)
-    write_page("tune", page(pairs, args))
+    found = json.loads((args.search / "search.json").read_text())
+    root = args.search.resolve().parents[1]
+    k = found["objective"]["k"]
+    trials = {each["id"]: known(root, each) for each in found["trials"] if each["full"]}
+    write_page("tune", page(found, trials, k))
 
 
-def compared(seed: int, trials: int, store: Store) -> tuple[Search, Search]:
-    """The search as it is, and the same points with every trial sampled in full."""
-    experiment = load_experiment(ROOT / "examples" / "fictional.yaml", [f"seed={seed}"])
-    benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
-    space = load_space(
-        ROOT / "tune_spaces" / "fictional-npo.yaml", experiment.with_protocol(benchmark.protocol), benchmark
+def known(root: Path, report: dict[str, Any]) -> Known:
+    """The stages of one trial, found by what they were made from."""
+    trained = next(
+        each["fingerprint"]
+        for each in manifests(root / "train")
+        if all(point(each["inputs"], name) == value for name, value in report["values"].items())
     )
-    raced = search(experiment, space.model_copy(update={"search": "random", "trials": trials}), store)
-    every = space.model_copy(update={"search": "random", "trials": trials, "rungs": ()})
-    setting = dataclasses.replace(raced.setting, space=every)
-    full = [Trial(each.id, each.values, reported(list(looks(each.values, setting))[-1])) for each in raced.trials]
-    folder = raced.folder.with_name(f"{raced.folder.name}-every-trial-in-full")
-    folder.mkdir(exist_ok=True)
-    return raced, Search(full, setting, folder, 0.0)
+    sampled = [each for each in manifests(root / "sample") if each["inputs"]["model"] == trained]
+    greedy = sorted((each for each in sampled if each["inputs"]["n"] == 1), key=lambda each: each["facts"]["prompts"])
+    full = min((each for each in sampled if each["inputs"]["n"] > 100), key=lambda each: each["facts"]["prompts"])
+    scored = next(each for each in manifests(root / "score") if each["inputs"]["generations"] == full["fingerprint"])
+    (groups,) = group_scores(root / "score" / scored["fingerprint"][:20]).values()
+    table_ = read_units(root / "sample" / full["fingerprint"][:20], ["tokens"])
+    tokens = np.asarray(table_["tokens"]).reshape(groups.scores.shape)
+    return Known(
+        report,
+        groups.scores,
+        tokens,
+        deciding=greedy[0]["facts"]["tokens"],
+        few=few_tokens(root / "sample" / greedy[-1]["fingerprint"][:20]),
+        kept=greedy[-1]["facts"]["tokens"],
+    )
 
 
-def exhaustive_tokens(full: Search) -> int:
-    """Tokens of sampling every trial in full: for those that keep too little, what one sampled in full takes."""
-    known = [each.seen["tokens"] for each in full.trials if each.seen["full"]]
-    return sum(each.seen["tokens"] if each.seen["full"] else int(np.mean(known)) for each in full.trials)
+@functools.cache
+def manifests(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/manifest.json"))]
 
 
-def page(pairs: dict[int, tuple[Search, Search]], args: argparse.Namespace) -> list[str]:
+def point(inputs: dict[str, Any], name: str) -> Any:
+    """A searched hyperparameter of a training."""
+    return inputs["settings" if name.startswith(TRAIN) else "method"].get(name.removeprefix(TRAIN))
+
+
+def few_tokens(folder: Path) -> int:
+    """Tokens of the greedy answers that a first look at utility takes."""
+    rows = read_units(folder, ["prompt_id", "group", "tokens"]).to_pylist()
+    utility = BENCHMARKS["fictional"].load().protocol.utility_group
+    asked = sorted((each for each in rows if each["group"] == utility), key=lambda each: _rank(0, each["prompt_id"]))
+    return sum(each["tokens"] for each in asked[:FEW])
+
+
+def replayed(trials: dict[str, Known], ladder: Sequence[int], k: int) -> tuple[dict[str, dict[str, Any]], int]:
+    """The reports after the finals, and all tokens that the search takes with this ladder of rungs."""
+    whole = next(iter(trials.values())).scores.shape[1]
+    spent = 0
+
+    def look(name: str, rung: Rung) -> dict[str, Any]:
+        nonlocal spent
+        one = trials[name]
+        spent += int(one.tokens[:, : rung.n].sum()) + (one.kept if rung.n == whole else 0)
+        first = np.zeros_like(one.scores)
+        first[:, : rung.n] = one.scores[:, : rung.n]
+        bound = float(prompt_leak(first, np.array([k])).mean())
+        guess = max(bound, predict(one.scores[:, : rung.n], bound, k))
+        full = rung.n == whole
+        seen = Look(rung.n, min(k, rung.n), bound, 0.0, 1.0, bound, guess)
+        return _report(seen, full=full, feasible=one.report["feasible"] or not full)
+
+    spent += sum(one.deciding + one.few for one in trials.values())
+    first = {name: look(name, Rung(n=ladder[0])) for name in trials}
+    return finals(first, [*(Rung(n=n) for n in ladder), Rung(n=whole)], look), spent
+
+
+def page(found: dict[str, Any], trials: dict[str, Known], k: int) -> list[str]:
     """The paragraphs of the result's page."""
-    raced, full = pairs[args.seeds[0]]
-    names = list(raced.setting.space.parameters)
-    stopped = {each.id: each for each in raced.trials}
-    seeds = " ".join(map(str, args.seeds))
+    total = sum(int(one.tokens.sum()) + one.deciding + one.kept for one in trials.values())
+    winner = min((one.report["leak"], name) for name, one in trials.items() if one.report["feasible"])
+    rows, seen = [], {}
+    for ladder in LADDERS:
+        reports, spent = replayed(trials, ladder, k)
+        seen[ladder] = reports
+        full = {name: each["leak"] for name, each in reports.items() if each["full"] and each["feasible"]}
+        best = min((leak, name) for name, leak in full.items())
+        same = "the same" if best[1] == winner[1] else f"{best[1]}, {best[0]:.3f}"
+        count = f"{sum(each['full'] for each in reports.values())} of {len(trials)}"
+        rows.append([", ".join(map(str, ladder)), same, count, f"{spent:,}", f"{total / spent:.1f}x"])
+    names = list(next(iter(trials.values())).report["values"])
     return [
         "# A search that looks cheaply first, beside sampling every trial in full",
-        machine(f"python -m perf.tune --store STORE --trials {args.trials} --seeds {seeds}"),
-        f"tune_spaces/fictional-npo.yaml at {args.trials} random points, leak@128 by exact fact on the half of the "
-        "forget prompts that decides, utility at least 0.95 of the target model's. Tokens: all that was generated for "
-        "the trials, greedy answers included. All in full: every point that keeps enough, n = 200, without cheaper "
-        "looks; one that keeps too little is taken to cost as much as the mean of those.",
+        machine("python -m perf.tune STORE/tune/NAME"),
+        f"{len(trials)} trials of tune_spaces/fictional-npo.yaml, chosen by TPE and all sampled in full: leak@{k} by "
+        "exact fact from 200 samples of each of the 36 forget prompts that decide. The finals are replayed on the "
+        "first n of those samples. Tokens: all that is generated for the trials, greedy answers for utility included. "
+        f"All in full: {total:,} tokens; the winner is {winner[1]} with {winner[0]:.3f}.",
+        table(("rungs", "winner", "sampled in full", "tokens", "fewer by"), rows),
+        f"Every trial, and where rungs {', '.join(map(str, LADDERS[0]))} leave it:",
         table(
-            ("seed", "winner, leak@128", "winner of all in full", "sampled in full", "tokens", "all in full", "ratio"),
-            [_savings(seed, *pair) for seed, pair in pairs.items()],
+            (*names, "utility", "greedy", f"leak@{k}", "samples a prompt"),
+            [_row(one, seen[LADDERS[0]][name], names) for name, one in sorted(trials.items(), key=_leak_of)],
         ),
-        "Every point of the first seed, and where the search stopped it:",
-        table(
-            (*names, "utility", "greedy", "leak@128", "the search stopped it"),
-            [_point(each, stopped[each.id], names) for each in sorted(full.trials, key=lambda one: one.seen["value"])],
-        ),
-        "Greedy beside leak@128 over the points that keep enough, all sampled in full:",
-        table(
-            ("seed", "trials", "Spearman correlation", "best by greedy: trials, what they leak", "the winner leaks"),
-            [_greedy(seed, full) for seed, (_, full) in pairs.items()],
-        ),
+        f"Greedy beside leak@{k}: Spearman correlation {found['greedy_rank_correlation']:.2f}. By greedy answers "
+        f"{len(_best_greedy(trials))} trials are best alike, with none that leaks; they leak "
+        f"{_span(_best_greedy(trials))} when they are sampled.",
         "![rank by greedy beside rank by leak@128](../../docs/images/tune-greedy.png)",
     ]
 
 
-def _savings(seed: int, raced: Search, full: Search) -> list[str]:
-    total, count = exhaustive_tokens(full), sum(each.seen["full"] for each in raced.trials)
-    of = f"{count} of {len(raced.trials)}"
-    ratio = f"{total / raced.tokens:.1f}x"
-    return [str(seed), _named(raced.best), _named(full.best), of, f"{raced.tokens:,}", f"{total:,}", ratio]
+def _leak_of(item: tuple[str, Known]) -> float:
+    return float(item[1].report["leak"])
 
 
-def _point(each: Trial, stopped: Trial, names: list[str]) -> list[str]:
-    point = [short(each.values[name]) for name in names]
-    utility = f"{each.seen['utility']:.3f}"
-    where = f"{stopped.state}, {stopped.seen['tokens']:,} tokens"
-    return [*point, utility, f"{each.seen['greedy']:.3f}", _leak(each) if each.seen["full"] else "", where]
+def _row(one: Known, seen: dict[str, Any], names: list[str]) -> list[str]:
+    report = one.report
+    leak = f"{report['leak']:.3f} [{report['low']:.3f}, {report['high']:.3f}]"
+    numbers = [f"{report['utility']:.3f}", f"{report['greedy']:.3f}", leak, str(seen["n"])]
+    return [*(short(report["values"][name]) for name in names), *numbers]
 
 
-def _greedy(seed: int, full: Search) -> list[str]:
-    correlation, count = rank_correlation(full)
-    best = [each.seen["leak"] for each in by_greedy(full)]
-    leaks = f"{len(best)}: {best[0]:.3f} to {best[-1]:.3f}" if best else ""
-    return [str(seed), str(count), f"{correlation:.2f}", leaks, _leak(full.best)]
+def _best_greedy(trials: dict[str, Known]) -> list[float]:
+    least = min(one.report["greedy"] for one in trials.values())
+    return [one.report["leak"] for one in trials.values() if one.report["greedy"] == least]
 
 
-def _named(trial: Trial | None) -> str:
-    return "none" if trial is None else f"{trial.id}, {_leak(trial)}"
-
-
-def _leak(trial: Trial | None) -> str:
-    if trial is None:
-        return ""
-    return f"{trial.seen['leak']:.3f} [{trial.seen['low']:.3f}, {trial.seen['high']:.3f}]"
+def _span(leaks: list[float]) -> str:
+    return f"{min(leaks):.3f} to {max(leaks):.3f}"
 
 
 if __name__ == "__main__":
