@@ -206,11 +206,13 @@ def _job(setting: Setting, model: ModelSource, probes: list[Probe], decoding: De
 
 
 def deciding(probes: list[Probe], seed: int) -> list[Probe]:
-    """The half of the prompts that a search decides on; by whole entities where the ids tell them, and in an order that
-    makes the first few a sample of all. The other half is kept for the report."""
-    names = sorted({entity(each) for each in probes}, key=lambda name: _rank(seed, name))
-    half = set(names[: max(1, len(names) // 2)])
-    return sorted((each for each in probes if entity(each) in half), key=lambda each: _rank(seed, each.id))
+    """The half of the prompts that a search decides on; by whole entities where the ids tell several, and in an order
+    that makes the first few a sample of all. The other half is kept for the report."""
+    whole = {each.id: entity(each) for each in probes}
+    names = whole if len(set(whole.values())) > 1 else {each.id: each.id for each in probes}
+    ranked = sorted(set(names.values()), key=lambda name: _rank(seed, name))
+    half = set(ranked[: max(1, len(ranked) // 2)])
+    return sorted((each for each in probes if names[each.id] in half), key=lambda each: _rank(seed, each.id))
 
 
 def entity(probe: Probe) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from engine.errors import UserError, one_line
 from engine.redact import redact
@@ -67,8 +69,22 @@ def run(args: argparse.Namespace) -> int:
     return run_experiment(load_experiment(args.experiment, args.set), args)
 
 
+@contextlib.contextmanager
+def result_alone(json_wanted: bool) -> Iterator[TextIO]:
+    """stdout for the result. Where it is JSON, all else that is printed meanwhile goes to stderr: Ray says on stdout
+    that a node has died."""
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr) if json_wanted else contextlib.nullcontext():
+        yield out
+
+
 def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
     """Run it, write what it found into its run folder, record it, show it; 1 where a method failed."""
+    with result_alone(args.json) as out:
+        return _run_experiment(experiment, args, out)
+
+
+def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextIO) -> int:
     from engine import pipeline
     from engine.export import write_scores
     from engine.figures import write_figures
@@ -92,7 +108,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
         report = write_report(results, folder, store.root)
         share_run(folder)
     if args.json:
-        print(json.dumps(as_json(results)), flush=True)
+        print(json.dumps(as_json(results)), file=out, flush=True)
     else:
         groups = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
         for group in groups:

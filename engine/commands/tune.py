@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TextIO
 
-from engine.commands.run import add_common_arguments, store_path
+from engine.commands.run import add_common_arguments, result_alone, store_path
 from engine.errors import UserError
 
 
@@ -21,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    with result_alone(args.json) as out:
+        return _run(args, out)
+
+
+def _run(args: argparse.Namespace, out: TextIO) -> int:
     from benchmarks import BENCHMARKS
     from engine.experiment import load_experiment
     from engine.spaces import load_space
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     share_run(found.folder)
     record_search(found, document, pictures, store.root)
     if args.json:
-        print(json.dumps(document))
+        print(json.dumps(document), file=out, flush=True)
     else:
         print_search(found, parts)
         for picture in pictures:

@@ -100,9 +100,6 @@ def test_a_search_whose_driver_is_killed_goes_on_with_the_same_command(search, t
     assert finished <= {each["id"] for each in found["trials"]}
     assert before.items() <= trainings(tmp_path).items()  # nothing that was finished was done again
     assert len({each["values"]["alpha"] for each in found["trials"]}) == SPACE["trials"]
-    again = result(tmp_path, search())  # a finished search answers from its record
-    assert again["trials"] == found["trials"]
-    assert again["run"] == found["run"]
 
 
 @pytest.mark.slow

@@ -34,6 +34,8 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
     store = tmp_path / "store"
     assert main(["tune", str(tmp_path / "s.yaml"), str(tmp_path / "e.yaml"), "--store", str(store), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert main(["tune", str(tmp_path / "s.yaml"), str(tmp_path / "e.yaml"), "--store", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == found["trials"]  # a finished search answers from its record
     folder = next((store / "tune").glob("*/best.yaml")).parent
 
     failed = [each for each in found["trials"] if each["failed"]]

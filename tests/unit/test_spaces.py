@@ -126,6 +126,8 @@ def test_half_of_the_entities_decide_and_none_stands_on_both_sides():
     first = {probe.id.split("/")[0] for probe in half[:10]}
     assert len(first) > 3  # the first few are a sample of all, not one author after the other
     assert np.unique([probe.id for probe in half]).size == 20
+    alone = [Probe(f"author1/q{item}", "?", "!", "forget") for item in range(4)]
+    assert len(deciding(alone, 0)) == 2  # one entity is no reason to hold nothing back
 
 
 @pytest.mark.parametrize("search", ["tpe", "random", "pareto"])
