@@ -69,7 +69,6 @@ def wait_for_a_look(folder, process):
     while not looked_at(folder):
         assert process.poll() is None, (folder / "said").read_text()[-3000:]
         time.sleep(0.1)
-    time.sleep(2.5)  # Ray Tune keeps its account every two seconds
     return looked_at(folder)
 
 
@@ -92,6 +91,7 @@ def trainings(folder):
 def test_a_search_whose_driver_is_killed_goes_on_with_the_same_command(search, tmp_path):
     first = search()
     finished = wait_for_a_look(tmp_path, first)
+    time.sleep(2.2)  # Ray Tune keeps its account every two seconds
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert len(finished) < SPACE["trials"], "the search ended before it could be killed"
