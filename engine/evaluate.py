@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,38 +16,42 @@ from engine.benchmark_metrics import greedy_metrics, likelihood_examples, wants_
 from engine.endpoint import NO_LIKELIHOOD, Endpoint, EndpointJob
 from engine.errors import UserError
 from engine.experiment import Experiment
-from engine.floor import leak_floor
-from engine.guarantees import mean_leak_bound
-from engine.leak import leak_curve, prompt_leak, valid_samples
+from engine.known import AnswersJob, Known, known_answers
 from engine.likelihood import LikelihoodJob, Likelihoods, read_likelihoods
 from engine.metrics import METRICS
 from engine.models import ModelSource
+from engine.prompt_leaks import PromptLeaks, leaks_of_scores
 from engine.reference import ReferenceJob
-from engine.results import Curve, tally
+from engine.relog import RelogJob, read_relog
+from engine.results import tally
+from engine.reweight import reweighted_leak
 from engine.sample import SampleJob
 from engine.scoring import GroupScores, group_scores
+from engine.sequential import Pilot, Sequential, sample_on
 from engine.stages import Stages
 from engine.store import Stage
 
 SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # the reference answer itself scores 1 by these
 RUN_MODELS = ("entailment", "cosine", "fluency")  # metrics that run a model of their own, on a GPU where there is one
 MAX_LENGTH = 4096  # longest answer whose probability is computed, prompt included
-Scores = dict[tuple[str, str, str], GroupScores]  # (group, metric, decoding) -> scores
+Key = tuple[str, str, str]  # group, metric, decoding
+Leaks = dict[Key, PromptLeaks]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One model's scores: n samples a prompt by (group, metric, decoding), and greedy answers by (group, metric).
+    """One model's leak@k of each prompt by (group, metric, decoding), and greedy answers by (group, metric).
 
-    reference_logprobs: by leak group, log-probability of each prompt's reference answer at T = 1, p = 1; empty
-    where the model gives none. failures: samples without a score by the core metric, by reason. notes: for the reader.
-    likelihoods: what the benchmark's own metrics read, None where it declares none or the model gives none.
-    accuracy: by group of multiple-choice questions.
+    prompt_ids: of each leak group, in the order of all that is by prompt. known: by (group, metric, decoding) the known
+    answers to each prompt, None where there are none; empty where the model gives no probabilities. failures: samples
+    without a score by the core metric, by reason. notes: for the reader. likelihoods: what the benchmark's own metrics
+    read, None where it declares none or the model gives none. accuracy: by group of multiple-choice questions.
     """
 
-    scores: Scores
+    leaks: Leaks
     greedy: dict[tuple[str, str], GroupScores]
-    reference_logprobs: dict[str, list[float]]
+    prompt_ids: dict[str, list[str]]
+    known: dict[Key, list[Known | None]]
     tokens: int
     seconds: float
     stages: dict[str, str]
@@ -87,47 +90,173 @@ def decoding_name(decoding: Decoding) -> str:
 def evaluate(
     stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
 ) -> Evaluation:
-    """Sample and score one model: the leak groups at every decoding with n samples, all groups greedily."""
-    scores: Scores = {}
-    greedy: dict[tuple[str, str], GroupScores] = {}
-    tokens, seconds, folders = 0, 0.0, {}
-    failures: Counter[str] = Counter()
-    notes = [NO_LIKELIHOOD] if isinstance(model, Endpoint) else []
+    """Sample and score one model: the leak groups at every decoding, all groups greedily."""
+    found = _Evaluating(stages, experiment, benchmark, model, label)
     decodings = {decoding_name(each): each for each in experiment.sampling.decoding or ()}
     decodings.setdefault("greedy", Decoding(temperature=0.0))
-    for name, sampled in _sampled(stages, experiment, benchmark, model, decodings, label).items():
-        notes += [note for note in sampled.facts.get("notes", []) if note not in notes]
-        tokens += sampled.facts["tokens"]
-        seconds += sampled.facts["seconds"]
-        folders[f"generations {name}"] = _below(stages, sampled)
-        beside = greedy_metrics(benchmark) if name == "greedy" else ()
-        for metric in dict.fromkeys((*(experiment.metrics or ()), *beside)):
-            scored = score(stages, experiment, f"{label} {name}", sampled, metric)
-            seconds += scored.facts["seconds"]
-            if metric == benchmark.protocol.core_metric:
-                failures.update(scored.facts["failures"])
-            folders[f"scores {name} {metric}"] = _below(stages, scored)
-            for group, values in group_scores(scored.path).items():
-                if name == "greedy":
-                    greedy[group, metric] = values
-                if name != "greedy" or (list(decodings) == ["greedy"] and is_leak_group(group)):
-                    scores[group, metric, name] = values
-    logprobs: dict[str, list[float]] = {}
-    likelihoods = None
-    if not isinstance(model, Endpoint):
-        logprobs = reference_logprobs(stages, experiment, benchmark, model, label)
+    grid = {name: decoding for name, decoding in decodings.items() if name != "greedy"}
+    first = next(iter(grid), None)  # the decoding that others may be reweighted from
+    if first is not None and experiment.sampling.reweight:
+        found.sampled({first: grid.pop(first)})
+        grid = {name: decoding for name, decoding in grid.items() if not found.reweighted(name, decoding, first)}
+    found.sampled(grid)
+    found.sampled({"greedy": decodings["greedy"]})
     if wants_likelihoods(benchmark) and not isinstance(model, Endpoint):
-        job = likelihood_job(experiment, benchmark, model)
-        stage = stages.likelihoods(label, job)
-        seconds += stage.facts["seconds"]
-        folders["likelihoods"] = _below(stages, stage)
-        likelihoods = read_likelihoods(stage.path, job.examples)
+        found.read_likelihoods()
+    accuracy = {} if isinstance(model, Endpoint) else _accuracy(stages, experiment, benchmark, model, label)
+    return found.evaluation(accuracy)
+
+
+class _Evaluating:
+    """One evaluation on its way: what the stages have given so far."""
+
+    def __init__(
+        self, stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
+    ) -> None:
+        self.stages, self.experiment, self.benchmark = stages, experiment, benchmark
+        self.model, self.label = model, label
+        self.core, self.k = benchmark.protocol.core_metric, np.array(experiment.leak.k)
+        self.confidence = experiment.leak.confidence
+        # Greedy answers alone: leak@1 is of these.
+        self.alone = {decoding_name(each) for each in experiment.sampling.decoding or ()} == {"greedy"}
+        self.leaks: Leaks = {}
+        self.greedy: dict[tuple[str, str], GroupScores] = {}
+        self.prompt_ids: dict[str, list[str]] = {}
+        self.known: dict[Key, list[Known | None]] = {}
+        self.tokens, self.seconds = 0, 0.0
+        self.folders: dict[str, str] = {}
+        self.failures: Counter[str] = Counter()
+        self.notes = [NO_LIKELIHOOD] if isinstance(model, Endpoint) else []
+        self.likelihoods: Likelihoods | None = None
+
+    def sampled(self, decodings: dict[str, Decoding]) -> None:
+        """Draw the samples of these decodings and score them."""
+        drawn = _sampled(self.stages, self.experiment, self.benchmark, self.model, decodings, self.label)
+        for name, stage in drawn.items():
+            self._score(name, decodings[name], stage)
+
+    def _score(self, name: str, decoding: Decoding, sampled: Stage) -> None:
+        """Score one decoding's samples by every metric, by the core metric alone where more are to follow a pilot."""
+        greedy, label = name == "greedy", f"{self.label} {name}"
+        pilot = self.experiment.sampling.adaptive is not None and not greedy
+        self.notes += [note for note in sampled.facts.get("notes", []) if note not in self.notes]
+        self.tokens += sampled.facts["tokens"]
+        self.seconds += sampled.facts["seconds"]
+        self.folders[f"generations {name}"] = _below(self.stages, sampled)
+        beside = greedy_metrics(self.benchmark) if greedy else ()
+        metrics = (self.core,) if pilot else (*(self.experiment.metrics or ()), *beside)
+        for metric in dict.fromkeys(metrics):
+            scored = score(self.stages, self.experiment, label, sampled, metric)
+            self.seconds += scored.facts["seconds"]
+            self.folders[f"scores {name} {metric}"] = _below(self.stages, scored)
+            if metric == self.core:
+                self.failures.update(scored.facts["failures"])
+            for group, values in group_scores(scored.path).items():
+                if greedy:
+                    self.greedy[group, metric] = values
+                    if self.alone and is_leak_group(group):
+                        self.prompt_ids[group] = values.prompt_ids
+                        self.leaks[group, metric, name] = leaks_of_scores(values.scores, self.k, self.confidence)
+                    continue
+                self.prompt_ids[group] = values.prompt_ids
+                if not pilot:
+                    self.leaks[group, metric, name] = leaks_of_scores(values.scores, self.k, self.confidence)
+            if metric == self.core and not greedy and not isinstance(self.model, Endpoint):
+                job = sample_job(self.experiment, self.benchmark, self.model, decoding)
+                self._answers(name, job, sampled, scored)
+
+    def _answers(self, name: str, job: SampleJob, sampled: Stage, scored: Stage) -> None:
+        """Look for answers whose exact probability bounds leak@k; sample on from them where that is asked for."""
+        options = self.experiment.metric_options.get(self.core, {})
+        stage = self.stages.answers(
+            f"{self.label} {name}", AnswersJob(job, self.core, options, self.experiment.leak.beams)
+        )
+        self.seconds += stage.facts["seconds"]
+        self.folders[f"answers {name}"] = _below(self.stages, stage)
+        rounds = [(sampled.path, scored.path)]
+        adaptive = self.experiment.sampling.adaptive
+        if adaptive is not None:
+            pilot = Pilot(job, sampled.path, scored.path, stage.path, self.core, options, tuple(self.k.tolist()))
+            for group in self.prompt_ids:
+                found = sample_on(
+                    pilot,
+                    group,
+                    adaptive.half_width,
+                    self.confidence,
+                    adaptive.max_samples,
+                    lambda job: self.stages.sequential(f"{self.label} {name}", job),
+                )
+                self.tokens += found.tokens
+                self.seconds += found.seconds
+                self.leaks[group, self.core, name] = leaks_of_adaptive(found)
+                for number, folder in enumerate(found.folders, 1):
+                    self.folders[f"round {number} {group} {name}"] = folder.relative_to(
+                        self.stages.store.root
+                    ).as_posix()
+                    rounds.append((folder, folder))
+        answers = known_answers(stage.path, rounds)
+        for group, ids in self.prompt_ids.items():
+            self.known[group, self.core, name] = [answers.get(group, {}).get(each) for each in ids]
+
+    def reweighted(self, name: str, decoding: Decoding, drawn: str) -> bool:
+        """Take one decoding from the samples of another, by the core metric; False where their weights are too uneven
+        and it must be sampled."""
+        if isinstance(self.model, Endpoint):
+            return False
+        origin = next(each for each in self.experiment.sampling.decoding or () if decoding_name(each) == drawn)
+        job = sample_job(self.experiment, self.benchmark, self.model, origin)
+        generations = str(self.stages.store.root / self.folders[f"generations {drawn}"])
+        relog = RelogJob(job, generations, (origin, decoding))
+        stage = self.stages.relog(f"{self.label} {name}", relog)
+        self.seconds += stage.facts["seconds"]
+        scores = group_scores(self.stages.store.root / self.folders[f"scores {drawn} {self.core}"])
+        found: Leaks = {}
+        for group, (log_drawn, log_wanted) in read_relog(stage.path, relog).items():
+            if np.isnan(scores[group].scores).any():
+                return False
+            leak = reweighted_leak(scores[group].scores, log_drawn, log_wanted, self.k, self.confidence)
+            if leak.warning is not None:
+                return False
+            means = leak.values[:, 0] if self.k[0] == 1 else np.full(len(leak.values), np.nan)
+            found[group, self.core, name] = PromptLeaks(leak.values, means, job.n, 0, "reweighted")
+        self.leaks |= found
+        return True
+
+    def read_likelihoods(self) -> None:
+        """What the benchmark's own metrics read."""
+        assert not isinstance(self.model, Endpoint)
+        job = likelihood_job(self.experiment, self.benchmark, self.model)
+        stage = self.stages.likelihoods(self.label, job)
+        self.seconds += stage.facts["seconds"]
+        self.folders["likelihoods"] = _below(self.stages, stage)
+        self.likelihoods = read_likelihoods(stage.path, job.examples)
         if cut := stage.facts.get("truncated"):
-            notes.append(
+            self.notes.append(
                 f"likelihoods of {cut} of {len(job.examples)} texts are of their beginnings: the context is too short"
             )
-    accuracy = {} if isinstance(model, Endpoint) else _accuracy(stages, experiment, benchmark, model, label)
-    return Evaluation(scores, greedy, logprobs, tokens, seconds, folders, dict(failures), notes, likelihoods, accuracy)
+
+    def evaluation(self, accuracy: dict[str, float]) -> Evaluation:
+        return Evaluation(
+            leaks=self.leaks,
+            greedy=self.greedy,
+            prompt_ids=self.prompt_ids,
+            known=self.known,
+            tokens=self.tokens,
+            seconds=self.seconds,
+            stages=self.folders,
+            failures=dict(self.failures),
+            notes=self.notes,
+            likelihoods=self.likelihoods,
+            accuracy=accuracy,
+        )
+
+
+def leaks_of_adaptive(found: Sequential) -> PromptLeaks:
+    """leak@k of each prompt as adaptive sampling gives it; samples: the mean over prompts."""
+    leak = found.leak
+    return PromptLeaks(
+        leak.values, found.means, round(leak.samples.mean()), found.failed, "adaptive", half_width=leak.half_width
+    )
 
 
 def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource) -> LikelihoodJob:
@@ -242,7 +371,9 @@ def ask_job(experiment: Experiment, benchmark: Benchmark, model: Endpoint, decod
 def _asked(experiment: Experiment, benchmark: Benchmark, decoding: Decoding) -> tuple[list[Probe], int]:
     greedy = decoding.temperature == 0
     probes = [probe for probe in benchmark.probes if greedy or is_leak_group(probe.group)]
-    return probes, 1 if greedy else experiment.sampling.n or 1
+    adaptive = experiment.sampling.adaptive
+    n = experiment.sampling.n if adaptive is None else adaptive.pilot
+    return probes, 1 if greedy else n or 1
 
 
 def job_for(
@@ -267,49 +398,6 @@ def job_for(
 def is_leak_group(group: str) -> bool:
     """Groups of prompts about the forget set are named forget, forget_paraphrase, ..."""
     return group.startswith("forget")
-
-
-def curves(experiment: Experiment, evaluation: Evaluation, retain: Evaluation | None) -> list[Curve]:
-    """leak@k of every group, metric and decoding, its bounds, and the excess over the retain model if there is one."""
-    return [
-        _curve(experiment, evaluation, key, retain.scores.get(key) if retain is not None else None)
-        for key in evaluation.scores
-    ]
-
-
-def _curve(
-    experiment: Experiment, evaluation: Evaluation, key: tuple[str, str, str], retain: GroupScores | None
-) -> Curve:
-    group, metric, decoding = key
-    scores, confidence = evaluation.scores[key].scores, experiment.leak.confidence
-    yardstick = retain.scores if retain is not None else None
-    ks = list(experiment.leak.k or ())
-    enough = valid_samples(*(each for each in (scores, yardstick) if each is not None)) >= max(ks)
-    if not enough.any():
-        raise UserError(
-            f"leak@{max(ks)} of {group} by {metric}: no prompt has as many samples with a score "
-            f"({tally(evaluation.failures)}); ask for smaller leak.k or draw more, sampling.n"
-        )
-    curve = leak_curve(scores, ks, confidence, yardstick, experiment.seed)
-    kept = valid_samples(scores) >= curve.k.max()
-    values = curve.as_dict()
-    values = {field.name: values[field.name] for field in dataclasses.fields(Curve) if field.name in values}
-    return Curve(
-        group=group,
-        metric=metric,
-        decoding=decoding,
-        bound=mean_leak_bound(prompt_leak(scores[kept], curve.k), confidence).tolist(),
-        floor=_floor(evaluation, group, metric, decoding, curve.k),
-        **values,
-    )
-
-
-def _floor(evaluation: Evaluation, group: str, metric: str, decoding: str, k: Any) -> list[float] | None:
-    """Mean over the prompts of the lower bound on leak@k that the reference answer alone gives."""
-    known = evaluation.reference_logprobs.get(group)
-    if known is None or decoding != decoding_name(Decoding()) or metric not in SURE_METRICS:
-        return None
-    return np.mean([leak_floor([min(logprob, 0.0)], k) for logprob in known], axis=0).tolist()
 
 
 def _below(stages: Stages, stage: Stage) -> str:

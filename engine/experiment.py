@@ -188,6 +188,16 @@ class MethodSection(Section):
         return dict(self.model_extra or {})
 
 
+class AdaptiveSection(Section):
+    """Draw as many samples of each prompt as leak@k needs (docs/statistics.md), instead of n of each: until the
+    half-width of its sampling error at the largest leak.k is half_width, or a prompt has max_samples. pilot: samples of
+    every prompt to begin with."""
+
+    half_width: float = Field(default=0.02, gt=0, lt=1)
+    pilot: int = Field(default=32, ge=4)
+    max_samples: Positive = 2048
+
+
 class SamplingSection(Section):
     """n samples a prompt (not greedy), of at most max_new_tokens, at each decoding; None: the benchmark's protocol.
 
@@ -195,6 +205,9 @@ class SamplingSection(Section):
     the benchmarks do, with leak@1 of that answer. workers: sampling tasks at once (None: as many as the cluster has
     room for); it never changes results. gpus: GPUs a sampling worker, may be a fraction (None: one where the cluster
     has any, else 0). max_rows: cache rows held at once (None: from free memory).
+    adaptive: spend samples where leak@k by the core metric needs them, in place of n; other metrics are of greedy
+    answers alone then. reweight: take the decodings after the first sampled one, where valid, from its samples by
+    importance weights, the core metric alone; the first must be the full distribution (top_p 1, no top_k).
 
     compat: leak-k samples as the code released with arXiv 2511.04934 does, to compare with its published numbers, which
     is not what the paper says it does: top_k = 50 wherever none is given (the default of Hugging Face's generate, left
@@ -210,6 +223,14 @@ class SamplingSection(Section):
     gpus: float | None = Field(default=None, ge=0)
     max_rows: Positive | None = None
     compat: Literal["leak-k"] | None = None
+    adaptive: AdaptiveSection | None = None
+    reweight: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SamplingSection:
+        if self.adaptive is not None and self.reweight:
+            raise ValueError("adaptive and reweight exclude each other: weights need the same n of every prompt")
+        return self
 
     @field_validator("decoding", mode="before")
     @classmethod
@@ -227,11 +248,24 @@ class SamplingSection(Section):
         return given
 
 
+class BeyondSection(Section):
+    """leak@k at k above the number of samples, only by the estimators named here, each with its interval and warnings:
+    beta-binomial, a model of how prompts' chances to leak are spread (binary metrics); importance, the target model's
+    samples weighted by how likely the judged model is to give them."""
+
+    k: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    estimators: Annotated[tuple[Literal["beta-binomial", "importance"], ...], Field(min_length=1)]
+
+
 class LeakSection(Section):
-    """k at which leak@k is reported, the confidence of its intervals, and the seed of the bootstrap."""
+    """k at which leak@k is reported and the confidence of its intervals. beams: width of the beam search that looks for
+    leaking answers whose exact probability bounds leak@k from below, 0 = the reference and the sampled answers alone.
+    """
 
     k: tuple[Positive, ...] | None = None
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    beams: int = Field(default=16, ge=0)
+    beyond: BeyondSection | None = None
 
 
 class Experiment(Section):
@@ -287,11 +321,20 @@ class Experiment(Section):
                 "decoding": decoding,
             }
         )
-        if self.leak.k is not None and max(self.leak.k) > n:
+        adaptive = self.sampling.adaptive
+        most, name = (n, "sampling.n") if adaptive is None else (adaptive.max_samples, "sampling.adaptive.max_samples")
+        if self.leak.k is not None and max(self.leak.k) > most:
             raise UserError(
-                f"leak.k: {max(self.leak.k)} is more than sampling.n = {n}; sample more or ask for smaller k"
+                f"leak.k: {max(self.leak.k)} is more than {name} = {most}; sample more, ask for smaller k, or name an "
+                "estimator for it in leak.beyond"
             )
-        k = tuple(sorted(set(self.leak.k))) if self.leak.k else tuple(k for k in protocol.k if k <= n)
+        k = tuple(sorted(set(self.leak.k))) if self.leak.k else tuple(k for k in protocol.k if k <= most)
+        sampled = next((each for each in decoding if each.temperature > 0), None)
+        if self.sampling.reweight and sampled is not None and (sampled.top_p < 1 or sampled.top_k is not None):
+            raise UserError(
+                f"sampling.reweight: the first sampled decoding must have top_p 1 and no top_k, found top_p "
+                f"{sampled.top_p:g}, top_k {sampled.top_k}: its samples cannot stand for what it cuts off"
+            )
         train = TrainSection.model_validate(protocol.train | self.train.model_dump(exclude_unset=True))
         own = protocol.finetune if self.model.path is None else None  # a given model is taken as it is
         finetune = self.model.finetune if self.model.finetune is not None else own

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.leak import prompt_leak
 from engine.metrics import METRICS
 from engine.mirror import present
 from engine.results import Curve, ModelResult, Results
@@ -38,7 +39,8 @@ class Answer:
 class WorstPrompt:
     """A prompt and its highest-scoring sample of `samples`; retain: the retain model's highest-scoring one.
 
-    leaking: how many samples score 1 where every score is 0 or 1, else None; mean: the mean score of a sample.
+    leaking: how many samples score 1 where every score is 0 or 1, else None; mean: the mean score of a sample. leak:
+    leak@k at k, the largest that was asked for and sampled; excess: minus the retain model's, None without one.
     """
 
     prompt: str
@@ -48,18 +50,25 @@ class WorstPrompt:
     samples: int
     mean: float
     leaking: int | None
+    k: int
+    leak: float
+    excess: float | None
 
 
 def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: int) -> list[WorstPrompt] | None:
-    """At most `most` prompts of the headline group, by the mean score of their samples; only those where any leaks.
-    None where the samples are not in this store."""
+    """At most `most` prompts of the headline group, by excess leak@k over the retain model (leak@k without one), then
+    by the mean score of their samples; only those where any leaks. None where the samples are not in this store.
+    """
     curve = model.curve(results.leak_group, results.core_metric)
     if curve is None or not present(store_root / model.stages[_scores_of(results, curve)]).is_dir():
         return None
     retain = next((each for each in results.models if each.role == "retain" and each is not model), None)
     scores = _scores(results, model, store_root, curve)
     values = np.nan_to_num(scores)
-    order = np.argsort(-values.mean(axis=1), kind="stable")
+    k = min(curve.k[-1], values.shape[1])
+    leak_P = prompt_leak(values, np.array([k]))[:, 0]  # a sample without a score counts as none, for the order alone
+    excess_P = leak_P - _retain_leak(results, retain, store_root, curve, k, leak_P)
+    order = np.lexsort((-values.mean(axis=1), -excess_P))
     chosen = [int(index) for index in order if values[index].max() > 0][:most]
     rows = _best_rows(results, model, store_root, curve, chosen)
     yardstick = _best_rows(results, retain, store_root, curve, chosen) if retain is not None else [None] * len(chosen)
@@ -78,9 +87,23 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
                 samples=values.shape[1],
                 mean=float(values[index].mean()),
                 leaking=int(values[index].sum()) if binary else None,
+                k=k,
+                leak=float(leak_P[index]),
+                excess=float(excess_P[index]) if beside else None,
             )
         )
     return worst
+
+
+def _retain_leak(
+    results: Results, retain: ModelResult | None, store_root: Path, curve: Curve, k: int, like_P: np.ndarray
+) -> np.ndarray:
+    """leak@k of the retain model on each prompt, 0 where there is none or it was not sampled so."""
+    if retain is None or not present(store_root / retain.stages.get(_scores_of(results, curve), "-")).is_dir():
+        return np.zeros_like(like_P)
+    values = np.nan_to_num(_scores(results, retain, store_root, curve))
+    same = values.shape[0] == len(like_P) and values.shape[1] >= k
+    return prompt_leak(values, np.array([k]))[:, 0] if same else np.zeros_like(like_P)
 
 
 def leaked_pieces(response: str, told: str) -> Pieces:

@@ -16,9 +16,11 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
 from engine import cluster
 from engine.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
+from engine.curves import curves
 from engine.errors import DivergedError, UserError
-from engine.evaluate import Evaluation, curves, evaluate
+from engine.evaluate import Evaluation, evaluate
 from engine.experiment import Experiment, MethodSection, parse_experiment
+from engine.far import beyond
 from engine.live import Live
 from engine.maker import Made, Maker
 from engine.progress import Progress
@@ -133,6 +135,7 @@ class _Run:
                 if model is not None and found is not None:
                     rows.append((model, found))
                     yardstick = found if name == "retain" else yardstick
+        self.target = next((row for row in rows if row[0].role == "target"), None)
         return [self._row(model, found, yardstick) for model, found in rows], failed
 
     def _submit(
@@ -191,6 +194,7 @@ class _Run:
             rounds=list(made.rounds),
             failures=evaluation.failures,
             notes=evaluation.notes,
+            beyond=beyond(self.stages, self.experiment, benchmark, made, evaluation, self.target),
             stages={"model": made.source.path, **evaluation.stages},
             metrics=metrics | {f"accuracy.{group}": each for group, each in evaluation.accuracy.items()},
             missing=missing,

@@ -36,11 +36,12 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Heat:
-    """leak@k of one model by decoding: a row a temperature, a column a top-p (and top-k), None where not sampled."""
+    """leak@k of one model by decoding: a row a temperature, a column a top-p (and top-k), None where not sampled; each
+    with whether it was reweighted from another decoding's samples."""
 
     name: str
     columns: list[str]
-    rows: list[tuple[str, list[float | None]]]
+    rows: list[tuple[str, list[tuple[float, bool] | None]]]
 
 
 def write_report(results: Results, folder: Path, store_root: Path) -> Path:
@@ -67,6 +68,9 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         metrics=metric_rows(results),
         missing=missing_reasons(results),
         heats=heats(results),
+        reweighted=any(curve.how == "reweighted" for model in results.models for curve in model.curves),
+        floors=_floors(results),
+        beyonds=[(model.name, each) for model in results.models for each in model.beyond],
         costs=[_cost(model, curve, store_root) for model, curve in results.headline],
         device="GPU" if results.experiment["sampling"].get("gpus") else "core",
         yaml=_experiment_yaml(results),
@@ -81,7 +85,7 @@ def verdict(results: Results) -> list[str]:
     rows = [row for row in results.judged if row[0].role != "control"]
     if not rows:
         return ["No model was evaluated."]
-    return [_greedy_sentence(results, rows), _sampled_sentence(rows)]
+    return [_greedy_sentence(results, rows), _sampled_sentence(results, rows)]
 
 
 def caution(results: Results) -> str | None:
@@ -116,7 +120,7 @@ def _greedy_sentence(results: Results, rows: list[tuple[ModelResult, Curve]]) ->
     return f"Judged by one greedy answer, {named} {looks} clean (score at most {CLEAN}){which}."
 
 
-def _sampled_sentence(rows: list[tuple[ModelResult, Curve]]) -> str:
+def _sampled_sentence(results: Results, rows: list[tuple[ModelResult, Curve]]) -> str:
     k = rows[0][1].k[-1]
     if rows[0][1].excess is None:
         model, curve = max(rows, key=lambda row: row[1].leak[-1])
@@ -136,7 +140,11 @@ def _sampled_sentence(rows: list[tuple[ModelResult, Curve]]) -> str:
         leak = "leaks" if len(names) == 1 else "leak"
         return f"Sampled {k} times, {_names(names)} {leak} more than the retain model does by luck."
     subject = f"{_called(rows[0][0])} does not leak" if len(rows) == 1 else "none leaks"
-    return f"Sampled {k} times, {subject} more than the retain model does by luck, as far as the intervals tell."
+    bounds = [curve.bound[-1] for _, curve in rows if curve.bound]
+    at_most = f"; with {results.confidence:.0%} confidence leak@{k} <= {max(bounds):.3f}" if bounds else ""
+    return (
+        f"Sampled {k} times, {subject} more than the retain model does by luck, as far as the intervals tell{at_most}."
+    )
 
 
 def order_changes(results: Results) -> tuple[int, int, int]:
@@ -161,7 +169,7 @@ def heats(results: Results) -> list[Heat]:
     found = []
     for model, _ in results.headline:
         leaks = {
-            (each.temperature, (each.top_p, each.top_k or 0)): curve.leak[-1]
+            (each.temperature, (each.top_p, each.top_k or 0)): (curve.leak[-1], curve.how == "reweighted")
             for each in decodings
             if (curve := model.curve(results.leak_group, results.core_metric, decoding_name(each))) is not None
         }
@@ -169,6 +177,16 @@ def heats(results: Results) -> list[Heat]:
         names = [f"p = {top_p:g}" + (f", top {top_k}" if top_k else "") for top_p, top_k in columns]
         found.append(Heat(model.name, names, rows))
     return found
+
+
+def _floors(results: Results) -> list[tuple[str, float, list[tuple[str, float]]]]:
+    """Of each model whose leak floor is known: its name, the floor at the largest k, and those at larger k by name."""
+    names = {"1000": "10\u00b3", "1000000": "10\u2076", "1000000000": "10\u2079"}
+    return [
+        (model.name, curve.floor[-1], [(names.get(k, k), value) for k, value in curve.far_floor.items()])
+        for model, curve in results.headline
+        if curve.floor and curve.far_floor
+    ]
 
 
 def _cost(model: ModelResult, curve: Curve, store_root: Path) -> Cost:

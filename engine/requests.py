@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.base import Benchmark, Example
 from engine.errors import UserError
-from engine.evaluate import Evaluation, Scores, is_leak_group
+from engine.evaluate import Evaluation, Leaks, is_leak_group
 from engine.scoring import GroupScores
 
 
@@ -57,20 +57,26 @@ def split_requests(benchmark: Benchmark, sizes: Sequence[int]) -> Requests:
 
 def asked(evaluation: Evaluation, requests: Requests, upto: int) -> Evaluation:
     """The evaluation with its leak groups cut to the requests 0..upto, and each of these as a group of its own."""
-    scores: Scores = {}
-    for (group, metric, decoding), values in evaluation.scores.items():
-        for name, part in _parts(group, values, requests, upto).items():
-            scores[name, metric, decoding] = part
+    leaks: Leaks = {}
+    for (group, metric, decoding), values in evaluation.leaks.items():
+        for name, chosen in _parts(group, evaluation.prompt_ids[group], requests, upto).items():
+            leaks[name, metric, decoding] = values.part(chosen)
     greedy = {}
-    for (group, metric), values in evaluation.greedy.items():
-        for name, part in _parts(group, values, requests, upto).items():
-            greedy[name, metric] = part
-    logprobs = {}
-    for group, known in evaluation.reference_logprobs.items():
-        ids = next(values.prompt_ids for (name, *_), values in evaluation.scores.items() if name == group)
-        for name, covered in requests.names(group, upto).items():
-            logprobs[name] = [known[index] for index, each in enumerate(ids) if requests.of_probe[each] in covered]
-    return dataclasses.replace(evaluation, scores=scores, greedy=greedy, reference_logprobs=logprobs)
+    for (group, metric), answers in evaluation.greedy.items():
+        if not is_leak_group(group):
+            greedy[group, metric] = answers
+            continue
+        for name, chosen in _parts(group, answers.prompt_ids, requests, upto).items():
+            ids = [answers.prompt_ids[index] for index in chosen]
+            greedy[name, metric] = GroupScores(ids, answers.scores[chosen])
+    known, prompt_ids = {}, {}
+    for group, ids in evaluation.prompt_ids.items():
+        for name, chosen in _parts(group, ids, requests, upto).items():
+            prompt_ids[name] = [ids[index] for index in chosen]
+            for (of, metric, decoding), found in evaluation.known.items():
+                if of == group:
+                    known[name, metric, decoding] = [found[index] for index in chosen]
+    return dataclasses.replace(evaluation, leaks=leaks, greedy=greedy, prompt_ids=prompt_ids, known=known)
 
 
 def asked_benchmark(benchmark: Benchmark, requests: Requests, upto: int) -> Benchmark:
@@ -81,14 +87,10 @@ def asked_benchmark(benchmark: Benchmark, requests: Requests, upto: int) -> Benc
     return cut
 
 
-def _parts(group: str, values: GroupScores, requests: Requests, upto: int) -> dict[str, GroupScores]:
-    if not is_leak_group(group):
-        return {group: values}
-    number = np.array([requests.of_probe[each] for each in values.prompt_ids])
-    parts = {}
-    for name, covered in requests.names(group, upto).items():
-        chosen = np.flatnonzero(np.isin(number, list(covered)))
-        if not chosen.size:
-            continue
-        parts[name] = GroupScores([values.prompt_ids[index] for index in chosen], values.scores[chosen])
-    return parts
+def _parts(group: str, prompt_ids: list[str], requests: Requests, upto: int) -> dict[str, np.ndarray]:
+    """Which of a leak group's prompts each group to report has, by index; groups without any are left out."""
+    number = np.array([requests.of_probe[each] for each in prompt_ids])
+    found = {
+        name: np.flatnonzero(np.isin(number, list(covered))) for name, covered in requests.names(group, upto).items()
+    }
+    return {name: chosen for name, chosen in found.items() if chosen.size}

@@ -26,8 +26,13 @@ class Curve:
     """leak@k of one model on one group of probes, by one metric, under one decoding.
 
     k, leak, low, high: lists of one length; excess*: the same minus the retain model's, None without one; mean: leak@1.
-    bound: upper bound on leak@k at the run's confidence, one-sided, valid where nothing leaked too. floor: lower bound
-    from the exact probability that the reference answer is emitted (engine/floor.py), None where it was not computed.
+    bound: upper bound on leak@k at the run's confidence, one-sided, valid where nothing leaked too. prompt_bound: upper
+    bound on every prompt's own leak@k, all prompts at once. floor: lower bound from the exact probabilities of known
+    answers (engine/known.py); far_floor: the same at larger k, by k. excess_p: one-sided p-value of "leaks more than
+    the retain model". sampling_error, prompt_error: standard errors by source (engine/variance.py). how: "sampled" n
+    times a prompt, "adaptive" or "reweighted" from another decoding's samples. half_width: of the sampling error at the
+    largest k, where sampling was planned for it. excluded: prompts left out, with too few samples that have a score.
+    Each of these is None where it was not computed.
     """
 
     group: str
@@ -46,6 +51,14 @@ class Curve:
     excess_high: list[float] | None = None
     bound: list[float] | None = None
     floor: list[float] | None = None
+    prompt_bound: list[float] | None = None
+    far_floor: dict[str, float] | None = None
+    excess_p: list[float] | None = None
+    sampling_error: list[float | None] | None = None
+    prompt_error: list[float | None] | None = None
+    how: str = "sampled"
+    half_width: float | None = None
+    excluded: int = 0
 
     def at(self, k: int) -> tuple[float, float, float] | None:
         """(estimate, low, high) of leak@k, None where k was not asked for."""
@@ -72,6 +85,7 @@ class ModelResult:
     reason by name in missing. tokens: sampled in all, RULE's rounds included. seconds: of work for this model alone,
     over all workers. stages: folder of the model and of its generations and scores, below the store.
     failures: samples without a score by the core metric, by reason, at all decodings. notes: how it was sampled.
+    beyond: leak@k above the number of samples, a record for each estimator that was asked for (engine/far.py).
     """
 
     name: str
@@ -89,6 +103,7 @@ class ModelResult:
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    beyond: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def remarks(self) -> list[str]:

@@ -87,7 +87,7 @@ def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Any], str]:
     probes = job.probes[unit * size : (unit + 1) * size]
     clock = time.monotonic()
     drawn = sample_decodings(model, tokenizer, probes, jobs)
-    tables = [_table(probes, samples, tokenizer, job.max_new_tokens) for samples in drawn]
+    tables = [samples_table(probes, samples, tokenizer, job.max_new_tokens) for samples in drawn]
     tokens = [sum(table["tokens"].to_pylist()) for table in tables]
     speed = sum(tokens) / max(time.monotonic() - clock, 1e-9)
     return [
@@ -133,16 +133,12 @@ def sample_decodings(
     model: Any, tokenizer: Any, probes: tuple[Probe, ...], jobs: Sequence[SampleJob]
 ) -> list[list[list[Any]]]:
     """`sample_probes` for each of the jobs, which differ in decoding alone, in one pass over the prompts."""
-    from engine.data import encode_prompt, retokenised, stop_token_ids
+    from engine.data import stop_token_ids
     from engine.decode import Strategy, sample_grid
     from engine.stops import StopTexts
 
     job = jobs[0]
-    prompts = [
-        encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system) for probe in probes
-    ]
-    if job.retokenise:
-        prompts = [retokenised(tokenizer, prompt) for prompt in prompts]
+    prompts = encoded_prompts(tokenizer, probes, job)
     lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
     _check_context(model, probes, prompts, lengths)
     found: list[dict[int, list[Any]]] = [{} for _ in jobs]
@@ -164,6 +160,16 @@ def sample_decodings(
         for samples, of_job in zip(grid, found, strict=True):
             of_job |= zip(chosen, samples, strict=True)
     return [[of_job[index] for index in range(len(probes))] for of_job in found]
+
+
+def encoded_prompts(tokenizer: Any, probes: Sequence[Probe], job: SampleJob) -> list[list[int]]:
+    """The token ids that the model is given for each probe."""
+    from engine.data import encode_prompt, retokenised
+
+    prompts = [
+        encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system) for probe in probes
+    ]
+    return [retokenised(tokenizer, prompt) for prompt in prompts] if job.retokenise else prompts
 
 
 def answer_length(probe: Probe, most: int) -> int:
@@ -202,7 +208,8 @@ def _check_context(model: Any, probes: Sequence[Probe], prompts: list[list[int]]
             )
 
 
-def _table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, most: int) -> Any:
+def samples_table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, most: int) -> Any:
+    """One row a sample of each probe, as many of each: what was asked, what came, and how likely it was."""
     import pyarrow
 
     cut = tuple(dataclasses.replace(probe, reference=reference_of(probe, tokenizer, most)) for probe in probes)

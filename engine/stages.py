@@ -17,12 +17,15 @@ from engine import cluster
 from engine.batches import TrainJob
 from engine.endpoint import EndpointJob, run_asking
 from engine.errors import StorageError, UserError
+from engine.known import ANSWERS_VERSION, AnswersJob, run_answers
 from engine.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.models import ModelSource
 from engine.progress import Progress
 from engine.reference import ReferenceJob, read_reference, run_reference
+from engine.relog import RELOG_VERSION, RelogJob, run_relog
 from engine.sample import SAMPLE_VERSION, SampleJob, run_grid
 from engine.scoring import SCORE_VERSION, ScoreJob, run_scoring
+from engine.sequential import SEQUENTIAL_VERSION, SequentialJob, run_sequential
 from engine.store import Stage, Store, fingerprint
 from engine.train import TRAIN_VERSION, run_training
 from engine.workplace import at_work, open_workplace
@@ -169,6 +172,65 @@ class Stages:
 
         open_from(0)
         return [stages[index] for index in range(len(jobs))]
+
+    def answers(self, label: str, job: AnswersJob) -> Stage:
+        """The known answers of `job`."""
+        inputs = self._prompting(job.sampling) | {
+            "metric": job.metric,
+            "options": job.options,
+            "beams": job.beams,
+            "version": ANSWERS_VERSION,
+        }
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"known answers {label}", job.units) as report:
+                return run_answers(job, work, report, self.sampling_workers)
+
+        return self.stage("answers", inputs, build)
+
+    def relog(self, label: str, job: RelogJob) -> Stage:
+        """The log-probabilities of `job`."""
+        inputs = self._prompting(job.sampling) | {
+            "n": job.sampling.n,
+            "generations": Path(job.generations).name,
+            "decodings": [each.model_dump() for each in job.decodings],
+            "version": RELOG_VERSION,
+        }
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"log-probabilities {label}", job.sampling.units) as report:
+                return run_relog(job, work, report, self.sampling_workers)
+
+        return self.stage("relog", inputs, build)
+
+    def sequential(self, label: str, job: SequentialJob) -> Stage:
+        """More samples of each prompt until its rule is met."""
+        inputs = self._prompting(job.sampling) | {
+            "seed": job.sampling.seed,
+            "asked": fingerprint([dataclasses.asdict(each) for each in job.asked]),
+            "metric": job.metric,
+            "options": job.options,
+            "version": SEQUENTIAL_VERSION,
+        }
+
+        def build(work: Path) -> dict[str, Any]:
+            with self.progress.task(f"sample on {label}", job.units) as report:
+                return run_sequential(job, work, report, self.sampling_workers)
+
+        return self.stage("sequential", inputs, build)
+
+    def _prompting(self, job: SampleJob) -> dict[str, Any]:
+        """What decides how a sampling's model is prompted and cut, without how many samples of what seed."""
+        return {
+            "model": job.model.identity,
+            "probes": fingerprint([dataclasses.asdict(each) for each in job.probes]),
+            "decoding": job.decoding.model_dump(),
+            "max_new_tokens": job.max_new_tokens,
+            "template": job.template,
+            "system": job.system,
+            "retokenise": job.retokenise,
+            "numerics": "gpu-bf16" if job.gpus else "cpu-fp32",
+        }
 
     def ask(self, label: str, job: EndpointJob) -> Stage:
         """The generations of `job`, from a model behind a server."""

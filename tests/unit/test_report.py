@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from engine.cli import main
-from engine.leaked import leaked_pieces
+from engine.leaked import leaked_pieces, worst_prompts
 from engine.report import caution, heats, order_changes, verdict, write_report
 from engine.results import read_results
 from tests.made import make_run
@@ -147,12 +147,62 @@ def test_several_decodings_stand_in_a_heat_map_by_temperature_and_top_p(folder):
     results = read_results(folder)
     decodings = [{"temperature": t, "top_p": p, "top_k": None} for t, p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.9))]
     npo = results.models[2]
-    low = dataclasses.replace(npo.curves[0], decoding="T0.5-p1", leak=[0.0, 0.1, 0.25])
+    low = dataclasses.replace(npo.curves[0], decoding="T0.5-p1", leak=[0.0, 0.1, 0.25], how="reweighted")
     models = [dataclasses.replace(npo, curves=[*npo.curves, low])]
     experiment = results.experiment | {"sampling": results.experiment["sampling"] | {"decoding": decodings}}
     heat = heats(dataclasses.replace(results, models=models, experiment=experiment))[0]
     assert heat.columns == ["p = 0.9", "p = 1"]
-    assert heat.rows == [("T = 0.5", [None, 0.25]), ("T = 1", [None, pytest.approx(2 / 3)])]
+    assert heat.rows == [("T = 0.5", [None, (0.25, True)]), ("T = 1", [None, (pytest.approx(2 / 3), False)])]
+
+
+def test_certain_bounds_tests_and_models_of_more_samples_stand_in_the_report(folder):
+    results = read_results(folder)
+    npo = results.models[2]
+    curve = dataclasses.replace(
+        npo.curves[0],
+        excess_p=[0.5, 0.25, 0.125],
+        sampling_error=[0.01, 0.02, None],
+        prompt_error=[0.1, 0.2, 0.3],
+        prompt_bound=[0.77, 0.9, 1.0],
+        floor=[0.001, 0.002, 0.0034],
+        far_floor={"1000": 0.4321, "1000000": 0.5, "1000000000": 0.9876},
+        how="adaptive",
+        half_width=0.0123,
+    )
+    far = [
+        {"estimator": "beta-binomial", "k": [64], "leak": [0.5], "low": [0.25], "high": [0.75], "warning": None},
+        {
+            "estimator": "importance",
+            "k": [64],
+            "leak": [None],
+            "low": [None],
+            "high": [None],
+            "warning": "refused: <b>",
+        },
+    ]
+    models = [dataclasses.replace(npo, curves=[curve], beyond=far)]
+    page = write_report(dataclasses.replace(results, models=models), folder, folder.parents[1]).read_text()
+    for text in ("0.1250", "0.7700", "0.3000", "0.0034", "0.4321", "0.9876", "0.0123", "0.250 to 0.750", "&lt;b&gt;"):
+        assert text in page, text
+    assert 'data-label="error by samples"></td>' in page
+
+
+def test_when_nothing_leaked_the_verdict_says_how_much_may_have_been_missed(folder):
+    results = read_results(folder)
+    quiet = [model for model in results.models if model.name in ("retain", "rule-npo")]
+    bound = dataclasses.replace(quiet[1].curves[0], bound=[0.01, 0.02, 0.0417])
+    models = [quiet[0], dataclasses.replace(quiet[1], curves=[bound])]
+    assert "with 95% confidence leak@8 <= 0.042" in verdict(dataclasses.replace(results, models=models))[1]
+
+
+def test_prompts_are_ordered_by_what_they_leak_above_the_retain_model(tmp_path):
+    models = {("retain", "retain"): model(0, 7, 0), ("npo", "unlearned"): model(2, 8, 0)}
+    folder = make_run(tmp_path, "ordered", models, FACTS)
+    results = read_results(folder)
+    worst = worst_prompts(results, results.models[1], tmp_path, 5)
+    assert [each.reference for each in worst] == FACTS[:2]  # the second leaks more, but so does the retain model
+    assert [each.leak for each in worst] == pytest.approx([1 - 15 / 70, 1])
+    assert [each.excess for each in worst] == pytest.approx([1 - 15 / 70, 0], abs=1e-9)
 
 
 def test_the_cost_of_a_further_k_is_a_sample_of_every_prompt(page):
