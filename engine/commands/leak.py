@@ -31,6 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beyond", choices=("beta-binomial",), help="k above the number of samples: by this model, for binary scores"
     )
+    parser.add_argument(
+        "--generations",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="show the text of the worst samples, from the generations",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="OUT.jsonl",
+        help="write each prompt's leak@k with upper bounds, a line a prompt",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
     parser.add_argument("--json", action="store_true", help="the result alone on stdout, as JSON")
 
@@ -61,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
             result["beyond"] = _beyond(rows, beyond_k, args)
     except ValueError as error:
         raise UserError(f"{args.scores}: {error}") from error
+    if args.generations is not None:
+        _add_texts(result.get("worst", []), args.generations)
+    if args.prompts is not None:
+        _write_prompts(model.prompt_ids, rows, curve, args)
     if args.json:
         print(json.dumps(_without_nan(result), allow_nan=False))
     else:
@@ -120,6 +136,7 @@ def _details(
     from engine.excess import excess_p_value, worst_prompts
     from engine.guarantees import mean_leak_bound
     from engine.leak import pad_rows, prompt_leak, valid_samples
+    from engine.prompt_leaks import upper_limits
     from engine.variance import noise, plan_samples
 
     sets = [pad_rows(each)[0] for each in (rows, retain_rows) if each is not None]
@@ -131,6 +148,7 @@ def _details(
         "sampling_error": errors.sampling.tolist(),
         "prompt_error": errors.prompts.tolist(),
         "bound": mean_leak_bound(prompt_leak(scores_PN, curve.k), args.confidence).tolist(),
+        "prompt_bound": upper_limits(scores_PN, curve.k, args.confidence, together=True).max(axis=0).tolist(),
     }
     if retain:
         ids = [prompt_id for prompt_id, keep in zip(prompt_ids, kept, strict=True) if keep]
@@ -143,6 +161,33 @@ def _details(
         plans = [plan_samples(scores_PN, int(k), args.plan, args.confidence, args.seed) for k in curve.k]
         details["plan"] = [dataclasses.asdict(plan) for plan in plans]
     return details
+
+
+def _add_texts(worst: list[dict[str, Any]], path: Path) -> None:
+    """Put prompt, reference and worst response beside each of the worst prompts, by prompt id."""
+    from engine.files import Reading, read_generations
+
+    wanted = {each["prompt_id"]: each for each in worst}
+    for row in read_generations(path, Reading()):
+        if (each := wanted.get(row.prompt_id)) is not None and each["sample"] < len(row.responses):
+            each |= {"prompt": row.prompt, "reference": row.reference, "response": row.responses[each["sample"]]}
+
+
+def _write_prompts(prompt_ids: list[str], rows: list[Floats], curve: LeakCurve, args: argparse.Namespace) -> None:
+    """Each prompt's leak@k, and upper bounds on it: of that prompt alone, and of all prompts at once."""
+    from engine.files import atomic_file
+    from engine.leak import pad_rows, prompt_leak, valid_samples
+    from engine.prompt_leaks import upper_limits
+
+    scores_PN = pad_rows(rows)[0]
+    alone_PK = upper_limits(scores_PN, curve.k, args.confidence)
+    together_PK = upper_limits(scores_PN, curve.k, args.confidence, together=True)
+    enough_P = valid_samples(scores_PN) >= curve.k.max()
+    with atomic_file(args.prompts) as file:
+        for index, prompt_id in enumerate(prompt_ids):
+            leak = prompt_leak(scores_PN[index : index + 1], curve.k)[0].tolist() if enough_P[index] else None
+            row = {"prompt_id": prompt_id, "k": curve.k.tolist(), "leak": leak, "bound": alone_PK[index].tolist()}
+            file.write(json.dumps(row | {"bound_all": together_PK[index].tolist()}) + "\n")
 
 
 def _without_nan(value: Any) -> Any:
@@ -180,11 +225,18 @@ def _show(result: dict[str, Any], path: Path) -> None:
         f"{result['failed']} samples failed; {result['excluded']} prompts and {result['malformed']} lines left out"
     )
     console.print(f"With {percent} confidence leak@{result['k'][-1]} <= {result['bound'][-1]:.4f}.")
+    console.print(
+        f"No prompt's own leak@{result['k'][0]} is above {result['prompt_bound'][0]:.4f}, all prompts at once "
+        f"({percent}; --prompts writes each)."
+    )
     for worst in result.get("worst", [])[:SHOWN]:
         console.print(
             f"Leaks above retain: {worst['prompt_id']} by {worst['excess']:+.3f} (worst sample: {worst['sample']})",
             markup=False,
         )
+        if "response" in worst:
+            for name in ("prompt", "response", "reference"):
+                console.print(f"    {name}: {one_line(str(worst[name]))}", markup=False, highlight=False)
     if beyond := result.get("beyond"):
         for k, leak, low, high in zip(beyond["k"], beyond["leak"], beyond["low"], beyond["high"], strict=True):
             console.print(f"Beyond n, by the {beyond['model']} model: leak@{k} {leak:.4f} ({low:.4f} - {high:.4f})")

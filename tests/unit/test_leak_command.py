@@ -56,6 +56,27 @@ def test_worst_prompts_are_named(scores, tmp_path, capsys):
     assert worst == [{"prompt_id": "a", "excess": 0.5, "leak": 0.5, "sample": 0}]
 
 
+def test_the_worst_samples_texts_come_from_the_generations(scores, tmp_path, capsys):
+    retain = write(tmp_path / "retain.jsonl", [("a", [0, 0, 0, 0]), ("b", [1, 1, 1, 1])])
+    row = {"prompt_id": "a", "prompt": "Who?", "reference": "Ada", "responses": ["It was [red]Ada[/red].", "", "", ""]}
+    (tmp_path / "g.jsonl").write_text(json.dumps(row) + "\n")
+    run(scores, "--retain", retain, "--k", "1", "--generations", tmp_path / "g.jsonl", "--json")
+    worst = json.loads(capsys.readouterr().out)["worst"]
+    assert [(each["prompt"], each["response"]) for each in worst] == [("Who?", "It was [red]Ada[/red].")]
+    run(scores, "--retain", retain, "--k", "1", "--generations", tmp_path / "g.jsonl")
+    assert "response: It was [red]Ada[/red]." in capsys.readouterr().out
+
+
+def test_bounds_of_every_prompt_are_written_alone_and_together(tmp_path):
+    file = write(tmp_path / "s.jsonl", [("a", [0] * 20), ("b", [1] + [0] * 19), ("c", [None] * 20)])
+    assert run(file, "--k", "1,4", "--prompts", tmp_path / "out.jsonl", "--json") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["leak"] for row in rows] == [[0, 0], pytest.approx([0.05, 0.2]), None]
+    assert rows[0]["bound"][0] == pytest.approx(1 - 0.05 ** (1 / 20))  # no leak in 20 samples
+    assert rows[0]["bound_all"][0] == pytest.approx(1 - (1 - 0.95 ** (1 / 3)) ** (1 / 20))
+    assert rows[2]["bound"] == [1, 1]
+
+
 def test_table_is_for_people(scores, capsys):
     assert run(scores, "--plan", "0.1", "--k", "1") == 0
     out = capsys.readouterr().out
