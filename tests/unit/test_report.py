@@ -14,6 +14,7 @@ from engine.cli import main
 from engine.leaked import leaked_pieces, worst_prompts
 from engine.report import caution, heats, order_changes, verdict, write_report
 from engine.results import read_results
+from engine.table import table_k
 from tests.made import make_run
 
 FACTS = ["silent harbor of ash", "crooked medal of bells", "hollow hill of thorns"]
@@ -141,6 +142,12 @@ def test_a_model_that_was_only_evaluated_gets_a_verdict_of_its_own(tmp_path):
 def test_greedy_order_is_held_against_the_order_of_leak_at_k(folder):
     # greedy: 0, 0, 0; leak@8: npo 2/3, rule-npo 0, npo-control 1/3: three pairs, all tied by greedy decoding
     assert order_changes(read_results(folder)) == (3, 0, 3)
+
+
+def test_the_largest_k_stands_in_the_table_whatever_was_asked_for(folder):
+    results = read_results(folder)
+    asked = {k: dataclasses.replace(results, experiment={"leak": {"k": k}}) for k in ((1, 4, 16), (2, 8, 32, 64), (3,))}
+    assert [table_k(each) for each in asked.values()] == [[1, 16], [2, 8, 32, 64], [3]]
 
 
 def test_several_decodings_stand_in_a_heat_map_by_temperature_and_top_p(folder):
