@@ -29,6 +29,7 @@ COMMANDS = {
     "ui": "open MLflow's UI on the store in use",
     "methods": "list the unlearning methods with their hyperparameters",
     "benchmarks": "list the benchmarks with their options",
+    "doctor": "check this machine or cluster: what will work, and whether an experiment fits",
 }
 EPILOG = """\
 start here:

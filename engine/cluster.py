@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ def connect(distributed_training: bool = False) -> None:
 
     if ray.is_initialized():
         return
+    handler = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -42,6 +45,8 @@ def connect(distributed_training: bool = False) -> None:
             _temp_dir=os.environ.get("LEAKATK_RAY_TEMP"),
             **quiet,
         )
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the place of the engine's
     data_context()
 
 
@@ -66,11 +71,25 @@ def data_context() -> None:
 
 
 def resources() -> tuple[float, float]:
-    """(CPUs, GPUs) of the cluster now."""
+    """(CPUs, GPUs) of the cluster: what it has now, or what its autoscaler may start, if that is more."""
     import ray
 
-    total = ray.cluster_resources()
-    return float(total.get("CPU", 0)), float(total.get("GPU", 0))
+    now = ray.cluster_resources()
+    return (
+        max(float(now.get("CPU", 0)), _may_have("LEAKATK_MAX_CPUS")),
+        max(float(now.get("GPU", 0)), _may_have("LEAKATK_MAX_GPUS")),
+    )
+
+
+def _may_have(variable: str) -> float:
+    """What an autoscaled cluster may grow to, which Ray tells no driver: cluster.yaml sets it. 0 where it is not set.
+
+    A cluster whose GPU nodes are yet to be started has no GPU: without this an experiment would settle on CPUs.
+    """
+    given = os.environ.get(variable, "")
+    if given and not given.isdecimal():
+        raise UserError(f"{variable}={given}: expected a whole number, the most that the autoscaler may start")
+    return float(given or 0)
 
 
 def check_fits(workers: int, gpus_per_worker: float, what: str) -> None:

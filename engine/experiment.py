@@ -68,7 +68,9 @@ class TrainSection(Section):
     no accumulation); workers, zero_stage (0-3), precision; warmup, decay_from: shares of the steps after which the
     linear warm-up ends and the linear decay to final_lr (a share of lr) begins; clip: largest gradient norm;
     checkpoint_every: steps between checkpoints; lora: train adapters instead of all weights; gpus: GPUs a worker (None:
-    one where the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0.
+    one where the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0;
+    offload: the optimizer's state (zero_stage 1 to 3), or the parameters too (zero_stage 3), in main memory: slower, for
+    less of the GPU's.
     eval_samples: look at the model every eval_every steps: greedy core metric on the forget prompts, leak@eval_samples
     and utility on eval_prompts of them. stop_at_greedy, stop_at_leak: end once what is seen is at or below each given.
     """
@@ -81,6 +83,7 @@ class TrainSection(Section):
     micro_batch_size: Positive | None = None
     workers: Positive = 1
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["optimizer", "parameters"] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -113,6 +116,13 @@ class TrainSection(Section):
     def _shares_alone(self) -> TrainSection:
         if self.gpus is not None and self.gpus < 1 and (self.workers > 1 or self.zero_stage > 0):
             raise ValueError("gpus below 1 takes workers: 1 and zero_stage: 0; more workers need a GPU each")
+        return self
+
+    @model_validator(mode="after")
+    def _offloadable(self) -> TrainSection:
+        least = {"optimizer": 1, "parameters": 3}.get(self.offload or "", 0)
+        if self.zero_stage < least:
+            raise ValueError(f"offload: {self.offload} needs zero_stage {least} or more, found {self.zero_stage}")
         return self
 
     @model_validator(mode="after")

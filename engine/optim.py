@@ -248,12 +248,17 @@ def all_finite(tensors: Iterable[Any]) -> bool:
 def deepspeed_config(settings: TrainSection, accumulation: int) -> dict[str, Any]:
     """DeepSpeed's configuration for these settings; torch's AdamW, so that nothing is compiled at run time."""
     local = settings.batch_size // settings.workers // accumulation
+    zero: dict[str, Any] = {"stage": settings.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
+    if settings.offload is not None:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if settings.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": local,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": settings.clip,
         "bf16": {"enabled": settings.precision == "bf16"},
-        "zero_optimization": {"stage": settings.zero_stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_optimization": zero,
         "optimizer": {
             "type": "AdamW",
             "params": {

@@ -1,0 +1,49 @@
+"""`leakatk doctor`: what this machine or cluster has, what will and will not work, and the plan of an experiment."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from engine.commands.run import add_common_arguments, store_path
+
+if TYPE_CHECKING:
+    from engine.doctor import Check
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT.yaml", help="also say whether this experiment fits, and what would"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one key of the experiment"
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from engine.doctor import examine
+    from engine.experiment import load_experiment
+    from engine.store import Store
+
+    experiment = load_experiment(args.experiment, args.set) if args.experiment else None
+    found = examine(Store(store_path(args.store)), experiment)
+    failed = any(each.state == "no" for each in found)
+    if args.json:
+        print(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(each) for each in found]}))
+    else:
+        _show(found)
+    return 1 if failed else 0
+
+
+def _show(found: list[Check]) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    styles = {"yes": "green", "no": "bold red", "note": "yellow"}
+    for each in found:
+        mark = f"[{styles[each.state]}]{each.state:4}[/]"
+        console.print(f"{mark} ", end="")
+        console.print(f"{each.what}: {each.said}", markup=False, highlight=False)
