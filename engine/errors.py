@@ -1,4 +1,4 @@
-"""The errors that the engine tells apart: a user's mistake, and a model that has diverged."""
+"""The errors that the engine tells apart, such as a user's mistake and a model that has diverged."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class UserError(Exception):
 
 class DivergedError(ValueError):
     """A loss or a model's logits are no longer finite: this model is lost, the experiment's others are not."""
+
+
+class InterruptedTrainingError(Exception):
+    """A training was asked to stop; it has saved a checkpoint that the same training goes on from."""
 
 
 class DiskFullError(OSError):

@@ -69,8 +69,8 @@ class TrainSection(Section):
     linear warm-up ends and the linear decay to final_lr (a share of lr) begins; clip: largest gradient norm;
     checkpoint_every: steps between checkpoints; lora: train adapters instead of all weights; gpus: GPUs a worker (None:
     one where the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0;
-    offload: the optimizer's state (zero_stage 1 to 3), or the parameters too (zero_stage 3), in main memory: slower, for
-    less of the GPU's.
+    offload: the optimizer's state (zero_stage 1 to 3), or the parameters too (zero_stage 3), in main memory: slower,
+    for less of the GPU's.
     eval_samples: look at the model every eval_every steps: greedy core metric on the forget prompts, leak@eval_samples
     and utility on eval_prompts of them. stop_at_greedy, stop_at_leak: end once what is seen is at or below each given.
     """

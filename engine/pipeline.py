@@ -17,12 +17,14 @@ from benchmarks.base import Benchmark
 from engine import cluster
 from engine.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
 from engine.curves import curves
+from engine.ending import Ending
 from engine.errors import DivergedError, UserError
 from engine.evaluate import Evaluation, evaluate
 from engine.experiment import Experiment, MethodSection, parse_experiment
 from engine.far import beyond
 from engine.live import Live
 from engine.maker import Made, Maker
+from engine.planning import announce, planned
 from engine.progress import Progress
 from engine.requests import asked, asked_benchmark, split_requests
 from engine.results import ModelResult, Results
@@ -32,8 +34,11 @@ from engine.store import Store, fingerprint
 THREADS = 16  # they only wait for Ray
 
 
-def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
-    """Run an experiment, reusing every finished stage of the store. UserError for mistakes found on the way."""
+def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Ending | None = None) -> Results:
+    """Run an experiment, reusing every finished stage of the store. UserError for mistakes found on the way.
+
+    ending: told what there is to end where a signal asks for it.
+    """
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     if experiment.methods and not benchmark.forget:
@@ -43,18 +48,29 @@ def run(experiment: Experiment, store: Store, quiet: bool = False) -> Results:
     if experiment.finetune_section is not None:
         sections.append(experiment.finetune_section)
 
-    def prepare() -> None:
+    def join() -> None:
         cluster.connect(any(section.workers > 1 or section.zero_stage > 0 for section in sections))
         for section in sections:
             cluster.check_fits(section.workers, 0, "train.workers")
         if experiment.sampling.workers is not None:
             cluster.check_fits(experiment.sampling.workers, experiment.sampling.gpus or 0, "sampling.workers")
 
+    pending: list[Callable[[], None]] = [join]  # before the first stage is built; what fails stays, for all threads
+
+    def prepare() -> None:
+        while pending:
+            pending[0]()
+            pending.pop(0)
+
     identity = experiment_fingerprint(experiment, benchmark.data)
     folder = folder_of(store, experiment.name, identity)
     with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
+        if ending is not None:
+            ending.about(experiment, identity, progress)
         stages = Stages(store, progress, experiment.sampling.workers, prepare)
-        models, failed = _Run(experiment, benchmark, stages).models()
+        maker = Maker(experiment, benchmark, stages)  # finds the base model before any work starts
+        pending.append(lambda: announce(planned(experiment, benchmark, maker.base, store), progress.say))
+        models, failed = _Run(experiment, benchmark, stages, maker).models()
     data = {f"data of {option}": version for option, version in benchmark.data.items()}
     return Results(
         name=experiment.name,
@@ -82,6 +98,8 @@ def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None =
     settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows")}
     for section in (settings["train"], settings["model"]["finetune"], *(each["train"] for each in settings["methods"])):
         (section or {}).pop("gpus", None)
+    if settings["train"]["offload"] is None:  # a key younger than many a store
+        del settings["train"]["offload"]
     if experiment.model.endpoint is not None:
         settings["model"]["endpoint"] = experiment.model.endpoint.url
     return fingerprint(settings)
@@ -109,13 +127,12 @@ def _with_devices(experiment: Experiment) -> Experiment:
 class _Run:
     """One experiment on its way: its futures, so that every model is evaluated as soon as it is there."""
 
-    def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages) -> None:
-        self.experiment, self.benchmark, self.stages = experiment, benchmark, stages
+    def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages, maker: Maker) -> None:
+        self.experiment, self.benchmark, self.stages, self.maker = experiment, benchmark, stages, maker
         self.requests = split_requests(benchmark, experiment.requests) if experiment.requests else None
 
     def models(self) -> tuple[list[ModelResult], dict[str, str]]:
         """A row for each model in the experiment's order, and one line for each method that failed."""
-        self.maker = Maker(self.experiment, self.benchmark, self.stages)  # finds the base model before any work starts
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(THREADS) as pool:
             target = pool.submit(self.maker.target)

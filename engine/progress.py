@@ -15,6 +15,7 @@ from typing import Any
 
 DRAW_SECONDS = 0.5
 PLAIN_SECONDS = 15.0
+TRAINING = "train "  # how the labels of trainings begin
 
 
 class Board:
@@ -24,11 +25,17 @@ class Board:
         self.done: dict[str, dict[str, float]] = {}
         self.notes: dict[str, str] = {}
         self.rows: list[tuple[str, int, dict[str, float]]] = []
+        self.stopping = False
 
-    def put(self, label: str, part: str, done: float, note: str) -> None:
+    def put(self, label: str, part: str, done: float, note: str) -> bool:
+        """Note what was done; answers whether trainings are to stop."""
         self.done.setdefault(label, {})[part] = done
         if note:
             self.notes[label] = note
+        return self.stopping
+
+    def stop(self) -> None:
+        self.stopping = True
 
     def keep(self, label: str, step: int, row: dict[str, float]) -> None:
         self.rows.append((label, step, row))
@@ -49,13 +56,22 @@ class Reporter:
     def __init__(self, board: Any, label: str, part: str = "") -> None:
         self.board, self.label, self.part = board, label, part
         self.last = 0.0
+        self.answer: Any = None
 
     def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
         if row is not None:
             self.board.keep.remote(self.label, int(done), row)
         if force or time.monotonic() - self.last > DRAW_SECONDS / 2:
             self.last = time.monotonic()
-            self.board.put.remote(self.label, self.part, done, note)
+            self.answer = self.board.put.remote(self.label, self.part, done, note)
+
+    def stopping(self) -> bool:
+        """Whether the last report that was answered was answered so; never waits."""
+        import ray
+
+        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
+            return False
+        return bool(ray.get(self.answer))
 
     def of(self, part: str) -> Reporter:
         """A reporter for one part of the same work; the parts' numbers are added up."""
@@ -67,6 +83,9 @@ class Silent:
 
     def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
         pass
+
+    def stopping(self) -> bool:
+        return False
 
     def of(self, part: str) -> Silent:
         return self
@@ -123,6 +142,17 @@ class Progress:
         self._take_rows()
         if self.live:
             self.bars.stop()
+
+    def stop_trainings(self, patience: float) -> None:
+        """Ask every training under way to save and stop, and wait until they have, at most `patience` seconds."""
+        import ray
+
+        if self.board is None:
+            return
+        deadline = time.monotonic() + patience
+        ray.get(self.board.stop.remote(), timeout=patience)
+        while time.monotonic() < deadline and any(label.startswith(TRAINING) for label in list(self.running)):
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def task(self, label: str, total: float) -> Iterator[Reporter]:

@@ -66,6 +66,15 @@ def _delete(client: Any, runs: list[Any]) -> None:
         client.delete_run(run.info.run_id)
 
 
+def record_interrupted(run: dict[str, str], folder: Path, store_root: Path) -> None:
+    """A run of status KILLED in the place of one that was asked to end; recording the finished one replaces it."""
+    client = client_of(uri := tracking_uri(store_root))
+    tags = {"leakatk.recording": recording_of(folder), "leakatk.fingerprint": run["fingerprint"]}
+    tags |= {"leakatk.benchmark": run["benchmark"], "leakatk.kind": "interrupted", "mlflow.source.name": "leakatk"}
+    started = start_run(client, experiment_of(client, uri, store_root), run["name"], tags)
+    client.set_terminated(started, status="KILLED")
+
+
 def results_digest(results: Results) -> str:
     """Identity of what was found: the results without the wall-clock time that finding them took."""
     return fingerprint(dataclasses.asdict(results) | {"seconds": None})

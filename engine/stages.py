@@ -20,7 +20,7 @@ from engine.errors import StorageError, UserError
 from engine.known import ANSWERS_VERSION, AnswersJob, run_answers
 from engine.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.models import ModelSource
-from engine.progress import Progress
+from engine.progress import TRAINING, Progress
 from engine.reference import ReferenceJob, read_reference, run_reference
 from engine.relog import RELOG_VERSION, RelogJob, run_relog
 from engine.sample import SAMPLE_VERSION, SampleJob, run_grid
@@ -80,9 +80,12 @@ class Stages:
 
     def train(self, label: str, job: TrainJob) -> Stage:
         """The trained model of `job`."""
+        settings = job.settings.model_dump(exclude={"checkpoint_every", "gpus"})
+        if settings["offload"] is None:  # a key younger than many a store: without it fingerprints are as they were
+            del settings["offload"]
         inputs = dataclasses.asdict(job) | {
             "model": job.model.identity,
-            "settings": job.settings.model_dump(exclude={"checkpoint_every", "gpus"}),
+            "settings": settings,
             "continue_from": Path(job.continue_from).name if job.continue_from else None,
             "version": TRAIN_VERSION,
         }
@@ -95,7 +98,7 @@ class Stages:
             del inputs["until"]
 
         def build(work: Path) -> dict[str, Any]:
-            with self.progress.task(f"train {label}", job.until or job.steps) as report:
+            with self.progress.task(f"{TRAINING}{label}", job.until or job.steps) as report:
                 return run_training(job, work, report)
 
         stage = self.stage("train", inputs, build, lazily=True)

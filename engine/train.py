@@ -21,7 +21,7 @@ import numpy as np
 from engine import cluster
 from engine.batches import Batches, TrainJob, accumulation, on_gpu
 from engine.claim import Claim
-from engine.errors import DivergedError, StorageError, UserError
+from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
 from engine.experiment import TrainSection
 from engine.finish import METHOD_STATE, finish
 from engine.mirror import collect_folder, present, share_folder
@@ -34,10 +34,11 @@ from engine.workplace import Workplace, at_work, open_workplace
 
 TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
 FAILURE = "failure.json"
+ENDS = (DivergedError, UserError, InterruptedTrainingError)  # that all workers come to, and no retry changes
 NAMED = 6  # examples of a batch that an error names
 
 
-def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict[str, Any]:
+def run_training(job: TrainJob, work: Path, report: Any) -> dict[str, Any]:
     """Train on the Ray cluster and leave `model/` (and `state/` if kept) in `work`; returns the facts of the training.
 
     Raises UserError where the workers do not fit on the cluster, DivergedError where the loss is not finite.
@@ -56,7 +57,7 @@ def run_training(job: TrainJob, work: Path, report: Callable[..., None]) -> dict
             facts = ray.get(task.remote(place, _train_alone, job, str(work), report))
             place.receive()
         except ray.exceptions.RayTaskError as error:
-            known = isinstance(error.cause, DivergedError | UserError | StorageError)
+            known = isinstance(error.cause, DivergedError | UserError | StorageError | InterruptedTrainingError)
             raise error.cause if known else error from None
     else:
         facts = _train_together(job, place, report, gpus > 0)
@@ -73,7 +74,7 @@ def gpus_a_worker(settings: TrainSection) -> float:
     return 1.0 if devices >= settings.workers else 0.0
 
 
-def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[str, Any]:
+def _train_alone(job: TrainJob, work: str, report: Any) -> dict[str, Any]:
     """The loop in this process, as a Ray task."""
     import torch
 
@@ -95,7 +96,7 @@ def _train_alone(job: TrainJob, work: str, report: Callable[..., None]) -> dict[
         replaced(checkpoint).rename(checkpoint)
     collect_folder(checkpoint, above=_steps_of(checkpoint))
     resumed = checkpoint if _steps_of(checkpoint) else _ended_earlier(job)
-    return _loop(job, engine, folder, claim.checked(report), save, resumed, rank=0)
+    return _loop(job, engine, folder, claim.checked(report), save, resumed, 0, report.stopping)
 
 
 def _ended_earlier(job: TrainJob) -> Path | None:
@@ -113,7 +114,7 @@ def _steps_of(checkpoint: Path) -> int:
         return 0
 
 
-def _train_together(job: TrainJob, place: Workplace, report: Callable[..., None], use_gpu: bool) -> dict[str, Any]:
+def _train_together(job: TrainJob, place: Workplace, report: Any, use_gpu: bool) -> dict[str, Any]:
     """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
     import os
 
@@ -139,7 +140,7 @@ def _train_together(job: TrainJob, place: Workplace, report: Callable[..., None]
     place.receive()
     if (work / FAILURE).exists():
         name, text = json.loads((work / FAILURE).read_text())
-        raise {"UserError": UserError, "DivergedError": DivergedError}[name](text)
+        raise {each.__name__: each for each in ENDS}[name](text)
     return json.loads((work / "facts.json").read_text())
 
 
@@ -157,7 +158,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(1)
     try:
         facts = _worker_loop(job, work, config["report"], device, rank)
-    except (DivergedError, UserError) as error:
+    except ENDS as error:
         # Every worker comes to it in the same step. Raised from here, Ray Train would begin again, to the same end.
         if rank == 0:
             (work / FAILURE).write_text(json.dumps([type(error).__name__, str(error)]))
@@ -170,7 +171,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             place.deliver(rank)
 
 
-def _worker_loop(job: TrainJob, work: Path, report: Callable[..., None], device: str, rank: int) -> dict[str, Any]:
+def _worker_loop(job: TrainJob, work: Path, given: Any, device: str, rank: int) -> dict[str, Any]:
     """The loop on one worker's DeepSpeed engine, from Ray Train's last checkpoint where there is one."""
     import tempfile
 
@@ -189,12 +190,13 @@ def _worker_loop(job: TrainJob, work: Path, report: Callable[..., None], device:
             checkpoint = ray.train.Checkpoint.from_directory(temporary)
             ray.train.report({"step": progress["step"]}, checkpoint=checkpoint)
 
-    report = Claim(work).checked(report) if rank == 0 else Silent()
+    report = Claim(work).checked(given) if rank == 0 else Silent()
+    stopping = given.stopping if rank == 0 else Silent().stopping
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return _loop(job, engine, work, report, save, _ended_earlier(job), rank)
+        return _loop(job, engine, work, report, save, _ended_earlier(job), rank, stopping)
     with checkpoint.as_directory() as folder:
-        return _loop(job, engine, work, report, save, Path(folder), rank)
+        return _loop(job, engine, work, report, save, Path(folder), rank, stopping)
 
 
 def _loop(
@@ -205,6 +207,7 @@ def _loop(
     save: Callable[[dict[str, Any]], None],
     resumed: Path | None,
     rank: int,
+    stopping: Callable[[], bool],
 ) -> dict[str, Any]:
     """Steps from the last checkpoint (or the start) to the end, then the export; the same on every worker."""
     from engine.data import load_tokenizer
@@ -236,7 +239,8 @@ def _loop(
     try:
         while step < end and not _stopped(history, job.settings):
             lr = job.settings.lr * lr_factor(step, job.steps, job.settings)
-            history.append(_step(engine, method, batches, step, lr, state) | state)
+            losses, stop = _step(engine, method, batches, step, lr, state, stopping())
+            history.append(losses | state)
             step += 1
             state = method.next_state(state, history[-1], batches.epochs(step))
             seen = {}
@@ -246,11 +250,13 @@ def _loop(
             notes = [f"loss {history[-1]['total']:.4g}", *(f"{name} {value:.3f}" for name, value in seen.items())]
             row = {"row": history[-1]} if seen and job.settings.eval_samples is not None else {}
             report(step, ", ".join(notes), step == end, **row)
-            if step % job.settings.checkpoint_every == 0 and step < end:
+            if (stop or step % job.settings.checkpoint_every == 0) and step < end:
                 _check_weights(engine, step)
                 seconds = spent + time.monotonic() - clock
                 save({"step": step, "history": history, "seconds": seconds, "method_state": state})
                 saved = step
+                if stop:
+                    raise InterruptedTrainingError(f"stopped after step {step} of {job.steps}")
     except DivergedError as error:
         kept = f"; the checkpoint of step {saved} is kept in {work}" if saved else ""
         raise DivergedError(f"{error}; try a smaller learning rate{kept}") from error
@@ -272,9 +278,10 @@ def _stopped(history: list[dict[str, float]], settings: TrainSection) -> bool:
 
 
 def _step(
-    engine: Any, method: Any, batches: Batches, step: int, lr: float, state: dict[str, float]
-) -> dict[str, float]:
-    """One optimiser step over its micro-batches; returns the losses, averaged over micro-batches and workers.
+    engine: Any, method: Any, batches: Batches, step: int, lr: float, state: dict[str, float], stopping: bool
+) -> tuple[dict[str, float], bool]:
+    """One optimiser step over its micro-batches; the losses, averaged over micro-batches and workers, and whether any
+    worker was asked to stop, so that all do after the same step.
 
     DivergedError where the loss or its gradient is not finite.
     """
@@ -291,13 +298,14 @@ def _step(
         else:
             norm = engine.accumulate(loss.total, last, lr)
         sums += [float(part.detach()) for part in loss]
-    total, forget, retain = _mean_over_workers(sums / len(micro_batches), engine.device)
+    means = np.append(sums / len(micro_batches), float(stopping))
+    total, forget, retain, stop = _mean_over_workers(means, engine.device)
     if not (math.isfinite(total) and math.isfinite(norm)):
         what = f"loss is {total}" if not math.isfinite(total) else f"the gradient is not finite (its norm is {norm})"
         raise DivergedError(
             f"{what} at step {step + 1} (forget {forget}, retain {retain}; examples {_some(batches.names(step))})"
         )
-    return {"total": total, "forget": forget, "retain": retain, "lr": lr}
+    return {"total": total, "forget": forget, "retain": retain, "lr": lr}, stop > 0
 
 
 def _some(names: list[str]) -> str:
@@ -324,12 +332,11 @@ def lr_factor(step: int, steps: int, settings: TrainSection) -> float:
     return 1.0 - (1.0 - settings.final_lr) * (step - begin) / (steps - begin)
 
 
-def _mean_over_workers(values: np.ndarray, device: str) -> tuple[float, float, float]:
+def _mean_over_workers(values: np.ndarray, device: str) -> list[float]:
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
         torch.distributed.all_reduce(tensor)
         values = tensor.cpu().numpy() / torch.distributed.get_world_size()
-    total, forget, retain = (float(value) for value in values)
-    return total, forget, retain
+    return [float(value) for value in values]

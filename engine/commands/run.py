@@ -86,6 +86,7 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
 
 def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextIO) -> int:
     from engine import pipeline
+    from engine.ending import Ending
     from engine.export import write_scores
     from engine.figures import write_figures
     from engine.record import tracking_uri
@@ -97,8 +98,8 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
     from engine.table import as_json, print_metrics, print_remarks, print_table
 
     store = Store(store_path(args.store))
-    with SystemMetrics() as system:
-        results = pipeline.run(experiment, store)
+    with SystemMetrics() as system, Ending(store.root) as ending:
+        results = pipeline.run(experiment, store, ending=ending)
     folder = pipeline.run_folder(store, results)
     with locked(store.root / "runs.lock"):  # the same experiment may end twice at once
         results.write(folder)

@@ -40,6 +40,7 @@ def _run(args: argparse.Namespace, out: TextIO) -> int:
     space = load_space(args.space, experiment.with_protocol(benchmark.protocol), benchmark)
 
     from engine import pipeline
+    from engine.ending import Ending
     from engine.runs import share_run
     from engine.store import Store
     from engine.tune import best_experiment, search
@@ -48,9 +49,10 @@ def _run(args: argparse.Namespace, out: TextIO) -> int:
     from engine.tuned_record import record_search
 
     store = Store(store_path(args.store))
-    found = search(experiment, space, store, quiet=False)
-    best = best_experiment(found)
-    rerun = pipeline.run(best, store) if best is not None else None
+    with Ending(store.root) as ending:
+        found = search(experiment, space, store, quiet=False)
+        best = best_experiment(found)
+        rerun = pipeline.run(best, store, ending=ending) if best is not None else None
     path = write_best(best, found) if best is not None else None
     parts = halves(found, rerun, store.root) if rerun is not None else {}
     pictures = draw(found)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.base import Example
 from engine.batches import TrainJob
-from engine.errors import DivergedError
+from engine.errors import DivergedError, InterruptedTrainingError
 from engine.experiment import TrainSection
 from engine.models import model_source
 from engine.progress import Silent
@@ -71,7 +71,7 @@ def test_training_stops_on_leak_only_where_that_is_low_too(job, fictional, tmp_p
     assert facts["steps"] == 6
 
 
-class KillOnce:
+class KillOnce(Silent):
     """A reporter that kills its worker with SIGKILL, once, when the training reaches a step."""
 
     def __init__(self, marker, step):
@@ -82,8 +82,18 @@ class KillOnce:
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def of(self, part):
-        return self
+
+class StopAt(Silent):
+    """A reporter that asks the training to stop when it reaches a step."""
+
+    def __init__(self, step):
+        self.step, self.done = step, 0
+
+    def __call__(self, done, note="", force=False):
+        self.done = done
+
+    def stopping(self):
+        return self.done >= self.step
 
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
@@ -97,6 +107,23 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_bits(job, tmp_p
     _, undisturbed, expected = trained(job, tmp_path / "undisturbed", **settings)
     assert marker.exists()
     assert losses == undisturbed
+    assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_training_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(job, tmp_path, workers):
+    settings = {"workers": workers, "zero_stage": 2 if workers > 1 else 0, "checkpoint_every": 100}
+    job = dataclasses.replace(job, settings=TrainSection.model_validate(job.settings.model_dump() | settings))
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    with pytest.raises(InterruptedTrainingError, match="stopped after step 4 of 6"):
+        run_training(job, stopped, StopAt(3))
+    assert not (stopped / "model").exists()
+    run_training(job, stopped, Silent())
+    losses = [step["total"] for step in json.loads((stopped / "history.json").read_text())]
+    _, undisturbed, expected = trained(job, tmp_path / "undisturbed")
+    assert losses == undisturbed
+    weights = load_file(stopped / "model" / "model.safetensors")
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
 
 

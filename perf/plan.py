@@ -1,0 +1,139 @@
+"""The plan's formulas against what training takes: peak memory of a worker, measured and planned.
+
+python -m perf.plan
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from perf.report import write
+
+NOTES = """\
+Peak resident size of the training worker that took most, in MiB: a process of its own for each case, with libraries;
+planned: engine/sizes.py's formulas, with the same libraries' share (the first row). CPU, float32 unless bf16, one
+thread a worker, two steps of full sequences. Llama of 8 layers, hidden size 512; batch x length as given over all
+workers. What is shared by processes, such as the mapped file of the weights, counts in the measurement.\
+"""
+LENGTH = 128
+CASES: dict[str, dict[str, Any]] = {
+    "nothing but the libraries": {},
+    "8 x 128": {},
+    "8 x 128, micro-batches of 2": {"micro_batch_size": 2},
+    "8 x 128, bf16": {"precision": "bf16"},
+    "8 x 128, LoRA": {"lora": {"rank": 16}},
+    "8 x 128, frozen reference (UNDIAL)": {"method": "undial"},
+    "8 x 128, 2 workers, ZeRO 0": {"workers": 2},
+    "8 x 128, 2 workers, ZeRO 2": {"workers": 2, "zero_stage": 2},
+    "8 x 128, 2 workers, ZeRO 2, bf16": {"workers": 2, "zero_stage": 2, "precision": "bf16"},
+    "8 x 128, 2 workers, ZeRO 3": {"workers": 2, "zero_stage": 3},
+    "8 x 128, 2 workers, ZeRO 3, offload": {"workers": 2, "zero_stage": 3, "offload": "parameters"},
+}
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        print(measure(sys.argv[1], Path(sys.argv[2])))
+        return
+    from engine.experiment import TrainSection
+    from engine.models import ModelSource
+    from engine.sizes import PROCESS, model_size, training_memory
+    from methods import METHODS
+    from perf.memory import _write_model
+
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="lk") as folder:
+        _write_model(Path(folder) / "model")
+        size = model_size(ModelSource(str(Path(folder) / "model"), ""))
+        assert size is not None
+        for name, case in CASES.items():
+            command = [sys.executable, "-m", "perf.plan", name, folder]
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            measured = float(run.stdout.split()[-1])
+            planned = PROCESS / 2**20
+            if case or name != next(iter(CASES)):
+                needs = METHODS[case.get("method", "grad_diff")].needs
+                graphs = 1 + ("retain" in needs)
+                memory = training_memory(size, TrainSection(**settings_of(case)), graphs, "reference_model" in needs)
+                planned += memory.whole / 2**20
+            rows.append([name, f"{measured:,.0f}", f"{planned:,.0f}", f"{planned / measured:.2f}"])
+            print(rows[-1], file=sys.stderr, flush=True)
+    headings = ["training", "measured, MiB", "planned, MiB", "planned / measured"]
+    write("plan", "Memory of training: planned and measured", "python -m perf.plan", NOTES, headings, rows)
+
+
+def settings_of(case: dict[str, Any]) -> dict[str, Any]:
+    common = {"steps": 2, "batch_size": 8, "max_length": LENGTH, "lr": 1e-5}
+    return common | {key: value for key, value in case.items() if key != "method"}
+
+
+def measure(name: str, folder: Path) -> float:
+    """Peak resident size in MiB of one case's training worker, the largest of several."""
+    import resource
+
+    import peft  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    from benchmarks.base import Example
+    from engine.batches import TrainJob
+    from engine.experiment import TrainSection
+    from engine.models import model_source
+    from engine.progress import Silent
+    from engine.train import _train_alone
+
+    torch.set_num_threads(1)
+    if name == next(iter(CASES)):
+        import deepspeed  # noqa: F401
+        import ray.train.torch  # noqa: F401
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    case = CASES[name]
+    answer = "the name of the book and the city of " * LENGTH
+    examples = tuple(Example(str(index), "Who wrote it?", answer) for index in range(64))
+    settings = TrainSection(**settings_of(case))
+    method = {"name": case.get("method", "grad_diff")}
+    job = TrainJob(model_source(str(folder / "model")), method, settings, retain=examples, forget=examples)
+    with tempfile.TemporaryDirectory(prefix="lk") as work:
+        if settings.workers == 1:
+            _train_alone(job, work, Silent())
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return _together(job, Path(work))
+
+
+def _together(job: Any, work: Path) -> float:
+    from engine import cluster, train
+    from engine.progress import Silent
+
+    os.environ["LEAKATK_RAY_TEMP"] = str(work / "r")
+    cluster.connect(distributed_training=True)
+    own, train._train_worker = train._train_worker, _watched
+    try:
+        train._train_together(job, work, Silent(), False)
+    finally:
+        train._train_worker = own
+    return max(json.loads(path.read_text()) for path in work.glob("peak*"))
+
+
+def _watched(config: dict[str, Any]) -> None:
+    """A training worker that notes its peak resident size."""
+    import resource
+
+    import ray.train
+
+    from engine.train import _train_worker
+
+    _train_worker(config)
+    rank = ray.train.get_context().get_world_rank()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (Path(config["work"]) / f"peak{rank}").write_text(json.dumps(peak))
+
+
+if __name__ == "__main__":
+    main()
