@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo tofu-small tune-demo test lint perf clean
+.PHONY: setup demo tofu-small tune-demo test lint audit perf clean
 
 setup: .venv/installed
 
@@ -26,6 +26,11 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known holes in what is installed, by PyPI's advisories: needs the network, so it is no part of lint.
+audit: .venv/installed
+	$(BIN)/python -m pip install --quiet --target build/audit pip-audit==2.10.1
+	PYTHONPATH=build/audit $(BIN)/python -m pip_audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 perf: .venv/installed-test
 	$(BIN)/python -m perf.sample
