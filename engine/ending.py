@@ -99,10 +99,13 @@ class Ending:
 
 def _record(run: dict[str, Any], folder: Path, root: Path) -> None:
     """An MLflow run of status KILLED, which the finished run will replace; the mark on disk is enough without it."""
-    from engine.record import record_interrupted
+    from engine.record import record_interrupted, tracking_uri
+    from engine.sync import reachable
 
     with contextlib.suppress(Exception):
-        record_interrupted(run, folder, root)
+        uri = tracking_uri(root)
+        if not uri.startswith("http") or reachable(uri):
+            record_interrupted(run, folder, root)
 
 
 def _shut_down() -> None:
