@@ -22,7 +22,8 @@ from engine.store import Store
 def planned(experiment: Experiment, benchmark: Benchmark, base: ModelSource | None, store: Store) -> list[Item]:
     """The plan on the nodes of the cluster in use. UserError where a node does not see the store."""
     found = nodes(store.root)
-    check_seen(found, store.root)
+    if store.mirror is None:  # an object store is reached from every node, through a folder of its own
+        check_seen(found, store.root)
     endpoint = experiment.model.endpoint is not None
     size = model_size(base) if base is not None and not endpoint else None
     return plan(experiment, benchmark, size, found, kept(store.root))

@@ -25,6 +25,7 @@ from engine.looks import Setting, kept, least
 from engine.maker import Maker
 from engine.models import ModelSource
 from engine.pipeline import experiment_fingerprint, prepared
+from engine.planning import announce, planned
 from engine.progress import Progress
 from engine.spaces import Rung, Space
 from engine.stages import Stages
@@ -108,6 +109,8 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     with Progress(quiet) as progress:
         stages = Stages(store, progress, experiment.sampling.workers, lambda: None)
         maker = Maker(experiment, benchmark, stages)
+        every = experiment.model_copy(update={"methods": (space.section({}),) * trials_of(space) * space.seeds})
+        announce(planned(every, benchmark, maker.base, store), progress.say)
         with ThreadPoolExecutor(2) as pool:
             retain, target = pool.submit(_yardstick, maker, space), pool.submit(maker.target)
         setting = Setting(experiment, space, store.address, group, metric, retain=retain.result())
