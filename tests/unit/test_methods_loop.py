@@ -103,7 +103,7 @@ def test_the_dual_variable_follows_the_retain_loss_once_the_warm_up_is_over(job,
 
 
 def test_the_dual_variable_depends_on_the_mean_over_all_workers_alone(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_mean_over_workers", lambda *_: (5.0, 2.0, 3.0))  # what all workers agree on
+    monkeypatch.setattr(train, "_mean_over_workers", lambda *_: (5.0, 2.0, 3.0, 0.0))  # what all workers agree on
     history, _ = trained(job, tmp_path / "pdu", "pdu", warmup_epochs=0.0)
     assert [step["lambda"] for step in history] == [1.0, 3.0, 5.0]
 
@@ -117,12 +117,19 @@ class CrashError(Exception):
     pass
 
 
-def crash_after(step):
-    def report(done, *_, **__):
-        if done == step:
-            raise CrashError
+class After(Silent):
+    """A report that does something once a step is done."""
 
-    return report
+    def __init__(self, step, then):
+        self.step, self.then = step, then
+
+    def __call__(self, done, *_, **__):
+        if done == self.step:
+            self.then()
+
+
+def crash():
+    raise CrashError
 
 
 LORA = LoraSection(rank=2, dropout=0.3)  # dropout, too, is to be the same again
@@ -135,7 +142,7 @@ def test_crashed_at_any_step_a_training_goes_on_to_the_same_bits(job, tmp_path, 
     for step in (1, 2, 3, 4):
         folder = tmp_path / f"crashed-{step}"
         with pytest.raises(CrashError):
-            trained(job, folder, name, crash_after(step), settings=settings)
+            trained(job, folder, name, After(step, crash), settings=settings)
         assert (folder / "checkpoint").exists() == (step > 2)
         resumed = trained(job, folder, name, settings=settings)
         assert resumed[0] == history
@@ -164,11 +171,8 @@ def test_a_loss_that_is_not_finite_names_step_and_examples_and_keeps_the_last_go
     def spoiled(self, model, batch):
         return Loss(*(part * torch.nan for part in loss(self, model, batch)))
 
-    def spoil(done, *_, **__):
-        if done == 4:
-            monkeypatch.setattr(GradDiff, "loss", spoiled)
-
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(DivergedError) as caught:
+        spoil = After(4, lambda: monkeypatch.setattr(GradDiff, "loss", spoiled))
         trained(job, tmp_path / "run", "grad_diff", spoil, settings=settings)
     asked = dataclasses.replace(job, settings=SETTINGS.model_copy(update=settings))
     names = Batches(asked, frozenset(), tokenizer, 0)
