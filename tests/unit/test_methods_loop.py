@@ -171,9 +171,10 @@ def test_a_loss_that_is_not_finite_names_step_and_examples_and_keeps_the_last_go
     def spoiled(self, model, batch):
         return Loss(*(part * torch.nan for part in loss(self, model, batch)))
 
-    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(DivergedError) as caught:
+    with pytest.MonkeyPatch.context() as monkeypatch:
         spoil = After(4, lambda: monkeypatch.setattr(GradDiff, "loss", spoiled))
-        trained(job, tmp_path / "run", "grad_diff", spoil, settings=settings)
+        with pytest.raises(DivergedError) as caught:
+            trained(job, tmp_path / "run", "grad_diff", spoil, settings=settings)
     asked = dataclasses.replace(job, settings=SETTINGS.model_copy(update=settings))
     names = Batches(asked, frozenset(), tokenizer, 0)
     expected = ", ".join(names.names(4)[:6]) + " and 2 more"
