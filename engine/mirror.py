@@ -136,6 +136,15 @@ class Mirror:
         self.remote.delete(f"{key}/{MANIFEST}")
         self.remote.delete_below(key)
 
+    def set_aside(self, folder: Path) -> None:
+        """Rename the manifest of what was published as `folder`: it is no stage any more, its files stay to be looked
+        at until it is published again."""
+        key = self.key(folder)
+        raw = self.remote.get(f"{key}/{MANIFEST}")
+        if raw is not None:
+            self.remote.put(f"{key}/manifest.damaged-{secrets.token_hex(4)}", raw)
+            self.remote.delete(f"{key}/{MANIFEST}")
+
     def clear(self, work: Path) -> None:
         """Delete what was shared of a stage's unfinished work."""
         self.remote.delete_below(self.key(work))
@@ -179,7 +188,7 @@ def present(path: Path | str) -> Path:
                     raise DamagedError(f"{mirror.url}/{mirror.key(folder)} is missing")
                 mirror.fetch(folder, manifest)
             except DamagedError as error:
-                mirror.withdraw(folder)
+                mirror.set_aside(folder)
                 raise StorageError(f"{error}; run the same command again, which makes it again") from error
     return path
 
@@ -201,7 +210,7 @@ def readable(path: Path) -> Any:
     name = path.relative_to(folder).as_posix()
     data = mirror.remote.get(f"{mirror.key(folder)}/{_prefix(manifest)}/{name}")
     if data is None or hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
-        mirror.withdraw(folder)
+        mirror.set_aside(folder)
         raise StorageError(f"{mirror.url}/{mirror.key(path)} is damaged; run the same command again")
     return io.BytesIO(data)
 

@@ -184,7 +184,7 @@ class Store:
                 if not lazily:
                     self.mirror.fetch(folder, there)
             except DamagedError as error:
-                self._withdraw(folder, error)
+                self._set_aside(folder, error)
                 return None
         self._agreed.add(key)
         self._verified.add(key)
@@ -210,16 +210,16 @@ class Store:
             if there is not None and there.get("fingerprint") != key:
                 raise DamagedError(f"{self.mirror.url}/{self.mirror.key(folder)}: manifest of another stage")
         except DamagedError as error:
-            self._withdraw(folder, error)
+            self._set_aside(folder, error)
             return None
         return there
 
-    def _withdraw(self, folder: Path, error: DamagedError) -> None:
+    def _set_aside(self, folder: Path, error: DamagedError) -> None:
         import warnings
 
         assert self.mirror is not None
-        warnings.warn(f"{error}: deleted there, and made again", stacklevel=5)
-        self.mirror.withdraw(folder)
+        warnings.warn(f"{error}: set aside there, and made again", stacklevel=5)
+        self.mirror.set_aside(folder)
 
     def _open(self, folder: Path, key: str) -> Stage | None:
         """The stage in `folder` if it is whole; a damaged one is set aside so that it is built again."""

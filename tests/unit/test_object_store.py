@@ -95,7 +95,7 @@ def test_what_was_finished_but_not_uploaded_is_uploaded_on_the_next_try(s3, mach
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "outside"])
-def test_a_damaged_object_is_deleted_and_the_stage_made_again(s3, machine, damage):
+def test_a_damaged_object_sets_its_stage_aside_which_is_made_again(s3, machine, damage):
     made = Store(s3).stage("score", {}, build_text("weights"))
     store = remote(s3)
     folder = mirror.mirror_of(made.path).key(made.path)
@@ -117,6 +117,7 @@ def test_a_damaged_object_is_deleted_and_the_stage_made_again(s3, machine, damag
     with pytest.warns(UserWarning, match="made again"):
         stage = Store(s3).stage("score", {}, build_text("weights"))
     assert not stage.reused
+    assert any("/manifest.damaged-" in f"/{key}" for key in store.sizes(folder))
     machine("c")
     assert (Store(s3).stage("score", {}, refuse).path / "units" / "0").read_text() == "weights"
 
