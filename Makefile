@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo tofu-small tune-demo test lint audit perf clean
+.PHONY: setup demo tofu-small tune-demo test lint audit perf chaos clean
 
 setup: .venv/installed
 
@@ -36,6 +36,11 @@ perf: .venv/installed-test
 	$(BIN)/python -m perf.sample
 	$(BIN)/python -m perf.score
 	$(BIN)/python -m perf.leak > perf/leak.md
+
+# Every fault at random moments; the table of docs/faults.md. RUNS: seeds of each
+RUNS ?= 3
+chaos: .venv/installed-test
+	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --write docs/faults.md
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || python3 -m venv .venv

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from engine.cli import COMMANDS, main
+from engine.results import read_results
+from tests.made import make_run
 
 GOOD = {"name": "x", "benchmark": {"name": "fictional"}, "methods": [{"name": "npo"}]}
 
@@ -122,3 +124,20 @@ def test_a_file_without_generations_is_refused_and_leaves_nothing(tmp_path, caps
     out = tmp_path / "s.jsonl"
     assert expected in refused(capsys, "score", tmp_path / "g.jsonl", "--metric", "exact_fact", "--out", out)
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl"]
+
+
+def test_what_ray_prints_of_killed_workers_does_not_mix_with_the_result(tmp_path, capsys, monkeypatch):
+    run = make_run(tmp_path / "store", "mine", {("npo", "unlearned"): [["a"] * 4] * 2}, ["a", "b"], retain=None)
+    results = read_results(run)
+
+    def noisy(*_):
+        print("(raylet) A worker died")
+        return results
+
+    monkeypatch.setattr("engine.pipeline.run", noisy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"benchmark": {"name": "fictional"}}))
+    assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "store"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["models"][0]["name"] == "npo"
+    assert "(raylet)" in said.err

@@ -1,0 +1,31 @@
+"""The short version of `make chaos`: a fault of each kind, at one moment."""
+
+import pytest
+
+from tests.e2e.chaos import NEED_ROOT, disturb
+from tests.e2e.disturbed import experiment
+from tests.e2e.faults import Places, undisturbed
+from tests.e2e.hosts import may_make_namespaces
+
+
+@pytest.fixture(scope="module")
+def places():
+    found = Places()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def whole(base_model, tmp_path_factory, places):
+    store = tmp_path_factory.mktemp("chaos") / "undisturbed"
+    return undisturbed(store, experiment(base_model), places.local())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["sampling worker", "a host of three", "full disk"])
+def test_a_disturbed_run_ends_with_the_undisturbed_result_and_loses_no_finished_work(whole, places, fault, tmp_path):
+    if fault in NEED_ROOT and not may_make_namespaces():
+        pytest.skip("needs root")
+    outcome = disturb(fault, 0, whole, tmp_path, places)
+    assert outcome.identical, outcome.why
+    assert outcome.lost == 0
