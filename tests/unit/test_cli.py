@@ -130,7 +130,7 @@ def test_what_ray_prints_of_killed_workers_does_not_mix_with_the_result(tmp_path
     run = make_run(tmp_path / "store", "mine", {("npo", "unlearned"): [["a"] * 4] * 2}, ["a", "b"], retain=None)
     results = read_results(run)
 
-    def noisy(*_):
+    def noisy(*_, **__):
         print("(raylet) A worker died")
         return results
 
