@@ -50,7 +50,7 @@ def stages(folder, store):
     return len(list((folder / store).glob("*/*/manifest.json")))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_driver_killed_five_times_ends_with_the_undisturbed_result(tmp_path):
     (tmp_path / "kill.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     undisturbed, _ = finished(tmp_path, "undisturbed")

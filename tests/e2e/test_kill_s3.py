@@ -47,7 +47,7 @@ def killed(folder, store, machine, when):
     return remote(store).sizes("")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_driver_whose_machine_is_lost_goes_on_elsewhere_to_the_undisturbed_result(tmp_path, s3):
     (tmp_path / "kill.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     undisturbed = finished(tmp_path, str(tmp_path / "store"), "none")

@@ -87,7 +87,7 @@ def trainings(folder):
     return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "store" / "train").glob("*/manifest.json")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_whose_driver_is_killed_goes_on_with_the_same_command(search, tmp_path):
     first = search()
     finished = wait_for_a_look(tmp_path, first)
@@ -102,7 +102,7 @@ def test_a_search_whose_driver_is_killed_goes_on_with_the_same_command(search, t
     assert len({each["values"]["alpha"] for each in found["trials"]}) == SPACE["trials"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_on_three_nodes_loses_one_and_finds_its_winner(search, tmp_path):
     from ray.cluster_utils import Cluster
 
