@@ -48,7 +48,7 @@ def main() -> None:
     from perf.memory import _write_model
 
     rows = []
-    with tempfile.TemporaryDirectory(prefix="lk") as folder:
+    with tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True) as folder:
         _write_model(Path(folder) / "model")
         size = model_size(ModelSource(str(Path(folder) / "model"), ""))
         assert size is not None
@@ -100,7 +100,7 @@ def measure(name: str, folder: Path) -> float:
     settings = TrainSection(**settings_of(case))
     method = {"name": case.get("method", "grad_diff")}
     job = TrainJob(model_source(str(folder / "model")), method, settings, retain=examples, forget=examples)
-    with tempfile.TemporaryDirectory(prefix="lk") as work:
+    with tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True) as work:
         if settings.workers == 1:
             _train_alone(job, work, Silent())
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

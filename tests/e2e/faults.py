@@ -6,6 +6,7 @@ undisturbed run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -32,7 +33,7 @@ from tests.e2e.disturbed import (
     standing,
     title,
 )
-from tests.e2e.hosts import Hosts, Namespaces, disk_of, kill_all, mlflow_server, resize
+from tests.e2e.hosts import Hosts, Namespaces, disk_of, kill_all, mlflow_server
 
 
 class Places:
@@ -221,19 +222,23 @@ def cut_network(whole: Undisturbed, rng: random.Random, folder: Path, places: Pl
 
 
 def full_disk(whole: Undisturbed, rng: random.Random, folder: Path, places: Places) -> Outcome:
-    """The store's disk fills up at some point; with room, the same command goes on."""
-    stages = [path.parent for path in whole.store.glob("*/*/manifest.json")]
-    used = sum(path.stat().st_size for stage in stages for path in stage.rglob("*") if path.is_file())
-    size, store = int(rng.uniform(0.1, 0.9) * used), folder / "store"
-    with disk_of(store, size):
-        run = Run(places.local(), store, whole.experiment)
+    """A neighbour fills the store's disk at some point; once it has gone, the same command goes on."""
+    store, neighbour = folder / "store", folder / "store" / "neighbour"
+    with disk_of(store, 2**28):
+        driver = places.local()
+        run = Run(driver, store, whole.experiment)
+        moment = rng.uniform(0, 0.7) * whole.working
+        if not after(run, moment, lambda: at_work([driver.pid])):
+            raise TooLateError
+        with contextlib.suppress(OSError), neighbour.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
         assert run.end() == 1, f"exit code {run.end()}:\n{run.said()[-3000:]}"
         assert "disk is full" in run.said(), run.said()[-3000:]
         assert "Traceback" not in run.said(), run.said()[-3000:]
+        neighbour.unlink()
         before = standing(store)
-        resize(store, 2 * used + 2**26)
-        run = Run(places.local(), store, whole.experiment)
-        return outcome(whole, run, f"{size / 2**20:.1f} of {used / 2**20:.1f} MiB", before)
+        return outcome(whole, Run(places.local(), store, whole.experiment), f"{moment:.1f} s at work", before)
 
 
 def damaged(pattern: str) -> Callable[..., Outcome]:

@@ -194,17 +194,13 @@ def ip(*words: str) -> None:
 
 @contextlib.contextmanager
 def disk_of(folder: Path, size: int) -> Iterator[None]:
-    """A file system of `size` bytes at `folder`; `resize` changes it."""
+    """A file system of `size` bytes at `folder`."""
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:
         yield
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
-
-
-def resize(folder: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def head():
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment["RAY_JOB_STOP_WAIT_TIME_S"] = "120"
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # as in an activated environment
-    with tempfile.TemporaryDirectory(prefix="lk") as folder:
+    with tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True) as folder:
         command = [
             RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",

@@ -28,7 +28,7 @@ def run(folder, **environment):
 @pytest.fixture
 def ray_folder():
     """Where Ray keeps its logs; a short name, for the paths of its sockets."""
-    with tempfile.TemporaryDirectory(prefix="lk") as folder:
+    with tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

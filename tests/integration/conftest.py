@@ -11,7 +11,8 @@ def ray_cluster():
 
     from engine import cluster
 
-    with tempfile.TemporaryDirectory(prefix="lk") as folder:  # short: socket paths have a limit
+    # short, for socket paths have a limit; a worker that is ending may still write there
+    with tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True) as folder:
         os.environ["LEAKATK_RAY_TEMP"] = folder
         os.environ["LEAKATK_TEST_KEY"] = "sk-secret-0123456789"  # workers inherit what was there when Ray started
         cluster.connect(distributed_training=True)

@@ -83,7 +83,7 @@ fan_out(Logged(str(folder / "log"), 0.2, deadly=(1,)), 60, folder / "units", Sil
 
 def test_a_killed_actor_is_replaced_and_a_killed_driver_loses_the_units_in_flight(tmp_path):
     folder, log = tmp_path / "units", tmp_path / "log"
-    with tempfile.TemporaryDirectory(prefix="lk") as temporary:
+    with tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True) as temporary:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment["PYTHONPATH"] = f"{Path.cwd()}:{environment.get('PYTHONPATH', '')}"
         driver = subprocess.Popen(
