@@ -64,7 +64,12 @@ def fan_out(
     if workers is not None:
         cluster.check_fits(workers, gpus, "sampling.workers")
     size = max(1, min(len(missing), workers or int(room)))
-    arguments = {"job": job, "folder": str(folder), "report": report, "place": open_workplace(folder.parent)}
+    arguments = {
+        "job": job,
+        "folders": [str(each) for each in (folder, *others)],
+        "report": report,
+        "place": open_workplace(folder.parent),
+    }
     cluster.data_context()
     dataset = ray.data.from_items([{"unit": unit} for unit in missing], override_num_blocks=len(missing))
     done: Any
@@ -117,8 +122,8 @@ def whole(path: Path) -> bool:
 
 
 class _Worker:
-    def __init__(self, job: Any, folder: str, report: Any, place: Workplace) -> None:
-        self.arguments = {"job": job, "folder": folder, "report": report, "place": place}
+    def __init__(self, job: Any, folders: list[str], report: Any, place: Workplace) -> None:
+        self.arguments = {"job": job, "folders": folders, "report": report, "place": place}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return _compute(batch, **self.arguments)
@@ -134,15 +139,16 @@ def _named(name: str) -> Callable[..., dict[str, Any]]:
     return compute
 
 
-def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any, place: Workplace) -> dict[str, Any]:
+def _compute(batch: dict[str, Any], job: Any, folders: list[str], report: Any, place: Workplace) -> dict[str, Any]:
     """Compute the unit of a batch and commit it by a rename. Errors that the engine knows come back as data: through
     Ray Data's own exceptions their class would be lost."""
     import numpy as np
 
     try:
         place.arrive()
-        Path(folder).mkdir(exist_ok=True)  # there already on every node that sees the driver's
-        return _commit(batch, job, folder, report)
+        for each in folders:
+            Path(each).mkdir(exist_ok=True)  # there already on every node that sees the driver's
+        return _commit(batch, job, [Path(each) for each in folders], report)
     except StorageError as error:
         told = {"error": np.array([StorageError.__name__]), "message": np.array([str(error)])}
     except OSError as error:
@@ -152,19 +158,21 @@ def _compute(batch: dict[str, Any], job: Any, folder: str, report: Any, place: W
     return {"unit": batch["unit"]} | told
 
 
-def _commit(batch: dict[str, Any], job: Any, folder: str, report: Any) -> dict[str, Any]:
+def _commit(batch: dict[str, Any], job: Any, folders: list[Path], report: Any) -> dict[str, Any]:
     import numpy as np
 
-    unit, clock = int(batch["unit"][0]), time.monotonic()
+    folder, unit, clock = folders[0], int(batch["unit"][0]), time.monotonic()
     told = {"unit": batch["unit"], "error": np.array([""]), "message": np.array([""])}
-    try:
-        _attempt(Path(folder), unit)
-        tables, note = job.compute(unit)
-    except tuple(KNOWN_ERRORS.values()) as error:
-        return told | {"error": np.array([type(error).__name__]), "message": np.array([str(error)])}
-    for where, table in (tables if isinstance(tables, dict) else {folder: tables}).items():
-        _write(timed(table, time.monotonic() - clock), unit_path(Path(where), unit))
-    _attempts(Path(folder), unit).unlink(missing_ok=True)
+    note = ""
+    if not all(whole(unit_path(each, unit)) for each in folders):  # else a worker was killed before it could say so
+        try:
+            _attempt(folder, unit)
+            tables, note = job.compute(unit)
+        except tuple(KNOWN_ERRORS.values()) as error:
+            return told | {"error": np.array([type(error).__name__]), "message": np.array([str(error)])}
+        for where, table in (tables if isinstance(tables, dict) else {str(folder): tables}).items():
+            _write(timed(table, time.monotonic() - clock), unit_path(Path(where), unit))
+    _attempts(folder, unit).unlink(missing_ok=True)
     report.of(str(unit))(1, note, force=True)
     return told
 

@@ -60,7 +60,7 @@ def disturb(name: str, seed: int, whole: Undisturbed, folder: Path, places: Plac
         try:
             return FAULTS[name](whole, random.Random(f"{name} {seed} {attempt}"), below, places)
         except TooLateError:
-            continue
+            whole = whole.hurried()
         finally:
             shutil.rmtree(below, ignore_errors=True)
     return Outcome("never", False, 0, f"the run ended {TRIES} times before it could be disturbed")
