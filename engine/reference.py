@@ -35,7 +35,9 @@ def run_reference(job: ReferenceJob, work: Path) -> dict[str, Any]:
     from engine import cluster
 
     gpus = 1.0 if cluster.resources()[1] >= 1 else 0.0
-    task = ray.remote(at_work).options(num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE)
+    task = ray.remote(at_work).options(
+        name="reference", num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE
+    )
     values = ray.get(task.remote(open_workplace(work), _logprobs, job, gpus > 0))
     (work / "logprobs.json").write_text(json.dumps(values))
     return {"examples": len(values)}

@@ -51,7 +51,7 @@ def run_training(job: TrainJob, work: Path, report: Any) -> dict[str, Any]:
     place = open_workplace(work)
     if workers == 1 and job.settings.zero_stage == 0:
         task = ray.remote(at_work).options(
-            num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE
+            name="train", num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=cluster.ANYWHERE
         )
         try:
             facts = ray.get(task.remote(place, _train_alone, job, str(work), report))

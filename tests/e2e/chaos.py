@@ -48,7 +48,7 @@ FAULTS: dict[str, Callable[[Undisturbed, random.Random, Path, Places], Outcome]]
 }
 NEED_ROOT = ("network of a host cut", "full disk")  # namespaces and mounts
 IN_STORE = {"MLFLOW_TRACKING_URI": ""}  # recorded in the store itself
-TRIES = 3  # at a moment that comes after the run's end: the machine is not equally fast each time
+TRIES = 6  # at a moment that came after the run's end, each at half the time of the one before
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 

@@ -39,7 +39,7 @@ def experiment(model: Path, method: Mapping[str, Any] = METHOD, n: int = 64) -> 
 
 
 TITLES = {  # what Ray calls a process while it works
-    "training worker": ("ray::_train_alone",),
+    "training worker": ("ray::train",),
     "training worker, one of two": ("ray::RayTrainWorker", "ray::_RayTrainWorker__execute"),
     "sampling worker": ("ray::MapBatches(SampleJob)", "ray::MapBatches(GridJob)"),
     "scoring worker": ("ray::MapBatches(ScoreJob)",),

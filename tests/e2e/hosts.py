@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -111,17 +112,23 @@ class Namespaces:
     """Hosts with a network of their own: namespaces on a bridge; `cut` takes one off the net and ends nothing on it."""
 
     def __init__(self, count: int) -> None:
+        self.hosts = range(count + 1)
         self.mark = f"lk{os.getpid() % 10000}"
         self.net = f"10.{os.getpid() % 200 + 20}.{os.getpid() // 200 % 250}"
         self.temporary = tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True)
         self.nodes: dict[int, subprocess.Popen[bytes]] = {}
+        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         ip("link", "add", f"{self.mark}br", "type", "bridge")
         ip("link", "set", f"{self.mark}br", "up")
-        for host in range(count + 1):
-            self._connect(host)
-        self._start(0, "--head", "--num-cpus=0", f"--temp-dir={self.temporary.name}", "--dashboard-host=127.0.0.1")
-        for host in range(1, count + 1):
-            self.add(host)
+        try:
+            for host in self.hosts:
+                self._connect(host)
+            self._start(0, "--head", "--num-cpus=0", f"--temp-dir={self.temporary.name}", "--dashboard-host=127.0.0.1")
+            for host in self.hosts[1:]:
+                self.add(host)
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def address(self) -> str:
@@ -129,7 +136,7 @@ class Namespaces:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"RAY_ADDRESS": self.address} | SOON
+        return {"RAY_ADDRESS": self.address} | SOON | self.token
 
     @property
     def prefix(self) -> list[str]:
@@ -154,7 +161,7 @@ class Namespaces:
         log = (Path(self.temporary.name) / f"host{host}.log").open("w")
         self.nodes[host] = subprocess.Popen(
             command,
-            env=kept | SOON | {"PYTHONUNBUFFERED": "1"},
+            env=kept | SOON | self.token | {"PYTHONUNBUFFERED": "1"},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -182,7 +189,7 @@ class Namespaces:
         for process in self.nodes.values():
             kill_all(process.pid)
             process.wait()
-        for host in self.nodes:
+        for host in self.hosts:
             subprocess.run(["ip", "netns", "del", f"{self.mark}-{host}"], capture_output=True)
         subprocess.run(["ip", "link", "del", f"{self.mark}br"], capture_output=True)
         self.temporary.cleanup()
