@@ -35,7 +35,7 @@ audit: .venv/installed
 perf: .venv/installed-test
 	$(BIN)/python -m perf.sample
 	$(BIN)/python -m perf.score
-	$(BIN)/python -m perf.leak > perf/leak.md
+	$(BIN)/python -m perf.leak > perf/results/leak.md
 
 # The tests that take minutes, then every fault at random moments: the table of docs/faults.md. RUNS: seeds of each
 RUNS ?= 3

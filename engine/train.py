@@ -141,7 +141,9 @@ def _train_together(job: TrainJob, place: Workplace, report: Any, use_gpu: bool)
     if (work / FAILURE).exists():
         name, text = json.loads((work / FAILURE).read_text())
         raise {each.__name__: each for each in ENDS}[name](text)
-    return json.loads((work / "facts.json").read_text())
+    facts = json.loads((work / "facts.json").read_text())
+    (work / "facts.json").unlink()  # the stage's manifest holds them
+    return facts
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Measures the statistics: speed, coverage of the intervals, error beyond n.
 
-    python -m perf.leak [--scores SCORES.jsonl] [--images docs/images] [--trials 1000] > perf/leak.md
+    python -m perf.leak [--scores SCORES.jsonl] [--images docs/images] [--trials 1000] > perf/results/leak.md
 
 Without --scores the samples are drawn from simulated prompts; "published" leaks like GradDiff on TOFU (leak@1..128
 within .003 of the published values). With it, stored scores with at least 128 samples a prompt are replayed too.
