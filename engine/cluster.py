@@ -61,12 +61,14 @@ def has_gpus() -> bool:
 
 
 def data_context() -> None:
-    """Quiet Ray Data: the engine shows progress itself."""
+    """Quiet Ray Data, for the engine shows progress itself, and without memory budgets: a unit's output is on disk
+    before its task ends, and by budget Ray Data lets the first unit run alone until it knows how large outputs are."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.op_resource_reservation_enabled = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

@@ -210,7 +210,7 @@ def measured(log: Path | None, *arguments: str) -> Any:
     if name not in known:
         command = [sys.executable, "-m", "perf.scale", *arguments]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        known[name] = json.loads(run.stdout.splitlines()[-1])
+        known[name] = json.loads(next(line for line in run.stdout.splitlines() if line[0] in "{["))  # Ray may warn too
         if log:
             log.write_text(json.dumps(known))
     return known[name]
