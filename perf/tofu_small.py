@@ -19,10 +19,10 @@ GROUPS = {"forget": "original questions", "forget_paraphrase": "paraphrased ques
 KS = (1, 8, 32)
 READING = (
     "How to read it: the target model should say its authors by heart and the retain model not guess them. Training "
-    "stops at the first look at which greedy answers are below train.stop_at_greedy: the steps. RULE's control, as "
-    "many steps without samples, is left out. Real authors and world facts are left out of model utility: this "
-    "model has never heard of them. ROUGE-L recall gives any sentence of the right form a part of its score; the "
-    "excess does not."
+    "stops at the first look at which greedy answers are below train.stop_at_greedy: the steps. npo-control took as "
+    "many steps as RULE, without its samples. Real authors and world facts are left out of model utility: this model "
+    "has never heard of them. ROUGE-L recall gives any sentence of the right form a part of its score; the excess does "
+    "not."
 )
 FINDINGS = "## What this run showed"  # written by hand below the tables; kept when the page is written again
 
