@@ -42,13 +42,13 @@ and RULE beside its control, which took as many steps without samples.
 
 {table}
 
-Seconds are of training and evaluating the one model, over all workers, and depend on the machine and what else runs on
-it: an order of magnitude. `retain` never saw the forget set: it is what `retrain` makes. `dpo` and `idk_dpo` are one
-loss, both with refusals here. `altpo` learns from alternates that the target model samples, and this target model has
-only the right answer to give. `dpo`, `idk_dpo`, `altpo` and `flat` still say the answers by greedy decoding: with these
-settings they have not forgotten, and no number of theirs says more than that. `ceu`, `flat`, `grad_ascent` and
-`task_vector` read no retain set, which is what their utility shows. [unlearning.md](unlearning.md) says how models are trained; `leakatk methods` lists defaults and sources,
-and each file of `methods/` has its formula.
+Seconds are of training and evaluating the one model, over all workers, and depend on the machine and what else runs
+on it: an order of magnitude. `retain` never saw the forget set: it is what `retrain` makes. `dpo` and `idk_dpo` are
+one loss, both with refusals here. `altpo` learns from alternates that the target model samples, and this target model
+has only the right answer to give. `dpo`, `idk_dpo`, `altpo` and `flat` still say the answers by greedy decoding: with
+these settings they have not forgotten, and no number of theirs says more than that. `ceu`, `flat`, `grad_ascent` and
+`task_vector` read no retain set, which is what their utility shows. [unlearning.md](unlearning.md) says how models
+are trained; `leakatk methods` lists defaults and sources, and each file of `methods/` has its formula.
 """
 
 
