@@ -20,7 +20,7 @@ tune-demo: .venv/installed
 	$(BIN)/leakatk tune tune_spaces/fictional-npo.yaml examples/fictional.yaml
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 3 --dist loadfile --durations 15
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
