@@ -10,9 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
+
+from tests.e2e.hosts import kill_all
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -64,8 +65,7 @@ def head():
         try:
             yield f"http://127.0.0.1:{dashboard}", environment
         finally:
-            for each in (*psutil.Process(process.pid).children(recursive=True), process):
-                each.kill()  # `ray start` asked to end takes half a minute
+            kill_all(process.pid)  # `ray start` asked to end takes half a minute
             process.wait(timeout=60)
 
 
