@@ -22,7 +22,7 @@ def whole(base_model, tmp_path_factory, places):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["driver", "a host of three", "full disk"])
+@pytest.mark.parametrize("fault", ["driver", "full disk", pytest.param("a host of three", marks=pytest.mark.long)])
 def test_a_disturbed_run_ends_with_the_undisturbed_result_and_loses_no_finished_work(whole, places, fault, tmp_path):
     if fault in NEED_ROOT and not may_make_namespaces():
         pytest.skip("needs root")
