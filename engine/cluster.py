@@ -62,7 +62,8 @@ def has_gpus() -> bool:
 
 def data_context() -> None:
     """Quiet Ray Data, for the engine shows progress itself, and without memory budgets: a unit's output is on disk
-    before its task ends, and by budget Ray Data lets the first unit run alone until it knows how large outputs are."""
+    before its task ends, and with budgets Ray Data starts one task alone until it has read the cluster's limits again,
+    a second later in every stage."""
     import ray.data
 
     context = ray.data.DataContext.get_current()

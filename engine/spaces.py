@@ -14,9 +14,10 @@ from pydantic import Field, model_validator
 
 from benchmarks.base import Benchmark
 from engine.benchmark_metrics import metric_names
+from engine.document import known, read_yaml, validated
 from engine.errors import UserError
 from engine.evaluate import is_leak_group
-from engine.experiment import Experiment, MethodSection, Positive, Section, TrainSection, known, read_yaml, validated
+from engine.experiment import Experiment, MethodSection, Positive, Section, TrainSection
 
 Range = tuple[float, float]
 Integers = tuple[int, int]

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.experiment import override, parse_experiment
+    from engine.document import override
+    from engine.experiment import parse_experiment
 
     document: dict[str, Any] = {
         "name": "evaluate",
