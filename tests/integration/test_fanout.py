@@ -17,7 +17,7 @@ import ray
 
 from benchmarks.base import Decoding
 from engine.errors import UserError
-from engine.fanout import fan_out
+from engine.fanout import fan_out, unit_path
 from engine.models import model_source
 from engine.progress import Silent
 from engine.sample import SampleJob, run_sampling
@@ -59,6 +59,28 @@ def test_a_killed_task_is_retried_by_ray_and_no_other_unit_is_computed_again(tmp
     fan_out(Logged(str(tmp_path / "quiet")), 8, tmp_path / "undisturbed", Silent())
     assert computed(tmp_path / "log") == {unit: 2 if unit in (1, 5) else 1 for unit in range(8)}
     assert values(tmp_path / "killed") == values(tmp_path / "undisturbed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Late:
+    """A unit that is written, and whose worker is killed before Ray hears of it."""
+
+    log: str
+    folder: str
+
+    def compute(self, unit):
+        table, note = Logged(self.log).compute(unit)
+        if computed(self.log)[unit] == 1:
+            pyarrow.parquet.write_table(table, unit_path(Path(self.folder), unit), write_page_checksum=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return table, note
+
+
+def test_a_unit_that_stands_when_its_worker_is_killed_is_not_computed_again(tmp_path):
+    fan_out(Late(str(tmp_path / "log"), str(tmp_path / "units")), 2, tmp_path / "units", Silent())
+    assert computed(tmp_path / "log") == {0: 1, 1: 1}
+    assert values(tmp_path / "units") == {f"00000{unit}": [{"unit": unit, "value": unit**2}] for unit in (0, 1)}
+    assert sorted(path.name for path in (tmp_path / "units").iterdir()) == ["000000.parquet", "000001.parquet"]
 
 
 def test_a_unit_that_kills_every_worker_ends_in_one_line_and_keeps_the_others(tmp_path):
