@@ -110,12 +110,13 @@ def measure(name: str, folder: Path) -> float:
 def _together(job: Any, work: Path) -> float:
     from engine import cluster, train
     from engine.progress import Silent
+    from engine.workplace import open_workplace
 
     os.environ["LEAKATK_RAY_TEMP"] = str(work / "r")
     cluster.connect(distributed_training=True)
     own, train._train_worker = train._train_worker, _watched
     try:
-        train._train_together(job, work, Silent(), False)
+        train._train_together(job, open_workplace(work), Silent(), False)
     finally:
         train._train_worker = own
     return max(json.loads(path.read_text()) for path in work.glob("peak*"))
@@ -132,7 +133,7 @@ def _watched(config: dict[str, Any]) -> None:
     _train_worker(config)
     rank = ray.train.get_context().get_world_rank()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    (Path(config["work"]) / f"peak{rank}").write_text(json.dumps(peak))
+    (Path(config["place"].folder) / f"peak{rank}").write_text(json.dumps(peak))
 
 
 if __name__ == "__main__":

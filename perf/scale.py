@@ -204,13 +204,13 @@ def main() -> None:
 
 
 def measured(log: Path | None, *arguments: str) -> Any:
-    """What this module prints in a process of its own, or what the log has of it."""
+    """What this module prints in a process of its own, beside Ray's warnings, or what the log has of it."""
     known = json.loads(log.read_text()) if log and log.exists() else {}
     name = " ".join(arguments)
     if name not in known:
         command = [sys.executable, "-m", "perf.scale", *arguments]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        known[name] = json.loads(next(line for line in run.stdout.splitlines() if line[0] in "{["))  # Ray may warn too
+        known[name] = json.loads(next(line for line in run.stdout.splitlines() if line.startswith(("{", "["))))
         if log:
             log.write_text(json.dumps(known))
     return known[name]
