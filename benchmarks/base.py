@@ -91,14 +91,14 @@ class Protocol(BaseModel):
     which leak@k is reported. train, finetune: keys of the experiment's `train` and `model.finetune` sections that suit
     the benchmark's own model, where it brings one.
 
-    What is reported beside leak@k (engine/benchmark_metrics.py), nothing by default. model_utility: groups of probes
-    whose probability, ROUGE and truth ratio make it, each with the form of its probability, plain or normalised over
-    the wrong answers; it is then the model's utility. forget_group: probes that forget quality, extraction strength and
-    exact memorization are taken on. greedy_means: by name of the metric, the group whose mean ROUGE of greedy answers
-    it is. attacks: membership inference, `members` against `holdout`. published_auc: AUC of Min-40% of the retain model
-    that the benchmark's authors trained, for privleak_published. rouge: which ROUGE. fluency_group: probes whose greedy
-    answers a classifier looks at, how little of them is gibberish. requests: sizes of the requests in which a method is
-    to unlearn the forget set, one after the other (None: at once).
+    What is reported beside leak@k (engine/evaluation/benchmark_metrics.py), nothing by default. model_utility: groups
+    of probes whose probability, ROUGE and truth ratio make it, each with the form of its probability, plain or
+    normalised over the wrong answers; it is then the model's utility. forget_group: probes that forget quality,
+    extraction strength and exact memorization are taken on. greedy_means: by name of the metric, the group whose mean
+    ROUGE of greedy answers it is. attacks: membership inference, `members` against `holdout`. published_auc: AUC of
+    Min-40% of the retain model that the benchmark's authors trained, for privleak_published. rouge: which ROUGE.
+    fluency_group: probes whose greedy answers a classifier looks at, how little of them is gibberish. requests: sizes
+    of the requests in which a method is to unlearn the forget set, one after the other (None: at once).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -4,7 +4,8 @@
     round r: m samples of every forget prompt at T = 1, p = 1; stop if leak@m <= tolerance; else the samples with
              S >= threshold join D_f as further answers, and the base method goes on
 
-Source: arXiv 2511.04934. The authors' code is not public; this is our reading of the paper. engine/rule.py runs it.
+Source: arXiv 2511.04934. The authors' code is not public; this is our reading of the paper. engine/pipeline/rule.py
+runs it.
 """
 
 from __future__ import annotations

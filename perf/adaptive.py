@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow.parquet
 
 from benchmarks import BENCHMARKS
-from engine.evaluate import sample_job
-from engine.experiment import parse_experiment
-from engine.fanout import unit_path
-from engine.known import AnswersJob
-from engine.models import ModelSource
-from engine.results import read_results
-from engine.sample import SampleJob, read_units
-from engine.scoring import ScoreJob, group_scores
-from engine.sequential import Pilot, sample_on
-from engine.stopping import Rule, rule_cost
-from engine.store import Stage
+from engine.cluster.fan_out import unit_path
+from engine.config.experiment import parse_experiment
+from engine.evaluation.evaluate import sample_job
+from engine.leak.stopping import Rule, rule_cost
+from engine.models.loading import ModelSource
+from engine.reporting.results import read_results
+from engine.stages.known_answers import AnswersJob
+from engine.stages.sample import SampleJob, read_units
+from engine.stages.sample_adaptive import Pilot, sample_on
+from engine.stages.score import ScoreJob, group_scores
+from engine.store.store import Stage
 from perf.report import write
 
 MODELS = ("target", "grad-ascent", "grad-diff", "npo", "simnpo", "npo-control", "simnpo-control", "rule-npo")

@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow.compute
 
 from benchmarks.base import Example
-from engine.beyond import leak_beyond_n
-from engine.leak import leak_at_k
-from engine.models import ModelSource
-from engine.reference import ReferenceJob, _logprobs
-from engine.results import Results, read_results
-from engine.reweight import reweighted_leak
-from engine.sample import read_units
-from engine.scoring import group_scores
+from engine.leak.estimator import leak_at_k
+from engine.leak.extrapolation import leak_beyond_n
+from engine.leak.importance_weights import reweighted_leak
+from engine.models.loading import ModelSource
+from engine.reporting.results import Results, read_results
+from engine.stages.reference import ReferenceJob, _logprobs
+from engine.stages.sample import read_units
+from engine.stages.score import group_scores
 from perf.report import write
 
 K, FEW, MODELS = np.array([128]), 32, ("grad-ascent", "grad-diff", "npo", "simnpo", "npo-control", "simnpo-control")

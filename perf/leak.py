@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.beyond import leak_beyond_n
-from engine.bootstrap import INTERVALS, mean_interval
-from engine.leak import leak_at_k, leak_curve, pad_rows, prompt_leak
-from engine.scores import read_scores
+from engine.leak.estimator import leak_at_k, leak_curve, pad_rows, prompt_leak
+from engine.leak.extrapolation import leak_beyond_n
+from engine.leak.intervals import INTERVALS, mean_interval
+from engine.reporting.scores import read_scores
 
 K = np.array([1, 8, 32])
 REGIMES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {

@@ -83,11 +83,11 @@ def _train_one(name: str, folder: Path) -> None:
 
     from benchmarks import BENCHMARKS
     from benchmarks.base import Example
-    from engine.batches import TrainJob
-    from engine.experiment import LoraSection, TrainSection
-    from engine.models import model_source
-    from engine.progress import Silent
-    from engine.train import _train_alone
+    from engine.cluster.progress import Silent
+    from engine.config.experiment import LoraSection, TrainSection
+    from engine.models.loading import model_source
+    from engine.train.job import TrainJob
+    from engine.train.loop import _train_alone
 
     torch.set_num_threads(1)
     if name == "nothing":

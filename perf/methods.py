@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import pipeline
 from engine.commands.demo import demo_document
-from engine.experiment import Experiment, parse_experiment
-from engine.results import Results
-from engine.store import Store
+from engine.config.experiment import Experiment, parse_experiment
+from engine.pipeline import run as pipeline
+from engine.reporting.results import Results
+from engine.store.store import Store
 from methods import METHODS
 
 TEXT = """\

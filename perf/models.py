@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
-from engine.batches import TrainJob
-from engine.experiment import TrainSection
-from engine.models import ModelSource, load_model, model_source
-from engine.progress import Silent
-from engine.train import _train_alone
+from engine.cluster.progress import Silent
+from engine.config.experiment import TrainSection
+from engine.models.loading import ModelSource, load_model, model_source
+from engine.train.job import TrainJob
+from engine.train.loop import _train_alone
 
 SEED = 0
 RMU = {"name": "rmu", "layer": 1, "c": 4.0, "alpha": 2.0}
@@ -19,7 +19,7 @@ RMU = {"name": "rmu", "layer": 1, "c": 4.0, "alpha": 2.0}
 def demo_models(folder: Path) -> dict[str, Any]:
     """name -> (model, tokenizer): the demo's target and retain model, the target model unlearned by RMU, and the
     untrained model that they start from."""
-    from engine.data import load_tokenizer
+    from engine.models.tokenization import load_tokenizer
 
     benchmark = BENCHMARKS["fictional"].load(seed=SEED)
     benchmark.base_model(folder / "untrained", SEED)

@@ -17,9 +17,9 @@ from perf.report import write
 
 NOTES = """\
 Peak resident size of the training worker that took most, in MiB: a process of its own for each case, with libraries;
-planned: engine/sizes.py's formulas, with the same libraries' share (the first row). CPU, float32 unless bf16, one
-thread a worker, two steps of full sequences. Llama of 8 layers, hidden size 512; batch x length as given over all
-workers. What is shared by processes, such as the mapped file of the weights, counts in the measurement.\
+planned: engine/pipeline/memory_model.py's formulas, with the same libraries' share (the first row). CPU, float32 unless
+bf16, one thread a worker, two steps of full sequences. Llama of 8 layers, hidden size 512; batch x length as given over
+all workers. What is shared by processes, such as the mapped file of the weights, counts in the measurement.\
 """
 LENGTH = 128
 CASES: dict[str, dict[str, Any]] = {
@@ -41,9 +41,9 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(measure(sys.argv[1], Path(sys.argv[2])))
         return
-    from engine.experiment import TrainSection
-    from engine.models import ModelSource
-    from engine.sizes import PROCESS, model_size, training_memory
+    from engine.config.experiment import TrainSection
+    from engine.models.loading import ModelSource
+    from engine.pipeline.memory_model import PROCESS, model_size, training_memory
     from methods import METHODS
     from perf.memory import _write_model
 
@@ -82,11 +82,11 @@ def measure(name: str, folder: Path) -> float:
     import transformers  # noqa: F401
 
     from benchmarks.base import Example
-    from engine.batches import TrainJob
-    from engine.experiment import TrainSection
-    from engine.models import model_source
-    from engine.progress import Silent
-    from engine.train import _train_alone
+    from engine.cluster.progress import Silent
+    from engine.config.experiment import TrainSection
+    from engine.models.loading import model_source
+    from engine.train.job import TrainJob
+    from engine.train.loop import _train_alone
 
     torch.set_num_threads(1)
     if name == next(iter(CASES)):
@@ -108,17 +108,18 @@ def measure(name: str, folder: Path) -> float:
 
 
 def _together(job: Any, work: Path) -> float:
-    from engine import cluster, train
-    from engine.progress import Silent
-    from engine.workplace import open_workplace
+    from engine.cluster import ray_cluster
+    from engine.cluster.progress import Silent
+    from engine.store.work_dir import open_workplace
+    from engine.train import loop
 
     os.environ["LEAKATK_RAY_TEMP"] = str(work / "r")
-    cluster.connect(distributed_training=True)
-    own, train._train_worker = train._train_worker, _watched
+    ray_cluster.connect(distributed_training=True)
+    own, loop._train_worker = loop._train_worker, _watched
     try:
-        train._train_together(job, open_workplace(work), Silent(), False)
+        loop._train_together(job, open_workplace(work), Silent(), False)
     finally:
-        train._train_worker = own
+        loop._train_worker = own
     return max(json.loads(path.read_text()) for path in work.glob("peak*"))
 
 
@@ -128,7 +129,7 @@ def _watched(config: dict[str, Any]) -> None:
 
     import ray.train
 
-    from engine.train import _train_worker
+    from engine.train.loop import _train_worker
 
     _train_worker(config)
     rank = ray.train.get_context().get_world_rank()

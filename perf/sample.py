@@ -1,4 +1,4 @@
-"""Sampling speed: engine.decode against Hugging Face generate, in both ways that people use it.
+"""Sampling speed: engine.decode.sampler against Hugging Face generate, in both ways that people use it.
 
 python -m perf.sample [--prompts 12] [--samples 200] [--models FOLDER ...]
 """
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import BENCHMARKS
-from engine.data import encode_prompt, load_tokenizer, stop_token_ids
-from engine.decode import Strategy, sample, sample_grid
-from engine.models import load_model, model_source
+from engine.decode.sampler import Strategy, sample, sample_grid
+from engine.models.loading import load_model, model_source
+from engine.models.tokenization import encode_prompt, load_tokenizer, stop_token_ids
 from perf.models import SEED, demo_models
 from perf.report import median_ratio, side_by_side, write
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import Decoding, Probe
-from engine.fanout import counted, fan_out
-from engine.leak import leak_curve
-from engine.models import ModelSource
-from engine.progress import Silent
-from engine.sample import SampleJob, prompt_columns, run_sampling, unit_prompts
-from engine.scoring import ScoreJob, group_scores, run_scoring
+from engine.cluster.fan_out import counted, fan_out
+from engine.cluster.progress import Silent
+from engine.leak.estimator import leak_curve
+from engine.models.loading import ModelSource
+from engine.stages.sample import SampleJob, prompt_columns, run_sampling, unit_prompts
+from engine.stages.score import ScoreJob, group_scores, run_scoring
 from perf.report import machine, table, write_page
 
 LATENCY = 1.0  # seconds a unit; real units take seconds

@@ -28,9 +28,9 @@ FINDINGS = "## What this run showed"  # written by hand below the tables; kept w
 
 
 def main() -> None:
-    from engine import pipeline
-    from engine.experiment import load_experiment
-    from engine.store import Store
+    from engine.config.experiment import load_experiment
+    from engine.pipeline import run as pipeline
+    from engine.store.store import Store
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--path", default="locuslab/TOFU")
@@ -73,7 +73,7 @@ def page(results: list[Any]) -> str:
 
 
 def _split(result: Any) -> list[str]:
-    from engine.table import metric_rows, missing_reasons
+    from engine.reporting.table import metric_rows, missing_reasons
 
     lines = [f"## {result.benchmark['split']}", ""]
     for group, title in GROUPS.items():

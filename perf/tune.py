@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import BENCHMARKS
-from engine.finals import finals
-from engine.leak import Floats, prompt_leak
-from engine.looks import FEW, Look, _rank, predict
-from engine.race import short
-from engine.sample import read_units
-from engine.scoring import group_scores
-from engine.spaces import TRAIN, Rung
-from engine.trial import _report
+from engine.leak.estimator import Floats, prompt_leak
+from engine.search.final_selection import finals
+from engine.search.scheduler import short
+from engine.search.space import TRAIN, Rung
+from engine.search.trial import _report
+from engine.search.trial_evaluation import FEW, Look, _rank, predict
+from engine.stages.sample import read_units
+from engine.stages.score import group_scores
 from perf.report import machine, table, write_page
 
 LADDERS = ((4, 16, 64), (8, 32))

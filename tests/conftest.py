@@ -30,7 +30,7 @@ def base_model(fictional, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer(base_model):
-    from engine.data import load_tokenizer
+    from engine.models.tokenization import load_tokenizer
 
     return load_tokenizer(str(base_model))
 

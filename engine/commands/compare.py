@@ -12,7 +12,7 @@ from engine.commands.run import run_path
 from engine.errors import UserError
 
 if TYPE_CHECKING:
-    from engine.compare import Comparison, Row
+    from engine.reporting.compare import Comparison, Row
 
 COLUMNS = (
     *("model", "run", "role", "greedy", "leak", "leak_low", "leak_high", "excess", "excess_low", "excess_high"),
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.compare import compare
+    from engine.reporting.compare import compare
 
     found = compare([run_path(each) for each in args.runs], args.k)
     try:
@@ -75,8 +75,8 @@ def _write(found: Comparison, folder: Path) -> list[Path]:
     import csv
     import io
 
-    from engine.figures import above_retain, curve_figure, lines_of, save
-    from engine.store import write_atomic
+    from engine.reporting.figures import above_retain, curve_figure, lines_of, save
+    from engine.store.store import write_atomic
 
     lines = lines_of((row.label, row.model.role, row.curve) for row in found.rows)
     title = f"the worst of k samples on {found.leak_group.replace('_', ' ')} prompts"

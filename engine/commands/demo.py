@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.document import known
-    from engine.experiment import parse_experiment
+    from engine.config.experiment import parse_experiment
+    from engine.config.loader import known
 
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give a number from 0 up")

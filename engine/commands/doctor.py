@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engine.commands.run import add_common_arguments, store_path
 
 if TYPE_CHECKING:
-    from engine.doctor import Check
+    from engine.pipeline.preflight import Check
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.doctor import examine
-    from engine.experiment import load_experiment
-    from engine.store import Store
+    from engine.config.experiment import load_experiment
+    from engine.pipeline.preflight import examine
+    from engine.store.store import Store
 
     experiment = load_experiment(args.experiment, args.set) if args.experiment else None
     found = examine(Store(store_path(args.store)), experiment)

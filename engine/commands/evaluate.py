@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.document import override
-    from engine.experiment import parse_experiment
+    from engine.config.experiment import parse_experiment
+    from engine.config.loader import override
 
     document: dict[str, Any] = {
         "name": "evaluate",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from engine.leak import Floats, LeakCurve
-    from engine.scores import Scores
+    from engine.leak.estimator import Floats, LeakCurve
+    from engine.reporting.scores import Scores
 
 SHOWN = 5  # malformed lines named one by one, worst prompts in the table
 
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.leak import leak_curve
-    from engine.scores import pair, read_scores
+    from engine.leak.estimator import leak_curve
+    from engine.reporting.scores import pair, read_scores
 
     if not 0 < args.confidence < 1:
         raise UserError(f"--confidence must be between 0 and 1, found {args.confidence}")
@@ -110,8 +110,8 @@ def _binary(rows: list[Floats], threshold: float) -> list[Floats]:
 def _beyond(rows: list[Floats], k: list[int], args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from engine.beyond import leak_beyond_n
-    from engine.leak import pad_rows
+    from engine.leak.estimator import pad_rows
+    from engine.leak.extrapolation import leak_beyond_n
 
     found = leak_beyond_n(pad_rows(rows)[0], np.array(k), args.confidence, args.seed)
     return {
@@ -133,11 +133,11 @@ def _details(
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """What stands beside the curve: the noise by its source, the certified bound, the test over retain, the plan."""
-    from engine.excess import excess_p_value, worst_prompts
-    from engine.guarantees import mean_leak_bound
-    from engine.leak import pad_rows, prompt_leak, valid_samples
-    from engine.prompt_leaks import upper_limits
-    from engine.variance import noise, plan_samples
+    from engine.leak.bounds import mean_leak_bound
+    from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
+    from engine.leak.excess import excess_p_value, worst_prompts
+    from engine.leak.per_prompt import upper_limits
+    from engine.leak.variance import noise, plan_samples
 
     sets = [pad_rows(each)[0] for each in (rows, retain_rows) if each is not None]
     largest = int(curve.k.max())
@@ -165,7 +165,7 @@ def _details(
 
 def _add_texts(worst: list[dict[str, Any]], path: Path) -> None:
     """Put prompt, reference and worst response beside each of the worst prompts, by prompt id."""
-    from engine.files import Reading, read_generations
+    from engine.reporting.generations import Reading, read_generations
 
     wanted = {each["prompt_id"]: each for each in worst}
     for row in read_generations(path, Reading()):
@@ -175,9 +175,9 @@ def _add_texts(worst: list[dict[str, Any]], path: Path) -> None:
 
 def _write_prompts(prompt_ids: list[str], rows: list[Floats], curve: LeakCurve, args: argparse.Namespace) -> None:
     """Each prompt's leak@k, and upper bounds on it: of that prompt alone, and of all prompts at once."""
-    from engine.files import atomic_file
-    from engine.leak import pad_rows, prompt_leak, valid_samples
-    from engine.prompt_leaks import upper_limits
+    from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
+    from engine.leak.per_prompt import upper_limits
+    from engine.reporting.generations import atomic_file
 
     scores_PN = pad_rows(rows)[0]
     alone_PK = upper_limits(scores_PN, curve.k, args.confidence)

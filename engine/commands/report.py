@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.figures import write_figures, write_paper_figures
-    from engine.report import verdict, write_report
-    from engine.results import read_results
+    from engine.reporting.figures import write_figures, write_paper_figures
+    from engine.reporting.html_report import verdict, write_report
+    from engine.reporting.results import read_results
 
     given = run_path(args.run)
     results = read_results(given)

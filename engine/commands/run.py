@@ -15,7 +15,7 @@ from engine.errors import UserError, one_line
 from engine.redact import redact
 
 if TYPE_CHECKING:
-    from engine.experiment import Experiment
+    from engine.config.experiment import Experiment
 
 DEFAULT_STORE = "leakatk-store"
 
@@ -40,8 +40,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def store_path(given: str | None) -> Path:
     """The store's folder: --store, LEAKATK_STORE or ./leakatk-store, absolute; of a URL, its copy on this machine."""
-    from engine.mirror import local_copy
-    from engine.remote import is_url
+    from engine.store.object_store import is_url
+    from engine.store.replica import local_copy
 
     where = given or os.environ.get("LEAKATK_STORE") or DEFAULT_STORE
     return local_copy(where) if is_url(where) else Path(where).expanduser().resolve()
@@ -49,9 +49,9 @@ def store_path(given: str | None) -> Path:
 
 def run_path(given: str) -> Path:
     """A run's folder or file; of a URL such as s3://BUCKET/PREFIX/runs/NAME, its newest copy on this machine."""
-    from engine.mirror import local_copy
-    from engine.remote import is_url
-    from engine.runs import collect_runs
+    from engine.reporting.run_folder import collect_runs
+    from engine.store.object_store import is_url
+    from engine.store.replica import local_copy
 
     if not is_url(given):
         return Path(given)
@@ -64,7 +64,7 @@ def run_path(given: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.experiment import load_experiment
+    from engine.config.experiment import load_experiment
 
     return run_experiment(load_experiment(args.experiment, args.set), args)
 
@@ -85,17 +85,17 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
 
 
 def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextIO) -> int:
-    from engine import pipeline
-    from engine.ending import Ending
-    from engine.export import write_scores
-    from engine.figures import write_figures
-    from engine.record import tracking_uri
-    from engine.report import write_report
-    from engine.runs import share_run
-    from engine.store import Store, locked
-    from engine.sync import record_soon
-    from engine.system_metrics import SystemMetrics
-    from engine.table import as_json, print_metrics, print_remarks, print_table
+    from engine.pipeline import run as pipeline
+    from engine.pipeline.interruption import Ending
+    from engine.reporting.export import write_scores
+    from engine.reporting.figures import write_figures
+    from engine.reporting.html_report import write_report
+    from engine.reporting.run_folder import share_run
+    from engine.reporting.table import as_json, print_metrics, print_remarks, print_table
+    from engine.store.store import Store, locked
+    from engine.tracking.mlflow_run import tracking_uri
+    from engine.tracking.sync import record_soon
+    from engine.tracking.system_metrics import SystemMetrics
 
     store = Store(store_path(args.store))
     with SystemMetrics() as system, Ending(store.root) as ending:

@@ -16,7 +16,7 @@ from engine.metrics import METRICS
 from engine.redact import redact
 
 if TYPE_CHECKING:
-    from engine.files import Generations
+    from engine.reporting.generations import Generations
 
 SAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 4096, 2**24  # what is scored together, and so held in memory
 
@@ -85,8 +85,8 @@ def _score_file(source: Path, metric: str, options: dict[str, Any], out: Path) -
     from rich.console import Console
     from rich.progress import Progress
 
-    from engine.files import Reading, atomic_file, read_generations
     from engine.metrics import score_counted
+    from engine.reporting.generations import Reading, atomic_file, read_generations
 
     reading, samples, failures = Reading(), 0, Counter[str]()
     console = Console(file=sys.stderr)

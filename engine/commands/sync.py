@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.record import tracking_uri
     from engine.redact import redact
-    from engine.sync import runs_of, sync
+    from engine.tracking.mlflow_run import tracking_uri
+    from engine.tracking.sync import runs_of, sync
 
     root = store_path(args.store)
     check_store(root)

@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, out: TextIO) -> int:
     from benchmarks import BENCHMARKS
-    from engine.experiment import load_experiment
-    from engine.spaces import load_space
+    from engine.config.experiment import load_experiment
+    from engine.search.space import load_space
 
     experiment = load_experiment(args.experiment, args.set)
     if experiment.requests is not None or experiment.model.endpoint is not None:
@@ -39,14 +39,14 @@ def _run(args: argparse.Namespace, out: TextIO) -> int:
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     space = load_space(args.space, experiment.with_protocol(benchmark.protocol), benchmark)
 
-    from engine import pipeline
-    from engine.ending import Ending
-    from engine.runs import share_run
-    from engine.store import Store
-    from engine.tune import best_experiment, search
-    from engine.tuned import as_json, halves, print_search, reason_for_none, write_best
-    from engine.tuned_figures import draw
-    from engine.tuned_record import record_search
+    from engine.pipeline import run as pipeline
+    from engine.pipeline.interruption import Ending
+    from engine.reporting.run_folder import share_run
+    from engine.search.figures import draw
+    from engine.search.mlflow_run import record_search
+    from engine.search.summary import as_json, halves, print_search, reason_for_none, write_best
+    from engine.search.tuner import best_experiment, search
+    from engine.store.store import Store
 
     store = Store(store_path(args.store))
     with Ending(store.root) as ending:

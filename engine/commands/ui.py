@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.record import tracking_uri
     from engine.redact import redact
+    from engine.tracking.mlflow_run import tracking_uri
 
     root = store_path(args.store)
     uri = tracking_uri(root)

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine import server
 from engine.errors import UserError
 from engine.metrics import Failed
+from engine.models import openai_client
 
 VERSION = 1  # part of every cached label's key: raise it when what is asked changes
 
@@ -88,7 +88,7 @@ def judge(
     file of labels (default: ~/.cache/leakatk/judge.sqlite). Raises ValueError for unequal lengths, UserError for an
     unknown rubric and for a server that is not there or refuses the key or the model.
     """
-    from engine.document import known
+    from engine.config.loader import known
 
     known(rubric, RUBRICS, "judge: rubric", "leakatk score --help")
     items = [Item(*each) for each in zip(prompts, references, candidates, strict=True)]
@@ -118,10 +118,10 @@ class _Server:
 
     def __init__(self, model: str, endpoint: str | None, rubric: Rubric, retries: int, timeout: float) -> None:
         endpoint = endpoint or os.environ.get("OPENAI_BASE_URL")
-        if not endpoint and not os.environ.get(server.DEFAULT_KEY):
+        if not endpoint and not os.environ.get(openai_client.DEFAULT_KEY):
             raise UserError("judge: set OPENAI_API_KEY, or give the server by --option endpoint=http://HOST:PORT/v1")
-        endpoint = endpoint and server.checked_url(endpoint, "judge: endpoint")
-        self.client = server.connect(endpoint, server.DEFAULT_KEY, retries, timeout)
+        endpoint = endpoint and openai_client.checked_url(endpoint, "judge: endpoint")
+        self.client = openai_client.connect(endpoint, openai_client.DEFAULT_KEY, retries, timeout)
         self.model, self.rubric = model, rubric
         self.url = str(self.client.base_url)
         self.manners, self.manner = self._manners(), 0
@@ -170,8 +170,8 @@ class _Server:
         try:
             choice = self._complete(content)
         except (openai.OpenAIError, ValueError) as error:
-            why = server.reason(error)
-            if server.refuses_all(error):
+            why = openai_client.reason(error)
+            if openai_client.refuses_all(error):
                 raise UserError(
                     f"judge: {self.url} refuses ({why}); check model {self.model!r} and OPENAI_API_KEY"
                 ) from None
@@ -195,7 +195,7 @@ class _Server:
             try:
                 reply = self.client.chat.completions.create(model=self.model, messages=messages, **self.manners[manner])
             except openai.APIStatusError as error:
-                if manner == len(self.manners) - 1 or not server.refuses_form(error):
+                if manner == len(self.manners) - 1 or not openai_client.refuses_form(error):
                     raise
             else:
                 self.manner = max(self.manner, manner)  # what it took before, it will take again

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import ray
 
-from engine import cluster
 from engine.cli import main
-from engine.store import write_atomic
+from engine.cluster import ray_cluster
+from engine.store.store import write_atomic
 
 STARTS = 5
 
 for attempt in range(STARTS):  # Ray itself waits 30 s for its node, which a busy machine may exceed
     try:
-        cluster.connect(distributed_training=True)
+        ray_cluster.connect(distributed_training=True)
         break
     except Exception:
         ray.shutdown()

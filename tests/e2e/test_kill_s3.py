@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from engine.remote import remote
+from engine.store.object_store import remote
 
 EXPERIMENT = {
     "name": "kill",

@@ -51,7 +51,7 @@ def muse(model, tmp_path_factory):
 
 
 def test_muse_unlearns_running_text_and_asks_it_in_two_ways(muse, capsys):
-    from engine.sample import read_units
+    from engine.stages.sample import read_units
 
     folder, document = muse
     assert run(folder, document) == 0
@@ -165,7 +165,7 @@ def label(response):
 
 
 def test_open_questions_leak_what_the_judge_grades(wmdp):
-    from engine.sample import read_units
+    from engine.stages.sample import read_units
 
     _, row, store, asked = wmdp
     graded = {}

@@ -10,15 +10,15 @@ import pytest
 import ray
 
 from benchmarks.base import Example
-from engine import train
-from engine.alternates import refusals
-from engine.batches import TrainJob
+from engine.cluster.progress import Silent
+from engine.config.experiment import LoraSection, TrainSection
 from engine.errors import DivergedError
-from engine.experiment import LoraSection, TrainSection
-from engine.models import ModelSource, load_model, model_source
-from engine.progress import Silent
-from engine.reference import ReferenceJob, _logprobs
-from engine.train import run_training
+from engine.models.loading import ModelSource, load_model, model_source
+from engine.pipeline.alternate_answers import refusals
+from engine.stages.reference import ReferenceJob, _logprobs
+from engine.train import loop
+from engine.train.job import TrainJob
+from engine.train.loop import run_training
 
 STAGES = (0, 1, 2, 3)
 # Methods that hold a frozen model, sharded under ZeRO-3; a step from two gradients; a dual variable; an adapter.
@@ -71,7 +71,7 @@ def one_after_the_other(jobs, folder):
     rank = torch.distributed.get_rank()
     for name, job in jobs.items():
         (folder / name).mkdir(exist_ok=True)
-        train._worker_loop(job, folder / name, Silent(), "cpu", rank)
+        loop._worker_loop(job, folder / name, Silent(), "cpu", rank)
         unset_hf_deepspeed_config()
         torch.distributed.barrier()
 
@@ -105,7 +105,7 @@ def trained(job, tmp_path_factory):
     folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (0, 1, 2)}
     for name in CASES:
         (folders[0] / name).mkdir()
-        train._train_alone(case(job, name, 1, distributed=False), str(folders[0] / name), Silent())
+        loop._train_alone(case(job, name, 1, distributed=False), str(folders[0] / name), Silent())
     ray.get(on_one_worker.remote({name: case(job, name, 1) for name in ALONE}, folders[1]))
     TorchTrainer(
         on_two_workers,

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from engine.batches import TrainJob
+from engine.cluster.progress import Silent
+from engine.config.experiment import LoraSection, TrainSection
 from engine.errors import UserError
-from engine.experiment import LoraSection, TrainSection
-from engine.models import ModelSource, load_model, model_source
-from engine.progress import Silent
-from engine.train import run_training
+from engine.models.loading import ModelSource, load_model, model_source
+from engine.train.job import TrainJob
+from engine.train.loop import run_training
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 

@@ -9,11 +9,11 @@ import pytest
 import ray
 
 from benchmarks.base import Decoding
+from engine.cluster.progress import Silent
 from engine.errors import DivergedError
-from engine.models import model_source
-from engine.progress import Silent
-from engine.sample import SampleJob, read_units, run_grid, run_sampling
-from engine.scoring import ScoreJob, group_scores, run_scoring
+from engine.models.loading import model_source
+from engine.stages.sample import SampleJob, read_units, run_grid, run_sampling
+from engine.stages.score import ScoreJob, group_scores, run_scoring
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from engine.cli import main
-from engine.report import write_report
-from engine.results import read_results
+from engine.reporting.html_report import write_report
+from engine.reporting.results import read_results
 from tests.made import make_run
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"

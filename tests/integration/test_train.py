@@ -12,12 +12,12 @@ import ray
 from safetensors.numpy import load_file
 
 from benchmarks.base import Example
-from engine.batches import TrainJob
+from engine.cluster.progress import Silent
+from engine.config.experiment import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError
-from engine.experiment import TrainSection
-from engine.models import model_source
-from engine.progress import Silent
-from engine.train import run_training
+from engine.models.loading import model_source
+from engine.train.job import TrainJob
+from engine.train.loop import run_training
 
 
 @pytest.fixture

@@ -79,11 +79,11 @@ def numbers(run):
 def followed(folder, store, values):
     """The reports of a trial at this point with ASHA, which looks after one of its two steps."""
     from benchmarks import BENCHMARKS
-    from engine.experiment import load_experiment
-    from engine.looks import Setting
-    from engine.pipeline import prepared
-    from engine.spaces import load_space
-    from engine.trial import looks
+    from engine.config.experiment import load_experiment
+    from engine.pipeline.run import prepared
+    from engine.search.space import load_space
+    from engine.search.trial import looks
+    from engine.search.trial_evaluation import Setting
 
     benchmark = BENCHMARKS["fictional"].load(split="forget01")
     experiment = prepared(load_experiment(folder / "e.yaml"), benchmark)

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from engine.cli import main
+from engine.config.experiment import ModelSection, load_experiment, parse_experiment
 from engine.errors import UserError
-from engine.experiment import ModelSection, load_experiment, parse_experiment
-from engine.models import ModelSource, load_model, model_source
+from engine.models.loading import ModelSource, load_model, model_source
 from engine.redact import redact
 from tests.made import make_run
 

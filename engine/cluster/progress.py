@@ -1,0 +1,224 @@
+"""Progress of stages that run in Ray workers, shown by the driver on stderr.
+
+A small Ray actor holds what the workers report; a thread of the driver draws it: bars on a terminal, plain lines
+elsewhere. Knows nothing of what the stages do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+DRAW_SECONDS = 0.5
+PLAIN_SECONDS = 15.0
+TRAINING = "train "  # how the labels of trainings begin
+
+
+class Board:
+    """What the workers have reported: per label, per part, units of work done, and a note."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, dict[str, float]] = {}
+        self.notes: dict[str, str] = {}
+        self.rows: list[tuple[str, int, dict[str, float]]] = []
+        self.stopping = False
+
+    def put(self, label: str, part: str, done: float, note: str) -> bool:
+        """Note what was done; answers whether trainings are to stop."""
+        self.done.setdefault(label, {})[part] = done
+        if note:
+            self.notes[label] = note
+        return self.stopping
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    def keep(self, label: str, step: int, row: dict[str, float]) -> None:
+        self.rows.append((label, step, row))
+
+    def take(self) -> list[tuple[str, int, dict[str, float]]]:
+        """What was kept since the last call."""
+        rows, self.rows = self.rows, []
+        return rows
+
+    def read(self) -> dict[str, tuple[float, str]]:
+        return {label: (sum(parts.values()), self.notes.get(label, "")) for label, parts in self.done.items()}
+
+
+class Reporter:
+    """Handed to workers: `reporter(done, note)` tells the driver, at most a few times a second; a `row` of numbers is
+    always told."""
+
+    def __init__(self, board: Any, label: str, part: str = "") -> None:
+        self.board, self.label, self.part = board, label, part
+        self.last = 0.0
+        self.answer: Any = None
+
+    def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
+        if row is not None:
+            self.board.keep.remote(self.label, int(done), row)
+        if force or time.monotonic() - self.last > DRAW_SECONDS / 2:
+            self.last = time.monotonic()
+            self.answer = self.board.put.remote(self.label, self.part, done, note)
+
+    def stopping(self) -> bool:
+        """Whether the last report that was answered was answered so; never waits."""
+        import ray
+
+        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
+            return False
+        return bool(ray.get(self.answer))
+
+    def of(self, part: str) -> Reporter:
+        """A reporter for one part of the same work; the parts' numbers are added up."""
+        return Reporter(self.board, self.label, part)
+
+
+class Silent:
+    """A reporter that tells nobody."""
+
+    def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
+        pass
+
+    def stopping(self) -> bool:
+        return False
+
+    def of(self, part: str) -> Silent:
+        return self
+
+
+class Progress:
+    """The driver's side. `with progress.task(label, total) as reporter:` shows one stage from start to end.
+
+    on_row: called with (label, step, row) for every row that a worker reports.
+    """
+
+    def __init__(self, quiet: bool = False, on_row: Callable[[str, int, dict[str, float]], None] | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
+        self.board: Any = None
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        self.bars = Bars(*columns, console=self.console, transient=True)
+        self.live = self.console.is_terminal and not quiet
+        self.running: dict[str, Any] = {}
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
+        self.on_row = on_row
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.bars.start()
+        self.drawing = threading.Thread(target=self._draw, daemon=True)
+        self.drawing.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.drawing.join()
+        self._take_rows()
+        if self.live:
+            self.bars.stop()
+
+    def stop_trainings(self, patience: float) -> None:
+        """Ask every training under way to save and stop, and wait until they have, at most `patience` seconds."""
+        import ray
+
+        if self.board is None:
+            return
+        deadline = time.monotonic() + patience
+        ray.get(self.board.stop.remote(), timeout=patience)
+        while time.monotonic() < deadline and any(label.startswith(TRAINING) for label in list(self.running)):
+            time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def task(self, label: str, total: float) -> Iterator[Reporter]:
+        """Show work named `label` of `total` units while the block runs, and one line when it ends."""
+        import ray
+
+        from engine.cluster import ray_cluster
+
+        clock = time.monotonic()
+        with self.lock:
+            if self.board is None:
+                self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=ray_cluster.ANYWHERE).remote()
+            self.running[label] = self.bars.add_task(label, total=total, note="")
+        try:
+            yield Reporter(self.board, label)
+        finally:
+            with self.lock:
+                self.bars.remove_task(self.running.pop(label))
+        self.say(f"{label}: done in {time.monotonic() - clock:.1f} s")
+
+    def say(self, text: str) -> None:
+        """One line on stderr with the seconds since the start."""
+        self.console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/dim]  {text}", highlight=False)
+
+    def _take_rows(self) -> None:
+        import ray
+
+        if self.on_row is None or self.board is None:
+            return
+        with contextlib.suppress(Exception):  # as in _draw
+            for row in ray.get(self.board.take.remote(), timeout=10):
+                self.on_row(*row)
+
+    def _draw(self) -> None:
+        import ray
+
+        last_plain = time.monotonic()
+        while not self.stopped.wait(DRAW_SECONDS):
+            if self.board is None:
+                continue
+            self._take_rows()
+            try:
+                state = ray.get(self.board.read.remote(), timeout=10)
+            except Exception:  # progress must never end the work: the cluster may be going down
+                continue
+            with self.lock:
+                shown = [(label, task, *state.get(label, (0, ""))) for label, task in self.running.items()]
+                for _, task, done, note in shown:
+                    self.bars.update(task, completed=done, note=note)
+                tasks = {task.id: task for task in self.bars.tasks}
+            if not self.live and time.monotonic() - last_plain > PLAIN_SECONDS:
+                last_plain = time.monotonic()
+                for label, task, done, note in shown:
+                    if task in tasks:  # it may have ended since
+                        total, elapsed = tasks[task].total or 0, tasks[task].elapsed or 0
+                        self.say(f"{label}: {done:.0f} of {total:.0f}{_left(done, total, elapsed)} {note}")
+
+
+def _left(done: float, total: float, elapsed: float) -> str:
+    """How long the rest will take at the speed so far: ", about 1:30 left"; nothing before any is done."""
+    if not 0 < done < total:
+        return ""
+    seconds = round(elapsed * (total - done) / done)
+    hours, minutes = divmod(seconds // 60, 60)
+    return (
+        f", about {hours}:{minutes:02d}:{seconds % 60:02d} left"
+        if hours
+        else f", about {minutes}:{seconds % 60:02d} left"
+    )

@@ -1,0 +1,87 @@
+"""Upper bounds on leak@k that hold with the stated confidence at any sample size: no leak seen is not no leak.
+
+In: scores or counts of leaking samples; out: bounds. Nothing is assumed of the scores but that they lie in [0, 1] and
+that samples are drawn independently. Knows nothing of resampling, models or files.
+Source: Clopper and Pearson 1934; Massart 1990; Hoeffding 1963; for unlearning, Scholten et al., arXiv 2410.03523.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from engine.leak.estimator import Floats, Ints
+
+
+def leak_probability_bound(leaks: ArrayLike, samples: ArrayLike, confidence: float = 0.95) -> Floats:
+    """Clopper-Pearson upper bound on the probability that one sample leaks, one-sided.
+
+    leaks, samples: counts of each prompt, 0 <= leaks <= samples, samples >= 1. Returns float64 of their shape.
+    """
+    from scipy.special import betaincinv
+
+    leaks, samples = np.broadcast_arrays(np.asarray(leaks), np.asarray(samples))
+    if (leaks < 0).any() or (leaks > samples).any() or (samples < 1).any():
+        raise ValueError("leaks must lie in 0..samples and samples must be 1 or more")
+    some = leaks < samples
+    bound = np.ones(leaks.shape)
+    bound[some] = betaincinv(leaks[some] + 1.0, (samples - leaks)[some], confidence)
+    return bound
+
+
+def binary_leak_bound(leaks: ArrayLike, samples: ArrayLike, k: Ints, confidence: float = 0.95) -> Floats:
+    """Upper bound on each prompt's leak@k for binary scores, at any k, above the samples too: [prompts, K]."""
+    missed = np.log1p(-np.minimum(leak_probability_bound(leaks, samples, confidence), 1 - 1e-16))
+    return -np.expm1(np.multiply.outer(missed, np.asarray(k, dtype=np.float64)))
+
+
+def graded_leak_bound(scores_PN: Floats, k: Ints, confidence: float = 0.95) -> Floats:
+    """Upper bound on each prompt's leak@k for graded scores, at any k: float64 [prompts, K].
+
+    scores_PN: [prompts, samples] in [0, 1], NaN = failed. leak@k = 1 - integral of F(t)^k over [0, 1]; the one-sided
+    Dvoretzky-Kiefer-Wolfowitz band says F >= F_n - sqrt(ln(1 / (1 - confidence)) / 2n) everywhere at once, so the bound
+    holds for all k together. confidence >= 0.5.
+    """
+    if confidence < 0.5:
+        raise ValueError(f"the one-sided band needs confidence >= 0.5, found {confidence}")
+    k = np.asarray(k)
+    bound_PK = np.empty((len(scores_PN), len(k)))
+    for row, bound_K in zip(scores_PN, bound_PK, strict=True):
+        ascending = np.sort(row[~np.isnan(row)])
+        n = len(ascending)
+        if n == 0:
+            bound_K[:] = 1.0
+            continue
+        share = np.maximum(np.arange(1, n + 1) / n - np.sqrt(-np.log(1 - confidence) / (2 * n)), 0)
+        widths = np.diff(np.append(ascending, 1.0))  # F_n is j / n from the j-th smallest score to the next
+        bound_K[:] = 1 - (share ** k[:, None]) @ widths
+    return bound_PK
+
+
+def per_prompt_confidence(confidence: float, prompts: int) -> float:
+    """The confidence of each prompt's bound so that all of them hold together: Sidak's, prompts being independent."""
+    return float(confidence ** (1 / prompts))
+
+
+def mean_leak_bound(leak_PK: Floats, confidence: float = 0.95) -> Floats:
+    """Upper bound on leak@k over the forget set, "with 95 % confidence leak@k <= x": float64 [K], one-sided.
+
+    leak_PK: the unbiased leak@k of each prompt (engine.leak.estimator.prompt_leak). Their mean over independent prompts
+    obeys P(mean <= m) <= exp(-prompts * KL(m, leak@k)) (Hoeffding 1963, theorem 1), with prompts alike or not: so the
+    bound holds for this forget set and for the population behind it. Nothing leaked: 1 - (1 - confidence)^(1 /
+    prompts). Each k's bound holds by itself.
+    """
+    allowed = -np.log(1 - confidence) / len(leak_PK)
+    mean_K = np.clip(leak_PK.mean(axis=0), 0, 1)
+    low_K, high_K = mean_K.copy(), np.ones_like(mean_K)
+    for _ in range(60):  # bisection: KL grows with its second argument above the mean
+        middle_K = (low_K + high_K) / 2
+        inside = _binary_kl(mean_K, middle_K) <= allowed
+        low_K, high_K = np.where(inside, middle_K, low_K), np.where(inside, high_K, middle_K)
+    return np.asarray(high_K)
+
+
+def _binary_kl(p: Floats, q: Floats) -> Floats:
+    from scipy.special import rel_entr
+
+    return np.asarray(rel_entr(p, q) + rel_entr(1 - p, 1 - q))

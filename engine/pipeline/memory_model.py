@@ -1,0 +1,177 @@
+"""Bytes that a model takes in training, in sampling and on disk, by formula.
+
+A model's configuration and the settings come in, bytes come out. The formulas stand in docs/clusters.md; how far they
+are from what was measured, in perf/results/plan.md. Knows nothing of machines or of what fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from engine.config.experiment import LoraSection, TrainSection
+from engine.models.loading import ModelSource
+from engine.models.lora import adapter_base, is_adapter
+
+GIB = 2**30
+PROCESS = 0.7 * GIB  # a worker's own: Python, Ray, torch, transformers, DeepSpeed
+BUCKET = 500_000_000  # elements of DeepSpeed's default reduce bucket
+LIVE = 1_000_000_000  # elements that ZeRO-3 keeps gathered at most, its default stage3_max_live_parameters
+ROW_LOGITS = 16  # bytes a vocabulary entry of a sampled row: logits and probabilities
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSize:
+    """A decoder's shape. query, kv: widths of all query and of all key (or value) heads together."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    query: int
+    kv: int
+    vocabulary: int
+
+    def adapter(self, lora: LoraSection) -> int:
+        """Parameters of a LoRA adapter: rank * (inputs + outputs) of each layer that gets one."""
+        h, i, q, kv = self.hidden, self.intermediate, self.query, self.kv
+        shapes = {"q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h}
+        shapes |= {"gate_proj": h + i, "up_proj": h + i, "down_proj": i + h}
+        chosen = shapes if isinstance(lora.targets, str) else [name for name in lora.targets if name in shapes]
+        return lora.rank * self.layers * sum(shapes[name] for name in chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one training worker while it takes a step; `offloaded` of them stand in main memory beside a GPU."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    reference: float = 0.0
+    offloaded: float = 0.0
+
+    @property
+    def whole(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.reference
+
+    @property
+    def on_device(self) -> float:
+        return self.whole - self.offloaded
+
+
+def model_size(source: ModelSource) -> ModelSize | None:
+    """The size of a model of a folder or of the hub (its configuration alone is read); None where it does not say."""
+    folder = Path(source.path)
+    if is_adapter(folder):
+        path, revision = adapter_base(folder)
+        return model_size(ModelSource(path, "", revision))
+    try:
+        config = json.loads(_config_file(source).read_text(encoding="utf-8"))
+        size = size_of(config.get("text_config") or config)
+        counted = stored_parameters(folder) if folder.is_dir() else 0
+    except Exception:  # no network, another layout: a plan is no reason to stop
+        return None
+    return dataclasses.replace(size, parameters=counted) if counted else size
+
+
+def _config_file(source: ModelSource) -> Path:
+    if Path(source.path).is_dir():
+        return Path(source.path) / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(source.path, "config.json", revision=source.revision))
+
+
+def size_of(config: dict[str, Any]) -> ModelSize:
+    """The size from a configuration of Llama's kind: gated MLP, grouped heads. KeyError where a key is missing."""
+    hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
+    heads, inner = config["num_attention_heads"], config["intermediate_size"]
+    width = config.get("head_dim") or hidden // heads
+    query, kv = heads * width, (config.get("num_key_value_heads") or heads) * width
+    layer = hidden * (2 * query + 2 * kv + 3 * inner + 2)
+    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
+    return ModelSize(layers * layer + embeddings + hidden, layers, hidden, inner, query, kv, vocabulary)
+
+
+def stored_parameters(folder: Path) -> int:
+    """Elements of all tensors of a folder's safetensors files, by their headers; tied weights are stored once."""
+    shapes: dict[str, list[int]] = {}
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        shapes |= {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def training_memory(
+    size: ModelSize, settings: TrainSection, graphs: int = 1, reference: bool = False, retain_share: float = 1.0
+) -> TrainingMemory:
+    """What one worker holds at the height of a step.
+
+    graphs: forward passes whose activations stand at once (forget, retain, alternate answers). reference: a second,
+    frozen model. Full sequences of max_length are counted, so shorter data take less.
+    """
+    every, workers, stage = size.parameters, settings.workers, settings.zero_stage
+    trained = size.adapter(settings.lora) if settings.lora is not None else every
+    deepspeed = workers > 1 or stage > 0
+    half = settings.precision == "bf16"
+    width = 2 if half and deepspeed else 4  # bytes of a stored weight; alone, bf16 means autocast
+    share = workers if stage >= 3 else 1
+    held = every + (trained if settings.lora is not None else 0)
+    gathered = min(LIVE, held) * width if stage >= 3 and workers > 1 else 0
+    weights = held * width / share + gathered + (2 * every if half and not deepspeed else 0)
+    gradients = trained * width / (workers if stage >= 2 else 1)
+    if 1 <= stage <= 2:
+        gradients += min(BUCKET, trained) * width
+    master = 4 if deepspeed and (stage > 0 or half) else 0  # ZeRO's float32 copy
+    if half and deepspeed and stage == 0:
+        master += 4  # and float32 gradients
+    optimizer = trained * (8 + master) / (workers if stage >= 1 else 1)
+    copy = every * width / share if reference and settings.lora is None else 0.0
+    offloaded = {None: 0.0, "optimizer": optimizer, "parameters": optimizer + weights - gathered}[settings.offload]
+    held_bytes = activations(size, settings, width) * graphs
+    return TrainingMemory(weights, gradients, optimizer, held_bytes, copy, offloaded)
+
+
+def activations(size: ModelSize, settings: TrainSection, width: int) -> float:
+    """Bytes that one forward pass of a micro-batch keeps for its backward pass, without checkpointing."""
+    local = settings.batch_size // settings.workers
+    tokens = (settings.micro_batch_size or local) * settings.max_length
+    width = 2 if settings.precision == "bf16" else width
+    layer = width * (7 * size.hidden + 4 * size.query + 3 * size.kv + 4 * size.intermediate) + 8 * size.hidden
+    return tokens * (size.layers * layer + 12 * size.vocabulary)
+
+
+def sampling_memory(size: ModelSize, length: int, rows: int, gpu: bool) -> float:
+    """Bytes of one sampling worker: weights (bfloat16 on a GPU), and `rows` cache rows of `length` tokens."""
+    width = 2 if gpu else 4
+    row = 2 * size.layers * size.kv * length * width + size.vocabulary * ROW_LOGITS
+    return size.parameters * width + rows * row
+
+
+def checkpoint_bytes(size: ModelSize, settings: TrainSection) -> float:
+    """Disk of one training at its height: two checkpoints, for a new one is whole before the old one goes."""
+    trained = size.adapter(settings.lora) if settings.lora is not None else size.parameters
+    deepspeed = settings.workers > 1 or settings.zero_stage > 0
+    half = settings.precision == "bf16" and deepspeed
+    return 2.0 * trained * ((2 if half else 4) + 8 + (4 if deepspeed and (half or settings.zero_stage) else 0))
+
+
+def model_bytes(size: ModelSize, settings: TrainSection) -> float:
+    """Disk of the finished model, or of the adapter alone."""
+    if settings.lora is not None and not settings.lora.merge:
+        return 4.0 * size.adapter(settings.lora)
+    half = settings.precision == "bf16" and (settings.workers > 1 or settings.zero_stage > 0)
+    return size.parameters * (2.0 if half else 4.0)
+
+
+def generation_bytes(samples: int, tokens: int) -> float:
+    """Disk of samples of at most so many tokens: text, token ids, two log-probabilities, and their scores."""
+    return samples * (8.0 * tokens + 60)

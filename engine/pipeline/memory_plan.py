@@ -1,0 +1,276 @@
+"""The plan of an experiment before work starts: what each part needs, what there is, and what would fit instead.
+
+An experiment with its protocol, the size of its model and the nodes come in; Items come out. A training is refused only
+where what it is sure to hold (weights, gradients, optimizer) is more than there is; activations are an upper bound, so
+that they alone make it "tight". Knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from benchmarks.base import Benchmark
+from engine.cluster.hardware import Node
+from engine.config.experiment import Experiment, MethodSection, TrainSection
+from engine.errors import UserError
+from engine.pipeline.memory_model import (
+    GIB,
+    PROCESS,
+    ModelSize,
+    TrainingMemory,
+    checkpoint_bytes,
+    generation_bytes,
+    model_bytes,
+    sampling_memory,
+    training_memory,
+)
+
+CONTEXT = 0.8 * GIB  # of a GPU's memory: CUDA's context and what its allocator cannot use
+PROMPT_TOKENS = 256  # of a prompt, where only tokenising would tell
+LEAST_ROWS = 16  # the sampler goes down to so many cache rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training of the experiment: its settings, forward passes held at once, whether a frozen model stands beside
+    it, its steps, how often it is trained (RULE's rounds), and whether its optimizer's state is kept."""
+
+    label: str
+    settings: TrainSection
+    graphs: int = 1
+    reference: bool = False
+    steps: int = 0
+    times: int = 1
+    keeps: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One line of the plan. need, have: bytes, of one worker or of the disk. fits: "yes", "tight", "no" or "unknown".
+    detail: how the need comes about; instead: settings that would fit, with their bytes."""
+
+    what: str
+    need: float
+    have: float
+    fits: str
+    detail: str
+    instead: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        end = {"yes": "", "tight": "; tight", "no": "; does not fit", "unknown": "; not known whether that fits"}
+        have = f" of {gib(self.have)}" if self.have else ""
+        advice = f"; would fit: {', '.join(self.instead)}" if self.instead else ""
+        return f"{self.what}: {gib(self.need)}{have} ({self.detail}){end[self.fits]}{advice}"
+
+
+def plan(
+    experiment: Experiment, benchmark: Benchmark, size: ModelSize | None, nodes: Sequence[Node], kept: float = 0.0
+) -> list[Item]:
+    """The plan's Items: each distinct training, sampling, disk. experiment: with its protocol and devices filled in;
+    kept: bytes that the store holds already, of this experiment it may be."""
+    wanted = trainings(experiment, benchmark)
+    items = []
+    if size is not None:
+        distinct = {each.settings.model_dump_json() + f"{each.graphs}{each.reference}": each for each in wanted}
+        items += [training_item(each, size, nodes) for each in distinct.values()]
+        if experiment.model.endpoint is None:
+            items.append(sampling_item(experiment, size, nodes))
+    return [*items, disk_item(experiment, benchmark, wanted, size, nodes, kept)]
+
+
+def refuse(items: Sequence[Item]) -> None:
+    """UserError where something of the plan cannot fit."""
+    for item in items:
+        if item.fits == "no":
+            raise UserError(str(item))
+
+
+def trainings(experiment: Experiment, benchmark: Benchmark) -> list[Training]:
+    """All trainings of an experiment, the fine-tuning of target and retain model first."""
+    found = []
+    finetune = experiment.finetune_section
+    if finetune is not None:
+        sets = {"target": [*benchmark.finetune_forget, *benchmark.finetune_retain], "retain": benchmark.finetune_retain}
+        found = [Training(name, finetune, steps=_steps(finetune, len(each))) for name, each in sets.items()]
+    return found + [_of_method(experiment, each, len(benchmark.forget)) for each in experiment.methods]
+
+
+def _of_method(experiment: Experiment, section: MethodSection, examples: int) -> Training:
+    from methods import METHODS
+
+    method: Any = METHODS[section.name](**section.hyperparameters)
+    base = method.base_method() if section.name == "rule" else method
+    settings = experiment.train_section(section)
+    rounds = 1 + method.rounds if section.name == "rule" else 1
+    times = (rounds + (1 if getattr(method, "control", False) else 0)) * len(experiment.requests or (1,))
+    graphs = 1 + ("retain" in base.needs) + ("alternate" in base.needs)
+    reference, steps = "reference_model" in base.needs, _steps(settings, examples)
+    return Training(experiment.label(section), settings, graphs, reference, steps, times, section.name == "rule")
+
+
+def _steps(settings: TrainSection, examples: int) -> int:
+    return settings.steps or math.ceil(settings.epochs * examples / settings.batch_size)
+
+
+def training_item(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Item:
+    """Whether one worker of a training fits where it would run."""
+    settings = training.settings
+    memory = _memory(training, size, settings)
+    on_gpu = _on_gpus(settings, nodes)
+    have = _room(settings.workers, nodes)
+    need = (memory.on_device if on_gpu else memory.whole + PROCESS) if have else memory.whole
+    sure = need - memory.activations
+    fits = "unknown" if not have else "yes" if need <= have else "tight" if sure <= have else "no"
+    if on_gpu and memory.offloaded and fits != "no":
+        host = memory.offloaded + PROCESS
+        if host > _share(settings.workers, nodes):
+            fits, need, have = "no", host, _share(settings.workers, nodes)
+    instead = tuple(_instead(training, size, nodes)) if fits in ("no", "tight") else ()
+    workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
+    place = "a GPU each" if on_gpu else "on CPUs"
+    parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
+    parts |= {"activations at most": memory.activations} | ({"reference": memory.reference} if memory.reference else {})
+    shown = ", ".join(f"{name} {gib(value)}" for name, value in parts.items())
+    detail = f"{workers} {place}, ZeRO {settings.zero_stage}, {settings.precision}; a worker's {shown}"
+    return Item(f"train {training.label}", need, have, fits, detail, instead)
+
+
+def _memory(training: Training, size: ModelSize, settings: TrainSection) -> TrainingMemory:
+    return training_memory(size, settings, training.graphs, training.reference)
+
+
+def _instead(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Iterator[str]:
+    """Settings that would fit, as they are written in an experiment file, the mildest first."""
+    settings = training.settings
+    gpus = sum(len(node.gpus) for node in nodes)
+    most = gpus or int(sum(node.cores for node in nodes))
+    more = max((count for count in range(1, most + 1) if settings.batch_size % count == 0), default=1)
+    spread = {"workers": max(more, settings.workers)}
+    changes: list[dict[str, Any]] = [
+        {"micro_batch_size": 1},
+        {"zero_stage": 2, **spread},
+        {"zero_stage": 3, **spread},
+        {"zero_stage": 3, "micro_batch_size": 1, **spread},
+    ]
+    if gpus:
+        changes += [
+            {"zero_stage": 2, "offload": "optimizer", "micro_batch_size": 1, **spread},
+            {"zero_stage": 3, "offload": "parameters", "micro_batch_size": 1, **spread},
+        ]
+    changes += [{"lora": {"rank": 16}}, {"lora": {"rank": 16}, "micro_batch_size": 1}]
+    for change in changes:
+        try:
+            tried = TrainSection.model_validate(settings.model_dump() | {"retain_batch_size": None} | change)
+        except ValueError:  # the batch does not divide so
+            continue
+        memory, room = _memory(training, size, tried), _room(tried.workers, nodes)
+        need = memory.on_device if _on_gpus(tried, nodes) else memory.whole + PROCESS
+        host = memory.offloaded + PROCESS if _on_gpus(tried, nodes) else 0.0
+        if need <= room and host <= _share(tried.workers, nodes):
+            yield f"train {{{_said(change)}}} ({gib(need)})"
+
+
+def _said(change: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key}: {f'{{{_said(value)}}}' if isinstance(value, dict) else value}" for key, value in change.items()
+    )
+
+
+def sampling_item(experiment: Experiment, size: ModelSize, nodes: Sequence[Node]) -> Item:
+    """Whether the sampling workers that run at once fit."""
+    sampling = experiment.sampling
+    gpus = sampling.gpus or 0.0
+    length = PROMPT_TOKENS + (sampling.max_new_tokens or 1)
+    need = sampling_memory(size, length, LEAST_ROWS, gpus > 0)
+    devices = [gpu for node in nodes for gpu in node.gpus]
+    if gpus:
+        have = (min(gpu.memory for gpu in devices) - CONTEXT) * min(gpus, 1.0) if devices else 0.0
+        fits = "unknown" if not devices else "yes" if need <= have else "no"
+        fraction = gpus < 1 and devices and need <= min(gpu.memory for gpu in devices) - CONTEXT
+        instead = ("sampling.gpus: 1",) if fits == "no" and fraction else ()
+        detail = f"{gpus:g} GPUs a worker; weights and {LEAST_ROWS} rows, more as memory allows"
+        return Item("sample, a worker", need, have, fits, detail, instead)
+    need += PROCESS
+    biggest = max(nodes, key=lambda node: node.memory)
+    workers = int(min(sampling.workers or biggest.cores, biggest.cores)) or 1
+    have = biggest.memory / workers
+    possible = int(biggest.memory // need)
+    fits = "yes" if need <= have else "no"
+    instead = (f"sampling.workers: {possible}",) if fits == "no" and possible else ()
+    return Item("sample, a worker", need, have, fits, f"{workers} at once on CPUs; float32 weights", instead)
+
+
+def disk_item(
+    experiment: Experiment,
+    benchmark: Benchmark,
+    wanted: Sequence[Training],
+    size: ModelSize | None,
+    nodes: Sequence[Node],
+    kept: float,
+) -> Item:
+    """The most that the store may grow by, against the disk that is free below it."""
+    parts = {"checkpoints": 0.0, "models": 0.0}
+    if size is not None:
+        written = [
+            checkpoint_bytes(size, each.settings) for each in wanted if each.steps > each.settings.checkpoint_every
+        ]
+        parts["checkpoints"] = sum(written)  # trainings run side by side
+        parts["models"] = sum(each.times * model_bytes(size, each.settings) for each in wanted)
+        parts["models"] += sum(each.times * checkpoint_bytes(size, each.settings) / 2 for each in wanted if each.keeps)
+    samples = model_samples(experiment, benchmark) * models_evaluated(experiment)
+    parts["samples"] = generation_bytes(samples, experiment.sampling.max_new_tokens or 1)
+    need = sum(parts.values())
+    have = min((node.disk for node in nodes if node.disk is not None), default=0.0)
+    detail = f"{samples:,} samples; at most " + ", ".join(f"{name} {gib(value)}" for name, value in parts.items())
+    sure = parts["checkpoints"] + parts["models"] - kept
+    fits = "unknown" if not have else "yes" if need <= have else "tight" if sure <= have else "no"
+    instead = () if fits in ("yes", "unknown") else ("a larger disk by --store", "train.lora", "fewer methods")
+    return Item("disk of the store", need, have, fits, detail, instead)
+
+
+def model_samples(experiment: Experiment, benchmark: Benchmark) -> int:
+    """Samples drawn from one model, over all decodings."""
+    leaking = sum(probe.group.startswith("forget") for probe in benchmark.probes)
+    drawn = [each for each in experiment.sampling.decoding or () if each.temperature > 0]
+    return leaking * (experiment.sampling.n or 1) * len(drawn) + len(benchmark.probes)
+
+
+def models_evaluated(experiment: Experiment) -> int:
+    """Models of the experiment's table."""
+    model, requests = experiment.model, len(experiment.requests or (1,))
+    controls = sum(bool(each.hyperparameters.get("control")) for each in experiment.methods)
+    return (
+        1 + (model.retain is not None or model.finetune is not None) + requests * (len(experiment.methods) + controls)
+    )
+
+
+def _on_gpus(settings: TrainSection, nodes: Sequence[Node]) -> bool:
+    return sum(len(node.gpus) for node in nodes) >= settings.workers
+
+
+def _room(workers: int, nodes: Sequence[Node]) -> float:
+    """Bytes that each of so many workers has: a GPU's, or its share of a node's memory; 0 where not known."""
+    devices = sorted((gpu.memory for node in nodes for gpu in node.gpus), reverse=True)
+    if len(devices) >= workers:
+        return max(0.0, devices[workers - 1] - CONTEXT)
+    return _share(workers, nodes)
+
+
+def _share(workers: int, nodes: Sequence[Node]) -> float:
+    """Main memory that each of so many workers has, packed onto as few nodes as have the cores."""
+    left, shares = workers, []
+    key: Callable[[Node], float] = lambda node: node.memory  # noqa: E731
+    for node in sorted(nodes, key=key, reverse=True):
+        here = min(left, int(node.cores))
+        if here:
+            shares.append(node.memory / here)
+            left -= here
+    return min(shares, default=0.0) if left <= 0 else 0.0
+
+
+def gib(value: float) -> str:
+    """Bytes in GiB, or MiB where they are few."""
+    return f"{value / GIB:.1f} GiB" if value >= 0.05 * GIB else f"{value / 2**20:.0f} MiB"

@@ -1,0 +1,237 @@
+"""Making an experiment's models: target and retain model, one model for each method, RULE and its controls.
+
+An experiment and its stages come in, finished models come out, each with what it took. Knows nothing of evaluation or
+of which models are made side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from benchmarks.base import Benchmark, Decoding, Example, Probe
+from engine.config.experiment import Experiment, MethodSection, TrainSection
+from engine.errors import UserError
+from engine.evaluation.evaluate import job_for
+from engine.models.loading import ModelSource, model_source
+from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
+from engine.pipeline.rule import Rule, RuleRun
+from engine.stages.base import Stages, source_of
+from engine.stages.reference import ReferenceJob
+from engine.stages.sample import read_units
+from engine.stages.sample_endpoint import endpoint
+from engine.train.job import TrainJob, in_pieces
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A model that the experiment made or was given, and what it took."""
+
+    name: str
+    role: str
+    source: ModelSource
+    method: dict[str, Any]
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    rounds: tuple[dict[str, Any], ...] = ()
+    request: int | None = None
+
+
+class Maker:
+    """The models of one experiment. `forget`: the forget examples of the request that is unlearned; `start`: the model
+    that it is unlearned from, the target model or what the request before left."""
+
+    def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages) -> None:
+        self.experiment, self.benchmark, self.stages = experiment, benchmark, stages
+        self.base = self._base()
+        if experiment.finetune_section is None and any(each.name == "retrain" for each in experiment.methods):
+            raise UserError(
+                "methods: retrain starts from the pretrained model, which is not known here; give model.finetune with "
+                "model.path the pretrained model, or the retrained model as model.retain"
+            )
+
+    def _base(self) -> ModelSource:
+        """The model that target and retain model are fine-tuned from."""
+        model = self.experiment.model
+        if model.path is not None and model.endpoint is not None:
+            return endpoint(name=model.path, **model.endpoint.model_dump())
+        if model.path is not None:
+            return model_source(model.path, model.revision, model.trust_remote_code)
+        base = self.stages.base(self.benchmark, self.experiment.benchmark.options, self.experiment.seed)
+        if base is None:
+            raise UserError(f"model.path: benchmark {self.benchmark.name} brings no model; give a folder or hub name")
+        return base
+
+    def target(self) -> Made:
+        if self.experiment.model.finetune is None:
+            return Made("target", "target", self.base, {})
+        return self._finetuned("target", self.benchmark.finetune_target)
+
+    def retain(self) -> Made | None:
+        model = self.experiment.model
+        if model.retain is not None:
+            if model.endpoint is not None:
+                return Made("retain", "retain", endpoint(name=model.retain, **model.endpoint.model_dump()), {})
+            source = model_source(model.retain, model.retain_revision, model.trust_remote_code, "model.retain")
+            return Made("retain", "retain", source, {})
+        if model.finetune is None:
+            return None
+        return self._finetuned("retain", self.benchmark.finetune_retain)
+
+    def _finetuned(
+        self, label: str, examples: list[Example], role: str | None = None, changes: dict[str, Any] | None = None
+    ) -> Made:
+        """The base model fine-tuned on the examples; changes: keys of the settings that differ."""
+        finetune = self.experiment.finetune_section
+        assert finetune is not None
+        section = TrainSection.model_validate(finetune.model_dump() | (changes or {}))
+        retain = in_pieces(examples, self.base, section)
+        job = self._train_job(self.base, {"name": "retrain"}, section, retain=retain)
+        return self.trained(label, role or label, job)
+
+    def unlearned(
+        self, label: str, section: MethodSection, forget: tuple[Example, ...], request: int, start: Made
+    ) -> Made:
+        """The model that a method makes. Retraining has nothing to do with `start`: it begins with the pretrained model
+        and never sees the forget set, whichever request of several is made."""
+        if section.name == "retrain":
+            made = self._finetuned(label, self.benchmark.finetune_retain, "unlearned", section.train)
+        else:
+            made = self.trained(label, "unlearned", self.unlearning(label, section, forget, start))
+        return dataclasses.replace(made, request=request)
+
+    def unlearning(self, label: str, section: MethodSection, forget: tuple[Example, ...], start: Made) -> TrainJob:
+        """The training by which a method makes its model."""
+        from methods import METHODS
+
+        method = METHODS[section.name](**section.hyperparameters)
+        hyperparameters = {"name": section.name, **section.hyperparameters}
+        return self._job(label, section, method, hyperparameters, start.source, forget)
+
+    def ruled(
+        self,
+        label: str,
+        section: MethodSection,
+        forget: tuple[Example, ...],
+        request: int,
+        start: Made,
+        retain: Made | None,
+    ) -> Made:
+        """The model that RULE makes over its base method."""
+        rule = self._rule(label, section, start, forget, retain.source if retain is not None else None)
+        return _made(label, "unlearned", {"name": "rule", **rule.rule.model_dump()}, rule.run(), request)
+
+    def control(
+        self,
+        name: str,
+        label: str,
+        section: MethodSection,
+        forget: tuple[Example, ...],
+        request: int,
+        start: Made,
+        ruled: Made,
+    ) -> Made:
+        """The base method after as many steps as RULE took, without its samples."""
+        rule = self._rule(label, section, start, forget, None)
+        return _made(name, "control", rule.rule.base, rule.control(ruled.steps), request)
+
+    def _rule(
+        self,
+        label: str,
+        section: MethodSection,
+        start: Made,
+        forget: tuple[Example, ...],
+        retain: ModelSource | None,
+    ) -> Rule:
+        from methods import METHODS
+
+        self._check_questions(label, forget)
+        rule: Any = METHODS["rule"](**section.hyperparameters)
+        job = self._job(label, section, rule.base_method(), rule.base, start.source, forget)
+        return Rule(self.stages, self.experiment, self.benchmark, label, job, rule, retain)
+
+    def _check_questions(self, label: str, forget: tuple[Example, ...]) -> None:
+        if not all(each.question for each in forget):
+            raise UserError(
+                f"{label}: benchmark {self.benchmark.name} forgets running text, without questions to sample or to "
+                "answer otherwise; choose a method that needs none (`leakatk methods`)"
+            )
+
+    def _job(
+        self,
+        label: str,
+        section: MethodSection,
+        method: Any,
+        hyperparameters: dict[str, Any],
+        source: ModelSource,
+        forget: tuple[Example, ...],
+    ) -> TrainJob:
+        """The training of one method, with the reference log-probabilities that it needs."""
+        settings = self.experiment.train_section(section)
+        forget, alternate = self._pairs(label, method, source, in_pieces(forget, source, settings))
+        reference: dict[str, tuple[float, ...]] = {}
+        if "reference_logprob" in method.needs:
+            template, system = self.experiment.model.template, self.experiment.model.system
+            for name, examples in (("forget", forget), ("alternate", alternate)):
+                wanted = ReferenceJob(source, examples, template, system, settings.max_length)
+                if examples:
+                    reference[f"{name}_reference"] = self.stages.reference(f"{label} {name}", wanted)
+        retain = in_pieces(self.benchmark.retain, source, settings) if "retain" in method.needs else ()
+        utility = self.benchmark.group(self.benchmark.protocol.utility_group) if settings.eval_samples else []
+        return self._train_job(
+            source,
+            hyperparameters,
+            settings,
+            forget=forget,
+            alternate=alternate,
+            retain=retain,
+            **reference,
+            watch=self._watched(forget) if settings.watches else (),
+            watch_utility=tuple(utility),
+        )
+
+    def _watched(self, forget: tuple[Example, ...]) -> tuple[Probe, ...]:
+        """Probes that ask the forget questions; of running text, the benchmark's leak group."""
+        asked = {(each.question, each.answer) for each in forget}
+        found = [probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in asked]
+        return tuple(found or self.benchmark.group(self.benchmark.protocol.leak_group))
+
+    def _pairs(
+        self, label: str, method: Any, source: ModelSource, forget: tuple[Example, ...]
+    ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        """The forget examples, and row by row the alternate answers where the method needs them."""
+        if "alternate" not in method.needs:
+            return forget, ()
+        self._check_questions(label, forget)
+        if method.alternates == "idk":
+            return forget, refusals(forget)
+        probes = alternate_probes(forget, method.prompt)
+        job = job_for(self.experiment, source, probes, Decoding(), method.samples, self.experiment.seed)
+        sampled = self.stages.sample(f"{label} alternates", job)
+        texts = read_units(sampled.path, ["response"])["response"].to_pylist()
+        return paired(forget, [texts[at : at + method.samples] for at in range(0, len(texts), method.samples)])
+
+    def _train_job(self, source: ModelSource, method: dict[str, Any], settings: TrainSection, **sets: Any) -> TrainJob:
+        return TrainJob(
+            model=source,
+            method=method,
+            settings=settings,
+            template=self.experiment.model.template,
+            system=self.experiment.model.system,
+            seed=self.experiment.seed,
+            watch_metric=self.benchmark.protocol.core_metric,
+            watch_options=self.experiment.metric_options.get(self.benchmark.protocol.core_metric, {}),
+            watch_tokens=self.experiment.sampling.max_new_tokens or 1,
+            **sets,
+        )
+
+    def trained(self, label: str, role: str, job: TrainJob) -> Made:
+        stage = self.stages.train(label, job)
+        facts = stage.facts
+        return Made(label, role, source_of(stage), job.method, facts["steps"], seconds=facts["seconds"])
+
+
+def _made(name: str, role: str, method: dict[str, Any], run: RuleRun, request: int) -> Made:
+    source = source_of(run.stage)
+    return Made(name, role, source, method, run.steps, run.tokens, run.seconds, tuple(run.rounds), request)

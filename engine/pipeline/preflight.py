@@ -1,0 +1,204 @@
+"""Looking a machine or a cluster over before anything is run on it: versions, store, Ray, GPUs, MLflow, and the plan.
+
+A store and maybe an experiment come in, Checks come out, each with what follows from it. Starts no cluster; joins the
+one at RAY_ADDRESS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks import BENCHMARKS
+from engine.cluster import ray_cluster
+from engine.cluster.hardware import Node, nodes
+from engine.config.experiment import Experiment, TrainSection
+from engine.errors import UserError
+from engine.models.loading import ModelSource, model_source
+from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
+from engine.pipeline.memory_plan import CONTEXT, gib, plan
+from engine.pipeline.planning import kept
+from engine.redact import redact
+from engine.store.store import Store
+
+LIKE_LLAMA = {  # one layer for each 1/16 of a billion parameters, as Llama-3.2-1B has
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What was looked at, whether it will work ("yes", "no", or "note" for what one should know), and what follows."""
+
+    what: str
+    state: str
+    said: str
+
+
+def examine(store: Store, experiment: Experiment | None = None) -> list[Check]:
+    """All checks, in the order in which one would look."""
+    found = [_libraries(), _ray()]
+    if found[-1].state == "no":  # nothing can be asked of a cluster that does not answer
+        return [*found, _store(store), _mlflow(store)]
+    seen = nodes(store.root)
+    found += [_node(each) for each in seen]
+    blind = [each.name for each in seen if each.disk is None]
+    if blind:
+        found.append(Check("store", "no", f"{store.root} is not seen by {', '.join(blind)}; mount it on every node"))
+    found += [_store(store), _mlflow(store), _gpus(seen), _largest(seen)]
+    if experiment is not None:
+        found += _plan(experiment, store, seen)
+    return found
+
+
+def _libraries() -> Check:
+    """Whether what is installed is what this package was tested with."""
+    wrong = []
+    for each in metadata.requires("leakatk") or []:
+        pin = re.fullmatch(r"([\w.-]+)(?:\[[^\]]*\])?==([^\s;]+)", each.strip())
+        if pin is None:
+            continue
+        try:
+            version = metadata.version(pin[1])
+        except metadata.PackageNotFoundError:
+            version = "missing"
+        if version.partition("+")[0] != pin[2]:
+            wrong.append(f"{pin[1]} {version} instead of {pin[2]}")
+    python = f"Python {sys.version.split()[0]}"
+    if wrong:
+        missing = any(" missing " in each for each in wrong)
+        return Check("libraries", "no" if missing else "note", f"{python}; {', '.join(wrong)}: run `make setup`")
+    return Check("libraries", "yes", f"{python}, leakatk {metadata.version('leakatk')}, every pinned version")
+
+
+def _ray() -> Check:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return Check("cluster", "yes", "none asked for (RAY_ADDRESS): this machine is a cluster of one")
+    try:
+        ray_cluster.connect()
+    except UserError as error:
+        return Check("cluster", "no", str(error))
+    cpus, gpus = ray_cluster.resources()
+    token = os.environ.get("RAY_AUTH_MODE") == "token"
+    said = f"{redact(address)} answers; {cpus:g} CPUs and {gpus:g} GPUs, those its autoscaler may start included"
+    return Check("cluster", "yes" if token else "note", said + ("" if token else "; RAY_AUTH_MODE=token is not set"))
+
+
+def _node(node: Node) -> Check:
+    gpus = ", ".join(f"{each.name} {gib(each.memory)}" for each in node.gpus) or "no GPU"
+    disk = f", {gib(node.disk)} of disk free below the store" if node.disk is not None else ""
+    memory = f"{gib(node.memory)} of memory ({gib(node.free)} free)"
+    return Check(f"node {node.name}", "yes", f"{node.cores:g} cores, {memory}, {gpus}{disk}")
+
+
+def _store(store: Store) -> Check:
+    """Locks and renames, on which the store's promises rest, tried in it."""
+    probe = store.root / f".doctor-{os.getpid()}"
+    try:
+        with probe.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.fsync(stream.fileno())
+        probe.rename(probe.with_suffix(".renamed"))
+    except OSError as error:
+        return Check("store", "no", f"{store.root}: no locks, sync or rename there ({error.strerror}); choose another")
+    finally:
+        for each in (probe, probe.with_suffix(".renamed")):
+            each.unlink(missing_ok=True)
+    return Check("store", "yes", f"{store.root} can be written, locked and renamed in")
+
+
+def _mlflow(store: Store) -> Check:
+    from engine.tracking.mlflow_run import tracking_uri
+    from engine.tracking.sync import reachable
+
+    uri = tracking_uri(store.root)
+    if not uri.startswith("http"):
+        return Check("MLflow", "yes", f"{redact(uri)}; `leakatk ui` shows it on 127.0.0.1")
+    if reachable(uri):
+        return Check("MLflow", "yes", f"{redact(uri)} answers")
+    return Check("MLflow", "note", f"{redact(uri)} does not answer: runs will wait for `leakatk sync`")
+
+
+def _gpus(seen: list[Node]) -> Check:
+    count = sum(len(node.gpus) for node in seen)
+    if count:
+        return Check("GPUs", "yes", f"{count}: training by NCCL, sampling in bfloat16, one worker a GPU")
+    if cluster_may_grow():
+        return Check(
+            "GPUs", "note", "none now, but the autoscaler may start some: how much memory they have shows then"
+        )
+    return Check("GPUs", "note", "none: training (gloo) and sampling run on CPUs in float32, for models of millions")
+
+
+def cluster_may_grow() -> bool:
+    """Whether GPUs are to come that no node has yet."""
+    return bool(os.environ.get("RAY_ADDRESS")) and ray_cluster.resources()[1] >= 1
+
+
+def _largest(seen: list[Node]) -> Check:
+    """Models of Llama's proportions that one worker trains, batches of one sequence of 512 tokens."""
+    devices = [gpu.memory - CONTEXT for node in seen for gpu in node.gpus]
+    room = max(devices, default=max(node.memory for node in seen) - PROCESS)
+    every = TrainSection(batch_size=1)
+    said = []
+    for name, settings in (
+        ("all weights in float32", every),
+        ("LoRA of rank 16", TrainSection(batch_size=1, lora={"rank": 16})),  # type: ignore[arg-type]
+    ):
+        layers = [n for n in range(1, 2000) if training_memory(_like_llama(n), settings, 2).whole <= room]
+        size = _like_llama(max(layers)).parameters if layers else 0
+        said.append(f"{size / 1e9:.1f} B parameters with {name}")
+    return Check(
+        "largest model that one worker trains", "yes", f"about {', '.join(said)}; more workers by zero_stage: 3"
+    )
+
+
+def _like_llama(layers: int) -> ModelSize:
+    return size_of(LIKE_LLAMA | {"num_hidden_layers": layers})
+
+
+def _plan(experiment: Experiment, store: Store, seen: list[Node]) -> list[Check]:
+    benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
+    filled = experiment.with_protocol(benchmark.protocol)
+    if filled.sampling.gpus is None:
+        gpus = 1.0 if any(node.gpus for node in seen) or cluster_may_grow() else 0.0
+        filled = filled.model_copy(update={"sampling": filled.sampling.model_copy(update={"gpus": gpus})})
+    checks = []
+    for section in [filled.train_section(each) for each in filled.methods] + [
+        each for each in (filled.finetune_section,) if each is not None
+    ]:
+        cores = sum(node.cores for node in seen)
+        if section.workers > cores and not cluster_may_grow():
+            checks.append(Check("train.workers", "no", f"{section.workers} workers, {cores:g} cores; ask for fewer"))
+            break
+    model = filled.model
+    with contextlib.ExitStack() as stack:
+        source: ModelSource | None = None
+        if model.path is not None and model.endpoint is None:
+            source = model_source(model.path, model.revision, model.trust_remote_code)
+        elif model.path is None:
+            import tempfile
+
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+            benchmark.base_model(folder, experiment.seed)
+            source = ModelSource(str(folder), "")
+        size = model_size(source) if source is not None else None
+    if size is None and model.endpoint is None:
+        checks.append(Check("plan", "note", f"{model.path}: its size is not known here, so only the disk is planned"))
+    states = {"yes": "yes", "tight": "note", "unknown": "note", "no": "no"}
+    items = plan(filled, benchmark, size, seen, kept(store.root))
+    return checks + [Check(f"plan: {each.what}", states[each.fits], str(each).partition(": ")[2]) for each in items]

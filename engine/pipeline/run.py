@@ -1,0 +1,223 @@
+"""One experiment from end to end: target and retain model, every method, evaluation, results.
+
+An Experiment comes in; Results come out, and a run folder with everything that a reader wants. What can run side by
+side does: threads of the driver wait for stages, Ray places their work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks import BENCHMARKS
+from benchmarks.base import Benchmark
+from engine.cluster import ray_cluster
+from engine.cluster.progress import Progress
+from engine.config.experiment import Experiment, MethodSection, parse_experiment
+from engine.errors import DivergedError, UserError
+from engine.evaluation.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
+from engine.evaluation.beyond_n import beyond
+from engine.evaluation.curves import curves
+from engine.evaluation.evaluate import Evaluation, evaluate
+from engine.pipeline.interruption import Ending
+from engine.pipeline.model_builder import Made, Maker
+from engine.pipeline.planning import announce, planned
+from engine.pipeline.unlearning_requests import asked, asked_benchmark, split_requests
+from engine.reporting.results import ModelResult, Results
+from engine.stages.base import Stages
+from engine.store.store import Store, fingerprint
+from engine.tracking.live import Live
+
+THREADS = 16  # they only wait for Ray
+
+
+def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Ending | None = None) -> Results:
+    """Run an experiment, reusing every finished stage of the store. UserError for mistakes found on the way.
+
+    ending: told what there is to end where a signal asks for it.
+    """
+    clock = time.monotonic()
+    benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
+    if experiment.methods and not benchmark.forget:
+        raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
+    experiment = prepared(experiment, benchmark)
+    sections = [experiment.train_section(method) for method in experiment.methods]
+    if experiment.finetune_section is not None:
+        sections.append(experiment.finetune_section)
+
+    def join() -> None:
+        ray_cluster.connect(any(section.workers > 1 or section.zero_stage > 0 for section in sections))
+        for section in sections:
+            ray_cluster.check_fits(section.workers, 0, "train.workers")
+        if experiment.sampling.workers is not None:
+            ray_cluster.check_fits(experiment.sampling.workers, experiment.sampling.gpus or 0, "sampling.workers")
+
+    pending: list[Callable[[], None]] = [join]  # before the first stage is built; what fails stays, for all threads
+
+    def prepare() -> None:
+        while pending:
+            pending[0]()
+            pending.pop(0)
+
+    identity = experiment_fingerprint(experiment, benchmark.data)
+    folder = folder_of(store, experiment.name, identity)
+    with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
+        if ending is not None:
+            ending.about(experiment, identity, progress)
+        stages = Stages(store, progress, experiment.sampling.workers, prepare)
+        maker = Maker(experiment, benchmark, stages)  # finds the base model before any work starts
+        pending.append(lambda: announce(planned(experiment, benchmark, maker.base, store), progress.say))
+        models, failed = _Run(experiment, benchmark, stages, maker).models()
+    data = {f"data of {option}": version for option, version in benchmark.data.items()}
+    return Results(
+        name=experiment.name,
+        fingerprint=identity,
+        benchmark={"name": benchmark.name, **experiment.benchmark.options, **data},
+        core_metric=benchmark.protocol.core_metric,
+        leak_group=benchmark.protocol.leak_group,
+        confidence=experiment.leak.confidence,
+        models=models,
+        failed=failed,
+        seconds=round(time.monotonic() - clock, 1),
+        experiment=experiment.model_dump(mode="json"),
+    )
+
+
+def prepared(experiment: Experiment, benchmark: Benchmark) -> Experiment:
+    """The experiment with its benchmark's protocol and this cluster's devices filled in."""
+    return _with_devices(parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name))
+
+
+def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None = None) -> str:
+    """Identity of what is measured: the experiment without its name and without what cannot change results, and the
+    versions of the data sets that it reads (Benchmark.data)."""
+    settings = experiment.model_dump(mode="json", exclude={"name"}) | ({"data": data} if data else {})
+    settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows")}
+    for section in (settings["train"], settings["model"]["finetune"], *(each["train"] for each in settings["methods"])):
+        (section or {}).pop("gpus", None)
+    if settings["train"]["offload"] is None:  # a key younger than many a store
+        del settings["train"]["offload"]
+    if experiment.model.endpoint is not None:
+        settings["model"]["endpoint"] = experiment.model.endpoint.url
+    return fingerprint(settings)
+
+
+def run_folder(store: Store, results: Results) -> Path:
+    """Where a run's results, picture and report stand: runs/<name>-<fingerprint> below the store."""
+    folder = folder_of(store, results.name, results.fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def folder_of(store: Store, name: str, identity: str) -> Path:
+    """The path of an experiment's run folder, by its name and fingerprint."""
+    return store.root / "runs" / f"{name}-{identity[:8]}"
+
+
+def _with_devices(experiment: Experiment) -> Experiment:
+    if experiment.sampling.gpus is not None:
+        return experiment
+    gpus = 1.0 if ray_cluster.has_gpus() else 0.0
+    return experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"gpus": gpus})})
+
+
+class _Run:
+    """One experiment on its way: its futures, so that every model is evaluated as soon as it is there."""
+
+    def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages, maker: Maker) -> None:
+        self.experiment, self.benchmark, self.stages, self.maker = experiment, benchmark, stages, maker
+        self.requests = split_requests(benchmark, experiment.requests) if experiment.requests else None
+
+    def models(self) -> tuple[list[ModelResult], dict[str, str]]:
+        """A row for each model in the experiment's order, and one line for each method that failed."""
+        failed: dict[str, str] = {}
+        with ThreadPoolExecutor(THREADS) as pool:
+            target = pool.submit(self.maker.target)
+            retain = pool.submit(self.maker.retain)
+            made: list[tuple[str, Future[Any]]] = [("target", target), ("retain", retain)]
+            for section in self.experiment.methods:
+                made += self._submit(pool, section, target, retain)
+            evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in made]
+            rows: list[tuple[Made, Evaluation]] = []
+            yardstick: Evaluation | None = None
+            for name, future, evaluation in evaluated:
+                try:
+                    model, found = future.result(), evaluation.result()
+                except DivergedError as error:
+                    failed[name] = str(error)
+                    continue
+                if model is not None and found is not None:
+                    rows.append((model, found))
+                    yardstick = found if name == "retain" else yardstick
+        self.target = next((row for row in rows if row[0].role == "target"), None)
+        return [self._row(model, found, yardstick) for model, found in rows], failed
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, section: MethodSection, target: Future[Made], retain: Future[Made | None]
+    ) -> list[tuple[str, Future[Any]]]:
+        """The models that one method makes: one, and its control where it has one; for each request where there are
+        several, each from the model that the request before left."""
+        label = self.experiment.label(section)
+        parts = self.requests.examples if self.requests is not None else (tuple(self.benchmark.forget),)
+        made: list[tuple[str, Future[Any]]] = []
+        start = control_start = target
+        for request, forget in enumerate(parts):
+            suffix = f"-request{request + 1}" if self.requests is not None else ""
+            if section.name != "rule":
+                start = pool.submit(_then(self.maker.unlearned, label + suffix, section, forget, request), start)
+                made.append((label + suffix, start))
+                continue
+            work = _then(self.maker.ruled, label + suffix, section, forget, request)
+            start = ruled = pool.submit(work, start, retain)
+            made.append((label + suffix, start))
+            if section.hyperparameters.get("control"):
+                name = f"{label.removeprefix('rule-')}-control{suffix}"
+                work = _then(self.maker.control, name, label + suffix, section, forget, request)
+                control_start = pool.submit(work, control_start, ruled)
+                made.append((name, control_start))
+        return made
+
+    def _evaluated(self, made: Future[Made | None]) -> Evaluation | None:
+        model = made.result()
+        if model is None:
+            return None
+        return evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
+
+    def _row(self, made: Made, evaluation: Evaluation, yardstick: Evaluation | None) -> ModelResult:
+        benchmark = self.benchmark
+        if self.requests is not None:
+            upto = len(self.requests.examples) - 1 if made.request is None else made.request
+            evaluation = asked(evaluation, self.requests, upto)
+            yardstick = asked(yardstick, self.requests, upto) if yardstick is not None else None
+            benchmark = asked_benchmark(benchmark, self.requests, upto)
+        retain = yardstick.likelihoods if yardstick is not None else None
+        beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(benchmark)}
+        metrics, missing = benchmark_metrics(benchmark, beside, evaluation.likelihoods, retain)
+        if yardstick is None:
+            missing["excess"] = NO_RETAIN
+        return ModelResult(
+            name=made.name,
+            role=made.role,
+            method=made.method,
+            greedy=evaluation.greedy_means(benchmark.protocol.core_metric),
+            curves=curves(self.experiment, evaluation, yardstick),
+            utility=evaluation.utility(benchmark, metrics),
+            tokens=made.tokens + evaluation.tokens,
+            seconds=round(made.seconds + evaluation.seconds, 1),
+            steps=made.steps,
+            rounds=list(made.rounds),
+            failures=evaluation.failures,
+            notes=evaluation.notes,
+            beyond=beyond(self.stages, self.experiment, benchmark, made, evaluation, self.target),
+            stages={"model": made.source.path, **evaluation.stages},
+            metrics=metrics | {f"accuracy.{group}": each for group, each in evaluation.accuracy.items()},
+            missing=missing,
+        )
+
+
+def _then(work: Callable[..., Made], *first: Any) -> Callable[..., Made]:
+    """`work` with these arguments, and then the results of the futures that it is called with."""
+    return lambda *futures: work(*first, *(future.result() for future in futures))

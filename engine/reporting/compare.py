@@ -1,0 +1,255 @@
+"""Runs side by side: every model of several runs, sorted by excess leak@k, each beside the one that leaks least.
+
+Results and their run folders come in; a Comparison comes out. Where two models were scored on the same prompts the
+difference is of pairs, else it is taken from their intervals. Knows nothing of how it is shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import UserError
+from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
+from engine.leak.intervals import mean_interval
+from engine.reporting.results import Curve, ModelResult, Results, read_results
+from engine.reporting.scores import read_scores
+
+NAMED = 4  # models that a note names one by one
+Estimate = tuple[float, float, float]  # estimate, low, high
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How much more a model leaks than the best one: estimate, low and high at the runs' confidence.
+
+    paired: taken prompt by prompt on the same prompts; else from the two intervals, as if independent, which is wider.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    paired: bool
+
+    @property
+    def significant(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One model of one run. label: unique in the comparison. difference: None for the best, target and retain."""
+
+    label: str
+    run: str
+    model: ModelResult
+    curve: Curve
+    leak: Estimate
+    excess: Estimate | None
+    greedy: float
+    difference: Difference | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """rows: least leak first, by `ranked_by` ("excess" or "leak") at k. notes: what a reader must know of it."""
+
+    k: int
+    ranked_by: str
+    core_metric: str
+    leak_group: str
+    confidence: float
+    best: str
+    rows: list[Row]
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    folder: Path
+    results: Results
+    model: ModelResult
+    curve: Curve
+    judged: bool
+
+
+def compare(runs: list[Path], k: int | None = None) -> Comparison:
+    """Compare every model of `runs` (their folders) at `k`, the largest that all have where None. UserError where the
+    runs do not measure the same thing or have no such k."""
+    found = [(path if path.is_dir() else path.parent, read_results(path)) for path in runs]
+    _check_alike([results for _, results in found])
+    entries = _entries(found)
+    k = _common_k(entries, k)
+    excess = all(each.curve.excess_at(k) for each in entries if each.model.role != "retain")
+    entries.sort(key=lambda each: (_estimate(each, k, excess)[0], each.model.role == "retain"))
+    candidates = [each for each in entries if each.judged] or entries
+    best, first = candidates[0], found[0][1]
+    labels = _labels(entries)
+    rows = [
+        Row(
+            label=label,
+            run=each.results.name,
+            model=each.model,
+            curve=each.curve,
+            leak=each.curve.at(k) or (math.nan,) * 3,
+            excess=each.curve.excess_at(k) if each.model.role != "retain" else None,
+            greedy=each.model.greedy[each.results.leak_group],
+            difference=_difference(each, best, k, excess) if each.judged and each is not best else None,
+        )
+        for label, each in zip(labels, entries, strict=True)
+    ]
+    return Comparison(
+        k=k,
+        ranked_by="excess" if excess else "leak",
+        core_metric=first.core_metric,
+        leak_group=first.leak_group,
+        confidence=first.confidence,
+        best=labels[entries.index(best)],
+        rows=rows,
+        notes=_notes(rows, entries, excess),
+    )
+
+
+def _check_alike(results: list[Results]) -> None:
+    first = results[0]
+    for other in results[1:]:
+        for what, mine, its in (
+            ("benchmark", first.benchmark["name"], other.benchmark["name"]),
+            ("core metric", first.core_metric, other.core_metric),
+            ("group of prompts", first.leak_group, other.leak_group),
+            ("confidence", first.confidence, other.confidence),
+        ):
+            if mine != its:
+                raise UserError(
+                    f"{first.name} and {other.name} cannot be compared: {what} {mine} and {its}; "
+                    "give runs that measure the same thing"
+                )
+
+
+def _entries(found: list[tuple[Path, Results]]) -> list[_Entry]:
+    """Every model once: one that several runs share (target, retain) is taken from the first of them."""
+    entries: list[_Entry] = []
+    for folder, results in found:
+        judged = {model.name for model, _ in results.judged}
+        for model, curve in results.headline:
+            same = (each for each in entries if each.curve == curve and each.model.stages == model.stages)
+            if next(same, None) is None:
+                entries.append(_Entry(folder, results, model, curve, model.name in judged))
+    if not entries:
+        raise UserError("no model in these runs has a leak@k curve; run the experiments first")
+    return entries
+
+
+def _common_k(entries: list[_Entry], asked: int | None) -> int:
+    common = set.intersection(*(set(each.curve.k) for each in entries))
+    if not common:
+        raise UserError("the runs have no k in common; run them with the same leak.k")
+    if asked is not None and asked not in common:
+        valid = ", ".join(map(str, sorted(common)))
+        raise UserError(f"--k {asked}: the runs have no leak@{asked} in common; they have k = {valid}")
+    return asked or max(common)
+
+
+def _labels(entries: list[_Entry]) -> list[str]:
+    """The model's name where it is the only one, else with the run's name, else with its folder's."""
+    names = Counter(each.model.name for each in entries)
+    pairs = Counter((each.model.name, each.results.name) for each in entries)
+    labels = []
+    for each in entries:
+        run = each.results.name if pairs[each.model.name, each.results.name] == 1 else each.folder.resolve().name
+        labels.append(each.model.name if names[each.model.name] == 1 else f"{each.model.name} ({run})")
+    return labels
+
+
+def _estimate(entry: _Entry, k: int, excess: bool) -> Estimate:
+    found = entry.curve.excess_at(k) if excess else entry.curve.at(k)
+    return found or (0.0, 0.0, 0.0)  # the retain model's excess over itself
+
+
+def _difference(entry: _Entry, best: _Entry, k: int, excess: bool) -> Difference:
+    pairs = _paired_values(entry, best, k, excess)
+    if pairs is None:
+        return _from_intervals(_estimate(entry, k, excess), _estimate(best, k, excess))
+    bound = 2.0 if excess and not _same_retain(entry, best) else 1.0
+    low, high = mean_interval(
+        pairs, entry.results.confidence, int(entry.results.experiment["seed"]), bounds=(-bound, bound)
+    )
+    return Difference(float(pairs.mean()), float(low[0]), float(high[0]), paired=True)
+
+
+def _from_intervals(one: Estimate, other: Estimate) -> Difference:
+    """The difference of two estimates taken as independent, its ends by the square-and-add rule (Zou and Donner 2008,
+    Statistics in Medicine 27:1693; Newcombe 1998 for proportions)."""
+    estimate = one[0] - other[0]
+    low = estimate - math.hypot(one[0] - one[1], other[2] - other[0])
+    high = estimate + math.hypot(one[2] - one[0], other[0] - other[1])
+    return Difference(estimate, low, high, paired=False)
+
+
+def _paired_values(entry: _Entry, best: _Entry, k: int, excess: bool) -> np.ndarray | None:
+    """leak@k of one minus that of the other, prompt by prompt [prompts, 1]; excess leak@k where the two have retain
+    models of their own. None where they were not scored on the same prompts or the scores are not there."""
+    if _prompts_of(entry.results) != _prompts_of(best.results):
+        return None
+    sides: list[tuple[_Entry, str, float]] = [(entry, entry.model.name, 1.0), (best, best.model.name, -1.0)]
+    if excess and not _same_retain(entry, best):
+        sides += [(entry, "retain", -1.0), (best, "retain", 1.0)]
+    values = [(sign, _prompt_leaks(each, name, k)) for each, name, sign in sides]
+    first = values[0][1]
+    if first is None or any(found is None or found.keys() != first.keys() for _, found in values):
+        return None
+    total = np.zeros(len(first))
+    for sign, found in values:
+        total += sign * np.array([(found or {})[prompt] for prompt in first])
+    whole = total[~np.isnan(total)]
+    return whole[:, None] if len(whole) else None
+
+
+def _prompt_leaks(entry: _Entry, name: str, k: int) -> dict[str, float] | None:
+    """leak@k of each prompt, NaN where too few samples have a score; from the scores beside the run's results."""
+    path = entry.folder / "scores" / f"{name}.{entry.results.leak_group}.jsonl"
+    if not path.is_file():
+        return None
+    scores = read_scores(path)
+    values = pad_rows(scores.rows)[0]
+    enough = valid_samples(values) >= k
+    leaks = np.full(len(values), np.nan)
+    if enough.any():
+        leaks[enough] = prompt_leak(values[enough], np.array([k]))[:, 0]
+    return dict(zip(scores.prompt_ids, leaks.tolist(), strict=True))
+
+
+def _prompts_of(results: Results) -> dict[str, object]:
+    """What fixes a benchmark's prompts: its name and options, wherever its files stand."""
+    return {key: value for key, value in results.benchmark.items() if key != "path"}
+
+
+def _same_retain(one: _Entry, other: _Entry) -> bool:
+    stages = [
+        next((model.stages for model in each.results.models if model.role == "retain"), None) for each in (one, other)
+    ]
+    return stages[0] == stages[1]
+
+
+def _notes(rows: list[Row], entries: list[_Entry], excess: bool) -> list[str]:
+    notes = []
+    if not excess:
+        notes.append("Not every run has a retain model: sorted by leak@k, which luck is part of.")
+    unpaired = [row.label for row in rows if row.difference is not None and not row.difference.paired]
+    if unpaired:
+        shown = ", ".join(unpaired) if len(unpaired) <= NAMED else f"{len(unpaired)} models"
+        notes.append(
+            f"Differences of {shown} are from the intervals, as if independent: other prompts than the best model's, "
+            "or no scores beside the run's results."
+        )
+    if len({each.curve.decoding for each in entries}) > 1:
+        notes.append("The models were sampled under different decodings: " + _decodings(rows))
+    return notes
+
+
+def _decodings(rows: list[Row]) -> str:
+    return ", ".join(f"{row.label} {row.curve.decoding}" for row in rows) + "."

@@ -1,0 +1,43 @@
+"""Runs' folders of a store at a URL: up when they are written, down when another machine asks for them.
+
+Both functions do nothing for a folder that lies in no copy of such a store. Knows nothing of what stands in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.reporting.results import RESULTS_FILE
+from engine.store.replica import mirror_of
+
+OWN = ("mlflow.json",)  # speaks of this machine's MLflow file
+
+
+def share_run(folder: Path) -> None:
+    """Upload a run's folder, results.json last: a run is there when its results are."""
+    mirror = mirror_of(folder)
+    if mirror is None:
+        return
+    files = [each for each in folder.rglob("*") if each.is_file() and not each.name.startswith(".")]
+    for path in sorted(files, key=lambda each: (each.name == RESULTS_FILE, each)):
+        if path.name not in OWN:
+            mirror.remote.upload(path, mirror.key(path))
+
+
+def collect_runs(root: Path, names: Iterable[str] | None = None) -> None:
+    """Download the folders of finished runs that are not on this machine; `names`: of these, newer or not."""
+    mirror = mirror_of(root)
+    if mirror is None:
+        return
+    for name in mirror.remote.folders("runs") if names is None else names:
+        folder = root / "runs" / name
+        found = mirror.remote.sizes(f"runs/{name}")
+        if RESULTS_FILE not in found or (names is None and (folder / RESULTS_FILE).exists()):
+            continue
+        for each in sorted(found, key=lambda each: each == RESULTS_FILE):
+            path = folder / each
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.fetch")
+            mirror.remote.download(f"runs/{name}/{each}", temporary)
+            temporary.replace(path)

@@ -1,0 +1,183 @@
+"""Search spaces: which hyperparameters of a method are searched, for what objective, under which constraint and budget.
+
+A YAML file and an experiment come in; a validated Space comes out, and with a suggested point the experiment's method.
+Every mistake is a UserError of one line. Knows nothing of how a search is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from benchmarks.base import Benchmark
+from engine.config.experiment import Experiment, MethodSection, Positive, Section, TrainSection
+from engine.config.loader import known, read_yaml, validated
+from engine.errors import UserError
+from engine.evaluation.benchmark_metrics import metric_names
+from engine.evaluation.evaluate import is_leak_group
+
+Range = tuple[float, float]
+Integers = tuple[int, int]
+Share = Annotated[float, Field(gt=0, le=1)]
+TRAIN = "train."  # parameters of this prefix are keys of the training, the others the method's own
+
+
+class Parameter(Section):
+    """One searched hyperparameter: exactly one of loguniform, uniform: [low, high]; int: [low, high], both ends
+    included; choice: values. when: by name of an earlier parameter, the values for which this one is searched."""
+
+    loguniform: Range | None = None
+    uniform: Range | None = None
+    int: Integers | None = None
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    when: dict[str, tuple[Any, ...]] = {}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Parameter:
+        given = [name for name in ("loguniform", "uniform", "int", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of loguniform, uniform, int, choice; has {', '.join(given) or 'none'}")
+        ends = self.loguniform or self.uniform or self.int
+        if ends is not None and not ends[0] < ends[1]:
+            raise ValueError(f"the range {list(ends)} is empty: the first number must be below the second")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError(f"loguniform needs numbers above 0, found {self.loguniform[0]:g}")
+        return self
+
+    @property
+    def corners(self) -> tuple[Any, ...]:
+        """Values that stand for all: every choice, or both ends of a range."""
+        return self.choice or self.loguniform or self.uniform or self.int or ()
+
+
+class Rung(Section):
+    """A cheap first look at a trial: n samples of this share of the prompts that decide."""
+
+    n: Positive
+    prompts: Share = 1.0
+
+
+class Asha(Section):
+    """Looks while a trial is trained, asynchronous successive halving (Li et al., arXiv 1810.05934): after `first`,
+    first * reduction, first * reduction^2, ... epochs over the forget set leak@n is looked at, and only the best
+    1 / reduction of the trials that came so far are trained on. n, prompts: of each such look."""
+
+    first: float = Field(default=1.0, gt=0)
+    reduction: float = Field(default=3.0, gt=1)
+    n: Positive = 8
+    prompts: Share = 1.0
+
+
+class Objective(Section):
+    """What is made small: leak@k by `metric` (None: the benchmark's core metric) on `group` (None: its leak group), at
+    the first decoding. excess: above the retain model, which the experiment must have; on the same prompts that is the
+    same number less, so the order of trials is that of leak@k."""
+
+    k: Positive = 64
+    metric: str | None = None
+    group: str | None = None
+    excess: bool = False
+
+
+class Space(Section):
+    """A search: the method and its fixed hyperparameters, what is searched, and for what.
+
+    keep: what a trial must keep to win, as a share of the target model's: of `utility`, of a core metric of the
+    experiment (mean over greedy answers to the utility group), or of a metric that the benchmark reports beside leak@k.
+    search: tpe (Optuna), pareto (Optuna, leakage against utility), random, grid. trials, hours, tokens (sampled):
+    whichever is used up first ends the making of trials. seeds: trainings of one configuration, whose mean counts.
+    rungs: looks at a trial before it is sampled in full, the first at each, the others at those that may still win.
+    asha: looks while it is trained. With pareto, or without rungs, every trial is sampled in full.
+    """
+
+    method: str
+    fixed: dict[str, Any] = {}
+    parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
+    objective: Objective = Objective()
+    keep: Annotated[dict[str, Share], Field(min_length=1)] = {"utility": 0.95}
+    search: Literal["tpe", "pareto", "random", "grid"] = "tpe"
+    trials: Positive = 20
+    hours: float | None = Field(default=None, gt=0)
+    tokens: Positive | None = None
+    seeds: Positive = 1
+    rungs: tuple[Rung, ...] = (Rung(n=4), Rung(n=16), Rung(n=64))
+    asha: Asha | None = None
+
+    @model_validator(mode="after")
+    def _rungs_grow(self) -> Space:
+        sizes = [rung.n for rung in self.rungs]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"rungs: n must grow from rung to rung, found {sizes}")
+        return self
+
+    @model_validator(mode="after")
+    def _pareto_sees_all(self) -> Space:
+        if self.search == "pareto" and self.asha is not None:
+            raise ValueError("asha ends trials by leakage alone; search: pareto wants each of them in full")
+        return self
+
+    def corner_points(self) -> list[dict[str, Any]]:
+        """A point for every corner of every parameter, the others at their first."""
+        first = {name: parameter.corners[0] for name, parameter in self.parameters.items()}
+        return [first | {name: value} for name, each in self.parameters.items() for value in each.corners]
+
+    def section(self, values: Mapping[str, Any]) -> MethodSection:
+        """The experiment's method at one point of the space."""
+        point = {**self.fixed, **values}
+        train = {key.removeprefix(TRAIN): value for key, value in point.items() if key.startswith(TRAIN)}
+        own = {key: value for key, value in point.items() if not key.startswith(TRAIN)}
+        return MethodSection.model_validate({"name": self.method, "train": train, **own})
+
+
+def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -> Space:
+    """Read a space file and check it against an experiment, with its protocol filled in, and its benchmark. UserError
+    for any mistake."""
+    where = str(path)
+    space: Space = validated(Space, read_yaml(Path(path), "keys such as method, parameters, objective"), where)
+    _check_parameters(space, experiment, where)
+    n = experiment.sampling.n or 1
+    if space.objective.k > n:
+        raise UserError(f"{where}: objective.k: {space.objective.k} is more than sampling.n = {n}; sample more")
+    if space.rungs and space.rungs[-1].n >= n:
+        raise UserError(f"{where}: rungs: n = {space.rungs[-1].n} is no cheaper than sampling.n = {n}; take it out")
+    if space.objective.metric is not None and space.objective.metric not in (experiment.metrics or ()):
+        found = ", ".join(experiment.metrics or ())
+        raise UserError(f"{where}: objective.metric: the experiment scores by {found}, not {space.objective.metric}")
+    group = space.objective.group
+    if group is not None and not (is_leak_group(group) and benchmark.group(group)):
+        groups = ", ".join(dict.fromkeys(each.group for each in benchmark.probes if is_leak_group(each.group)))
+        raise UserError(f"{where}: objective.group: no forget prompts {group!r}; {benchmark.name} has {groups}")
+    if space.objective.excess and experiment.model.retain is None and experiment.model.finetune is None:
+        raise UserError(f"{where}: objective.excess: the experiment has no retain model; give model.retain")
+    asked = benchmark.group(benchmark.protocol.utility_group)
+    measured = ("utility", *((experiment.metrics or ()) if asked else ()), *metric_names(benchmark))
+    for name in space.keep:
+        known(name, measured, f"{where}: keep", "leakatk score --help")
+    return space
+
+
+def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
+    from methods import METHODS
+
+    known(space.method, METHODS, f"{where}: method", "leakatk methods")
+    if space.method in ("rule", "retrain"):
+        raise UserError(f"{where}: method: {space.method} is not searched; search the method that RULE goes on with")
+    seen: list[str] = []
+    for name, parameter in space.parameters.items():
+        for other in parameter.when:
+            if other not in seen:
+                raise UserError(f"{where}: parameters.{name}.when: {other!r} must be a parameter that stands above it")
+        seen.append(name)
+        if space.search == "grid" and parameter.choice is None:
+            raise UserError(f"{where}: parameters.{name}: a grid takes `choice` alone; list the values")
+        if space.search == "grid" and parameter.when:
+            raise UserError(f"{where}: parameters.{name}.when: a grid has every combination; search: random or tpe")
+    names = [name for name, parameter in space.parameters.items() for _ in parameter.corners]
+    for name, point in zip(names, space.corner_points(), strict=True):
+        section = space.section(point)
+        place = f"{where}: parameters.{name} = {point[name]}"
+        validated(METHODS[space.method], section.hyperparameters, place)
+        validated(TrainSection, experiment.train.model_dump() | section.train, place)

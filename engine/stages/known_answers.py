@@ -1,0 +1,211 @@
+"""Known answers as a stage: answers that score, with their exact probabilities, found without drawing a sample.
+
+A model, probes and a decoding come in; out come, as parquet, the reference answers and what a beam search finds, as far
+as they score above 0. `known_answers` adds those that were sampled, whose probability the sampler notes: together they
+bound leak@k from below at any k (engine/decode/beam_search.py). Knows nothing of leak@k.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.base import Example, Probe
+from engine.decode.beam_search import answer_log_probs, likely_answers
+from engine.models.loading import cached_model
+from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of
+
+ANSWERS_VERSION = 1  # part of every stage's fingerprint: raise it when other answers are found
+UNIT_PROMPTS = 64
+BEAM_LOGITS = {"cpu": 2**22, "cuda": 2**27}  # held at once, float64
+LEAST_LOG_PROB = -25.0  # an answer below 1.4e-11 adds .014 to leak@k at k = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswersJob:
+    """Answers to the probes of a sampling, under its decoding, that score above 0 by a metric with its options.
+
+    beams: width of the beam search, 0 = the reference answers alone.
+    """
+
+    sampling: SampleJob
+    metric: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    beams: int = 16
+
+    @property
+    def units(self) -> int:
+        return -(-len(self.sampling.probes) // UNIT_PROMPTS)
+
+    def compute(self, unit: int) -> tuple[Any, str]:
+        """One row an answer: prompt_id, group, token_ids, logprob, response, score."""
+        import torch
+
+        on_gpu = self.sampling.gpus > 0
+        if not on_gpu:
+            torch.set_num_threads(1)
+        device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
+        model, tokenizer = cached_model(self.sampling.model, device, precision)
+        probes = self.sampling.probes[unit * UNIT_PROMPTS : (unit + 1) * UNIT_PROMPTS]
+        return _table(probes, found_answers(model, tokenizer, probes, self), tokenizer, self), ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
+    """Distinct answers to one prompt: token ids, logarithms of the exact probabilities, scores: float64 [answers]."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    log_probs: np.ndarray
+    scores: np.ndarray
+
+    def with_score(self, least: float) -> dict[Hashable, float]:
+        """The log-probability of each answer that scores `least` or more, by its token ids."""
+        rows = zip(self.token_ids, self.log_probs.tolist(), self.scores.tolist(), strict=True)
+        return {tokens: log_prob for tokens, log_prob, score in rows if score >= least}
+
+
+def found_answers(
+    model: Any, tokenizer: Any, probes: Sequence[Probe], job: AnswersJob
+) -> list[dict[tuple[int, ...], float]]:
+    """For each probe the log-probability of its reference answers and of what the beam search finds, by token ids."""
+    from engine.models.tokenization import stop_token_ids
+
+    sampling, ends = job.sampling, stop_token_ids(tokenizer)
+    decoding = sampling.decoding
+    strategy: dict[str, Any] = {
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": decoding.top_k,
+    }
+    prompts = encoded_prompts(tokenizer, probes, sampling)
+    lengths = [answer_length(probe, sampling.max_new_tokens) for probe in probes]
+    found: list[dict[tuple[int, ...], float]] = [{} for _ in probes]
+    for index, probe in enumerate(probes):
+        given = [each for each in _references(probe, tokenizer, sampling, ends) if len(each) < lengths[index]]
+        if given:
+            log_probs = answer_log_probs(model, prompts[index], given, ends, **strategy)
+            found[index] |= zip(given, log_probs.tolist(), strict=True)
+    beamed = [index for index, probe in enumerate(probes) if job.beams and not (probe.raw or probe.stop)]
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    most = max(1, BEAM_LOGITS[model.device.type] // (vocabulary * max(job.beams, 1)))
+    for shape in dict.fromkeys((len(prompts[index]), lengths[index]) for index in beamed):
+        alike = [index for index in beamed if (len(prompts[index]), lengths[index]) == shape]
+        for start in range(0, len(alike), most):
+            chosen = alike[start : start + most]
+            answers = likely_answers(
+                model,
+                [prompts[index] for index in chosen],
+                ends,
+                beams=job.beams,
+                max_new_tokens=shape[1],
+                least=LEAST_LOG_PROB,
+                **strategy,
+            )
+            for index, each in zip(chosen, answers, strict=True):
+                found[index] |= {answer.token_ids: answer.log_prob for answer in each}
+    return found
+
+
+def _references(probe: Probe, tokenizer: Any, job: SampleJob, ends: Sequence[int]) -> list[tuple[int, ...]]:
+    """The tokens of the reference and of its paraphrase, as a trained model ends them; none after running
+    text and where a stop text may end an answer sooner."""
+    from engine.models.tokenization import IGNORED, encode_example
+
+    if probe.raw or probe.stop:
+        return []
+    texts = dict.fromkeys(filter(None, (probe.reference, probe.paraphrased_answer)))
+    answers = []
+    for text in texts:
+        example = Example(probe.id, probe.prompt, text)
+        labels = encode_example(tokenizer, example.question, example.answer, job.template, job.system).labels
+        tokens = [label for label in labels if label != IGNORED]
+        stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+        answers.append(tuple(tokens[:stop]))
+    return list(dict.fromkeys(answers))
+
+
+def _table(probes: Sequence[Probe], found: list[dict[tuple[int, ...], float]], tokenizer: Any, job: AnswersJob) -> Any:
+    import pyarrow
+
+    from engine.metrics import METRICS, score_counted
+
+    rows = [
+        (probe, tokens, log_prob)
+        for probe, answers in zip(probes, found, strict=True)
+        for tokens, log_prob in answers.items()
+        if log_prob > -np.inf
+    ]
+    # of no answers at all transformers decodes one empty text
+    texts = tokenizer.batch_decode([list(tokens) for _, tokens, _ in rows], skip_special_tokens=True) if rows else []
+    texts = [before_stop(text, probe.stop) for text, (probe, _, _) in zip(texts, rows, strict=True)]
+    told = {}
+    for probe in probes:
+        reference = reference_of(probe, tokenizer, job.sampling.max_new_tokens)
+        told[probe.id] = probe.fact or reference if METRICS[job.metric].reads_fact else reference
+    scored = score_counted(
+        job.metric,
+        texts,
+        [told[probe.id] for probe, _, _ in rows],
+        [probe.prompt for probe, _, _ in rows],
+        **job.options,
+    )
+    kept = [(*row, text, score) for row, text, score in zip(rows, texts, scored.scores, strict=True) if score]
+    return pyarrow.table(
+        {
+            "prompt_id": pyarrow.array([probe.id for probe, *_ in kept], pyarrow.string()),
+            "group": pyarrow.array([probe.group for probe, *_ in kept], pyarrow.string()),
+            "token_ids": pyarrow.array([list(tokens) for _, tokens, *_ in kept], pyarrow.list_(pyarrow.int32())),
+            "logprob": pyarrow.array([log_prob for _, _, log_prob, *_ in kept], pyarrow.float64()),
+            "response": pyarrow.array([text for *_, text, _ in kept], pyarrow.string()),
+            "score": pyarrow.array([score for *_, score in kept], pyarrow.float64()),
+        }
+    )
+
+
+def run_answers(job: AnswersJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
+    """Fill `work/units` with the answers of every unit; returns seconds of work."""
+    from engine.cluster.fan_out import fan_out, unit_seconds
+
+    fan_out(job, job.units, work / "units", report, workers, job.sampling.gpus)
+    return {"seconds": unit_seconds(work / "units")}
+
+
+def known_answers(answers: Path, sampled: Sequence[tuple[Path, Path]] = ()) -> dict[str, dict[str, Known]]:
+    """By group and prompt id, every answer that scores: those of a finished answers stage, and those that were sampled,
+    from the folders of generations and of their scores.
+
+    A sample that was cut at its longest is an outcome like any other. An answer that both know counts once, with the
+    larger of its two probabilities: they differ where a model has several end tokens, and either one is a lower bound.
+    """
+    found: dict[tuple[str, str], dict[tuple[int, ...], tuple[float, float]]] = {}
+    for group, prompt_id, tokens, log_prob, score in _rows(answers, sampled):
+        answers_of = found.setdefault((group, prompt_id), {})
+        before = answers_of.get(tokens, (-np.inf, score))
+        answers_of[tokens] = max((log_prob, score), before)
+    known: dict[str, dict[str, Known]] = {}
+    for (group, prompt_id), answers_of in found.items():
+        log_probs, values = zip(*answers_of.values(), strict=True)
+        known.setdefault(group, {})[prompt_id] = Known(tuple(answers_of), np.minimum(log_probs, 0.0), np.array(values))
+    return known
+
+
+def _rows(
+    answers: Path, sampled: Sequence[tuple[Path, Path]]
+) -> Iterator[tuple[str, str, tuple[int, ...], float, float]]:
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    columns = ["group", "prompt_id", "token_ids", "logprob"]
+    for path in sorted((answers / "units").glob("*.parquet")):
+        for row in pyarrow.parquet.read_table(path).to_pylist():
+            yield row["group"], row["prompt_id"], tuple(row["token_ids"]), row["logprob"], row["score"]
+    for generations, scores in sampled:
+        for path in sorted((generations / "units").glob("*.parquet")):
+            score = pyarrow.parquet.read_table(scores / "units" / path.name, columns=["score"])["score"]
+            table = pyarrow.parquet.read_table(path, columns=columns).append_column("score", score)
+            for row in table.filter(pyarrow.compute.greater(table["score"], 0)).to_pylist():
+                yield row["group"], row["prompt_id"], tuple(row["token_ids"]), row["logprob"], row["score"]

@@ -1,0 +1,188 @@
+"""Likelihoods as a stage: a model and (prompt, answer) pairs in, what it says of every answer token out, as parquet.
+
+Teacher-forced, batched and fanned over the cluster; the unit is a fixed group of pairs, whatever the number of workers.
+Encodes as the training does. Knows nothing of what is computed from the likelihoods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.base import Example
+from engine.cluster.fan_out import counted, fan_out, unit_counts, unit_seconds
+from engine.models.loading import ModelSource, cached_model, context_length
+
+LIKELIHOOD_VERSION = 1  # part of every likelihood stage's fingerprint: raise it when the numbers change
+UNIT_PAIRS = 256
+BATCH_PAIRS = 32
+BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # held at once: 256 MiB in float32, 2 GiB in bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodJob:
+    """The likelihood of every example's answer after its question, under one model.
+
+    gradients: ids of the examples whose gradient norm is wanted too, a backward pass each.
+    """
+
+    model: ModelSource
+    examples: tuple[Example, ...]
+    gradients: frozenset[str] = frozenset()
+    template: str = "auto"
+    system: str | None = None
+    max_length: int = 4096
+    gpus: float = 0.0
+
+    @property
+    def units(self) -> int:
+        return -(-len(self.examples) // UNIT_PAIRS)
+
+    def compute(self, unit: int) -> tuple[Any, str]:
+        """One row an example: `nll`, and of its answer's tokens their ids and what the model says of them."""
+        import torch
+
+        on_gpu = self.gpus > 0
+        if not on_gpu:
+            torch.set_num_threads(1)
+        device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
+        model, tokenizer = cached_model(self.model, device, precision)
+        examples = self.examples[unit * UNIT_PAIRS : (unit + 1) * UNIT_PAIRS]
+        cut = sum(each.truncated for each in _encoded(model, tokenizer, examples, self))
+        return counted(as_table(token_likelihoods(model, tokenizer, examples, self)), {"truncated": cut}), ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLikelihoods:
+    """What a model says of one answer.
+
+    nll: mean over all labelled tokens, the end token included, nats a token. The lists are of the answer's own tokens,
+    without the end token: their ids, the ids of the model's argmax, log-probabilities, and mean and standard deviation
+    of log p under p itself over the vocabulary. gradient_norm: see engine.metrics.privacy, None where not asked for.
+    """
+
+    nll: float
+    token_ids: list[int]
+    argmax: list[int]
+    logprobs: list[float]
+    means: list[float]
+    stds: list[float]
+    gradient_norm: float | None
+
+
+def token_likelihoods(
+    model: Any, tokenizer: Any, examples: Sequence[Example], job: LikelihoodJob
+) -> list[TokenLikelihoods]:
+    """The TokenLikelihoods of each example, in their order; examples of like length share a batch."""
+    from engine.models.tokenization import stop_token_ids
+
+    encoded = _encoded(model, tokenizer, examples, job)
+    ends = set(stop_token_ids(tokenizer))
+    found: dict[int, TokenLikelihoods] = {}
+    waiting = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids))
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    while waiting:
+        longest = len(encoded[waiting[0]].input_ids)
+        size = max(1, min(BATCH_PAIRS, BATCH_LOGITS[model.device.type] // (longest * vocabulary)))
+        chosen, waiting = waiting[:size], waiting[size:]
+        gradients = [examples[index].id in job.gradients for index in chosen]
+        rows = _batch(model, tokenizer, [encoded[index] for index in chosen], ends, gradients)
+        found.update(zip(chosen, rows, strict=True))
+    return [found[index] for index in range(len(encoded))]
+
+
+def _encoded(model: Any, tokenizer: Any, examples: Sequence[Example], job: LikelihoodJob) -> list[Any]:
+    """The examples as training encodes them, cut to what the job allows and the model's context holds."""
+    from engine.models.tokenization import encode_example
+
+    longest = min(job.max_length, context_length(model) or job.max_length)
+    return [
+        encode_example(tokenizer, each.question, each.answer, job.template, job.system, longest) for each in examples
+    ]
+
+
+def _batch(
+    model: Any, tokenizer: Any, encoded: list[Any], ends: set[int], gradients: list[bool]
+) -> list[TokenLikelihoods]:
+    import torch
+
+    from engine.metrics.privacy import gradient_norm
+    from engine.models.tokenization import IGNORED, collate, pad_token_id
+    from methods.base import token_logits
+
+    pad = pad_token_id(tokenizer)
+    with torch.inference_mode():
+        logits_BTV, labels_BT = token_logits(model, collate(encoded, pad).to(model.device))
+    rows = []
+    for each, logits_TV, labels_T, wanted in zip(encoded, logits_BTV, labels_BT, gradients, strict=True):
+        kept_T = labels_T != IGNORED
+        tokens = labels_T[kept_T]
+        log_p_TV = logits_TV[kept_T].float().log_softmax(-1)
+        logprobs_T = log_p_TV.gather(-1, tokens[:, None])[:, 0].double()
+        size = len(tokens) - int(len(tokens) > 0 and int(tokens[-1]) in ends)  # the end token is no part of the text
+        p_TV = log_p_TV[:size].exp()
+        mean_T = (p_TV * log_p_TV[:size]).sum(-1)
+        std_T = (p_TV * (log_p_TV[:size] - mean_T[:, None]) ** 2).sum(-1).sqrt()
+        norm = None
+        if wanted:
+            labels = [*each.labels[:-1], IGNORED] if size < len(tokens) else each.labels
+            text = dataclasses.replace(each, labels=labels)
+            norm = gradient_norm(model, collate([text], pad).to(model.device))
+        rows.append(
+            TokenLikelihoods(
+                nll=float(-logprobs_T.mean()),
+                token_ids=tokens[:size].tolist(),
+                argmax=log_p_TV[:size].argmax(-1).tolist(),
+                logprobs=logprobs_T[:size].tolist(),
+                means=mean_T.tolist(),
+                stds=std_T.tolist(),
+                gradient_norm=norm,
+            )
+        )
+    return rows
+
+
+def run_likelihoods(job: LikelihoodJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
+    """Fill `work/units` with the likelihoods of every unit; returns how many pairs there are and how many of them were
+    cut, and seconds of work."""
+    fan_out(job, job.units, work / "units", report, workers, job.gpus)
+    units = work / "units"
+    cut = unit_counts(units).get("truncated", 0)
+    return {"pairs": len(job.examples), "truncated": cut, "seconds": unit_seconds(units)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihoods:
+    """The likelihoods of a finished stage by (question, answer). index: its row in `table`, an Arrow table."""
+
+    index: dict[tuple[str, str], int]
+    table: Any
+
+    def of(self, pairs: Sequence[tuple[str, str]]) -> list[TokenLikelihoods]:
+        """What the model says of each (question, answer), in their order."""
+        return [TokenLikelihoods(**row) for row in self.table.take([self.index[pair] for pair in pairs]).to_pylist()]
+
+    def nll(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Mean negative log-likelihood of each (question, answer): float64 [pairs]."""
+        return self.table["nll"].to_numpy()[[self.index[pair] for pair in pairs]]
+
+
+def read_likelihoods(folder: Path, examples: Sequence[Example]) -> Likelihoods:
+    """The likelihoods of a finished stage over `examples`."""
+    from engine.stages.sample import read_units
+
+    return Likelihoods({(each.question, each.answer): row for row, each in enumerate(examples)}, read_units(folder))
+
+
+def as_table(rows: Sequence[TokenLikelihoods]) -> Any:
+    """The rows as an Arrow table, which is what a unit holds."""
+    import pyarrow
+
+    ids, numbers = pyarrow.list_(pyarrow.int32()), pyarrow.list_(pyarrow.float64())
+    columns = {"nll": pyarrow.float64(), "token_ids": ids, "argmax": ids, "logprobs": numbers, "means": numbers}
+    columns |= {"stds": numbers, "gradient_norm": pyarrow.float64()}
+    return pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=pyarrow.schema(columns))

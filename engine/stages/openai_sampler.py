@@ -1,0 +1,285 @@
+"""The conversation with an OpenAI-compatible server: requests go out side by side, an Answer a sample comes back.
+
+Servers bring sampling defaults of their own (a top-k of 40, the model's generation config, greedy decoding), and some
+repeat themselves where n > 1: `find_manner` tries how this one is made to sample from the full distribution. What was
+not answered is an Answer with the reason, never an empty text. Knows nothing of stages or files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.base import Decoding
+from engine.errors import UserError
+from engine.models import openai_client
+from engine.models.tokenization import PLAIN_PROMPT
+
+if TYPE_CHECKING:
+    from engine.stages.sample_endpoint import EndpointJob
+
+SAMPLES_A_REQUEST = 32  # servers limit n
+PROBE_PROMPT = "Write any words that come to your mind."
+PROBE_SAMPLES = 4
+PROBE_TOKENS = 16
+
+
+class Manner(NamedTuple):
+    """How a server is asked. form: the parameters that switch its own truncation off; seed: whether it takes seeds;
+    many: whether n > 1 in one request gives samples that differ."""
+
+    form: str = "parameters"
+    seed: bool = True
+    many: bool = False
+
+
+MANNERS = (Manner(), Manner("generation_config"), Manner("plain"), Manner("plain", seed=False))
+
+
+class Answer(NamedTuple):
+    """One sample: its text, why it ended, and its tokens where the server counts them; or why it is missing."""
+
+    text: str | None = None
+    finish: str | None = None
+    tokens: int | None = None
+    failure: str | None = None
+
+
+class Request(NamedTuple):
+    """Samples first .. first + samples - 1 of a prompt."""
+
+    prompt_id: str
+    prompt: str
+    first: int
+    samples: int
+
+    def singly(self) -> list[Request]:
+        return [self._replace(first=self.first + index, samples=1) for index in range(self.samples)]
+
+
+class Conversation:
+    """One job's requests to its server. A context manager, which closes the connections."""
+
+    def __init__(self, job: EndpointJob) -> None:
+        endpoint = job.endpoint
+        if job.keyed and not os.environ.get(endpoint.key_variable):
+            raise UserError(f"{endpoint.key_variable} is not set where Ray's workers run: start Ray with it")
+        self.job, self.manner = job, job.manner
+        self.client = openai_client.connect(endpoint.url, endpoint.key_variable, endpoint.retries, endpoint.timeout)
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+    def answers(self, prompts: Iterable[tuple[str, str]], n: int) -> list[Answer]:
+        """n Answers to each (prompt id, prompt), in order; what failed is asked for once more when all else is done.
+
+        UserError where the server refuses whatever is asked, or has stopped answering.
+        """
+        most = SAMPLES_A_REQUEST if self.manner.many else 1
+        requests = [Request(*each, first, min(most, n - first)) for each in prompts for first in range(0, n, most)]
+        samples = [each for request in requests for each in request.singly()]
+        found = list(self._ask_all(requests))
+        again = [index for index, answer in enumerate(found) if _may_pass(answer.failure)]
+        for index, answer in zip(again, self._ask_all([samples[index] for index in again]), strict=True):
+            found[index] = answer
+        if any(_may_pass(found[index].failure) for index in again):
+            self.check_alive()
+        return found
+
+    def find_manner(self) -> tuple[Manner, list[str]]:
+        """The first manner in which the server samples, and what a reader of the results must know about it.
+
+        UserError where the server is not there, or refuses the key, the model or every manner.
+        """
+        accepted: list[Manner] = []
+        refusal = ""
+        for manner in MANNERS:
+            try:
+                varies, many = self._tried(manner)
+            except _OtherFormError as error:
+                refusal = str(error)
+                continue
+            if varies:
+                return manner._replace(many=many), _notes(manner)
+            accepted.append(manner)
+        if not accepted:
+            raise UserError(f"{self._where} refuses every request ({refusal}); check the model's name and the URL")
+        note = f"the server gave one answer to {PROBE_SAMPLES} seeds at temperature 1: does it sample at all?"
+        return accepted[0], [*_notes(accepted[0]), note]
+
+    def check_alive(self) -> None:
+        """UserError unless the server answers a small request."""
+        (answer,) = self._ask(_probe(0, 1), PROBE_TOKENS)
+        if answer.failure:
+            raise UserError(
+                f"{self._where} has stopped answering ({answer.failure}); finished units are kept: see to the server, "
+                "then run the same command again"
+            )
+
+    def _tried(self, manner: Manner) -> tuple[bool, bool]:
+        """Whether samples differ (greedy ones need not), and whether they do within one request of several."""
+        self.manner = manner
+        if self.job.decoding.temperature == 0:
+            self._first(_probe(0, 1))
+            return True, False
+        try:
+            together = {answer.text for answer in self._first(_probe(0, PROBE_SAMPLES))}
+        except _OtherFormError:
+            together = set()
+        if len(together) > 1:
+            return True, True
+        apart = {answer.text for seed in range(PROBE_SAMPLES) for answer in self._first(_probe(seed, 1))}
+        return len(apart) > 1, False
+
+    def _first(self, request: Request) -> list[Answer]:
+        """Answers to a first request, whose failure ends the work: UserError, or _OtherFormError to try another."""
+        import openai
+
+        probed = Decoding() if self.job.decoding.temperature else self.job.decoding
+        try:
+            return self._ask_once(request, PROBE_TOKENS, probed)
+        except (openai.OpenAIError, ValueError) as error:
+            why = openai_client.reason(error)
+            if openai_client.refuses_form(error):
+                raise _OtherFormError(why) from None
+            if openai_client.refuses_all(error):
+                raise self._refused(error) from None
+            raise UserError(f"{self._where} does not answer ({why}); check the URL and the server") from None
+
+    def _ask_all(self, requests: list[Request]) -> Iterator[Answer]:
+        """The Answers to all requests in order, as many at once as the endpoint allows."""
+        concurrency = self.job.endpoint.concurrency
+        failed = 0
+        with ThreadPoolExecutor(concurrency) as pool:
+            try:
+                for answers in pool.map(lambda request: self._ask(request, self.job.max_new_tokens), requests):
+                    failed = failed + 1 if all(_may_pass(answer.failure) for answer in answers) else 0
+                    if failed == 2 * concurrency:  # in a row: do not wait for the retries of all the others
+                        self.check_alive()
+                        failed = 0
+                    yield from answers
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _ask(self, request: Request, max_tokens: int) -> list[Answer]:
+        """request.samples Answers; where the server gives fewer at once, the rest one by one."""
+        import openai
+
+        try:
+            answers = self._ask_once(request, max_tokens, self.job.decoding)
+        except (openai.OpenAIError, ValueError) as error:
+            if openai_client.refuses_all(error):
+                raise self._refused(error) from None
+            fewer = request.samples > 1 and openai_client.refuses_form(error)
+            answers = [] if fewer else [Answer(failure=openai_client.reason(error))] * request.samples
+        for rest in request.singly()[len(answers) :]:
+            answers += self._ask(rest, max_tokens)
+        return answers
+
+    def _ask_once(self, request: Request, max_tokens: int, decoding: Decoding) -> list[Answer]:
+        """1 to request.samples Answers. Raises what the client raises, and ValueError for other replies."""
+        job = self.job
+        options: dict[str, Any] = {"model": job.endpoint.name, "max_tokens": max_tokens}
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        if self.manner.seed:
+            options["seed"] = request_seed(job.seed, request.prompt_id, request.first)
+        if request.samples > 1:
+            options["n"] = request.samples
+        options["extra_body"] = self._untruncated(decoding, max_tokens)
+        if job.chat:
+            system = [{"role": "system", "content": job.system}] if job.system else []
+            messages = [*system, {"role": "user", "content": request.prompt}]
+            reply = self.client.chat.completions.create(messages=messages, **options)
+        else:
+            prompt = PLAIN_PROMPT.format(question=request.prompt) if request.prompt else ""
+            reply = self.client.completions.create(prompt=prompt, **options)
+        return _read(reply, request.samples, job.chat)
+
+    def _untruncated(self, decoding: Decoding, max_tokens: int) -> dict[str, Any]:
+        """Parameters beyond OpenAI's: no top-k unless asked for, no min-p, no penalties, whatever the server's own."""
+        if self.manner.form == "parameters":  # vLLM, SGLang; llama.cpp writes repeat_penalty
+            return {"top_k": decoding.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
+        if self.manner.form == "generation_config":  # transformers serve, greedy unless do_sample stands in it
+            settings = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k or 0}
+            chosen = {"do_sample": True, **settings} if decoding.temperature else {"do_sample": False}
+            return {"generation_config": json.dumps(chosen | {"max_new_tokens": max_tokens, "repetition_penalty": 1.0})}
+        if self.job.decoding.top_k:
+            raise UserError(f"{self._where} the server takes no top_k; leave it out of sampling.decoding")
+        return {}
+
+    def _refused(self, error: Exception) -> UserError:
+        endpoint = self.job.endpoint
+        page = "/chat/completions" if self.job.chat else "/completions (model.template: plain)"
+        return UserError(
+            f"{self._where} refuses {page} ({openai_client.reason(error)}); check the model's name, "
+            f"{endpoint.key_variable} and that the URL ends where /chat/completions begins, mostly in /v1"
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"endpoint {self.job.endpoint.identity}:"
+
+
+class _OtherFormError(Exception):
+    """The server refuses this form of a request."""
+
+
+def request_seed(seed: int, prompt_id: str, sample: int) -> int:
+    """The seed of a request, from the experiment's seed, the prompt and its first sample: 31 bits, as servers take."""
+    content = json.dumps([seed, prompt_id, sample])
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big") >> 1
+
+
+def _probe(seed: int, count: int) -> Request:
+    return Request(f"probe {seed}", PROBE_PROMPT, 0, count)
+
+
+def _may_pass(failure: str | None) -> bool:
+    """Whether a sample failed for a reason that may pass; what the server refuses once it will refuse again."""
+    if failure is None or failure == "content filter":
+        return False
+    return not failure.startswith("HTTP 4") or failure in ("HTTP 408", "HTTP 429")
+
+
+def _notes(manner: Manner) -> list[str]:
+    notes = []
+    if manner.form == "plain":
+        notes.append("the server takes no top_k or generation_config: defaults of its own may cut the distribution")
+    if not manner.seed:
+        notes.append("the server takes no seed: its samples cannot be drawn again")
+    return notes
+
+
+def _read(reply: Any, count: int, chat: bool) -> list[Answer]:
+    """The choices of a reply. Its tokens are counted together: each of several gets its share, the sum is right."""
+    try:
+        choices = list(reply.choices)[:count]
+        texts = [choice.message.content if chat else choice.text for choice in choices]
+        if chat:  # a refusal is what the model said
+            texts = [
+                choice.message.refusal if text is None else text for text, choice in zip(texts, choices, strict=True)
+            ]
+        ends = [str(choice.finish_reason) for choice in choices]
+        tokens = getattr(reply.usage, "completion_tokens", None)
+        shares = [None if tokens is None else (tokens + index) // len(choices) for index in range(len(choices))]
+    except (AttributeError, TypeError) as error:
+        raise ValueError("not a reply of this protocol") from error
+    if not choices:
+        raise ValueError("no choice in the reply")
+    return [_answer(*each) for each in zip(texts, ends, shares, strict=True)]
+
+
+def _answer(text: Any, end: str, tokens: int | None) -> Answer:
+    if end == "content_filter":
+        return Answer(failure="content filter")
+    if not isinstance(text, str):
+        return Answer(failure="no text in the reply")
+    return Answer(text, "length" if end == "length" else "stop", tokens)

@@ -1,0 +1,70 @@
+"""Log-probability of each answer under the frozen target model, computed once: no second model stands beside training.
+
+NPO, DPO and their kin need this one number a sequence, S_ref = -sum of the labelled tokens' cross-entropy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.base import Example
+from engine.models.loading import ModelSource, cached_model
+from engine.store.work_dir import at_work, open_workplace
+
+REFERENCE_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceJob:
+    """Answers whose log-probability under `model` is wanted, encoded as the training encodes them."""
+
+    model: ModelSource
+    examples: tuple[Example, ...]
+    template: str = "auto"
+    system: str | None = None
+    max_length: int = 512
+
+
+def run_reference(job: ReferenceJob, work: Path) -> dict[str, Any]:
+    """Write `logprobs.json`, a float for each example in order; returns their number."""
+    import ray
+
+    from engine.cluster import ray_cluster
+
+    gpus = 1.0 if ray_cluster.resources()[1] >= 1 else 0.0
+    task = ray.remote(at_work).options(
+        name="reference", num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=ray_cluster.ANYWHERE
+    )
+    values = ray.get(task.remote(open_workplace(work), _logprobs, job, gpus > 0))
+    (work / "logprobs.json").write_text(json.dumps(values))
+    return {"examples": len(values)}
+
+
+def read_reference(folder: Path) -> tuple[float, ...]:
+    """The log-probabilities of a finished reference stage, in the order of its examples."""
+    return tuple(json.loads((folder / "logprobs.json").read_text()))
+
+
+def _logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
+    """Sum of log-probabilities of the labelled tokens, one float an example."""
+    import torch
+
+    from engine.models.tokenization import collate, encode_example, pad_token_id
+    from methods.base import sequence_nll
+
+    device = "cuda" if on_gpu else "cpu"
+    model, tokenizer = cached_model(job.model, device, "bf16" if on_gpu else "fp32")
+    encoded = [
+        encode_example(tokenizer, each.question, each.answer, job.template, job.system, job.max_length)
+        for each in job.examples
+    ]
+    values: list[float] = []
+    with torch.inference_mode():
+        for start in range(0, len(encoded), REFERENCE_BATCH):
+            batch = collate(encoded[start : start + REFERENCE_BATCH], pad_token_id(tokenizer)).to(device)
+            nll, _ = sequence_nll(model, batch)
+            values += (-nll.double()).tolist()
+    return values

@@ -1,0 +1,249 @@
+"""Sampling as a stage: a model and probes in, generations as parquet out, fanned over the cluster.
+
+The work unit is a fixed group of prompts, whatever the number of workers. Where a probe has stop texts, a sample ends
+with the token that completes one, and `response` is cut before it; token_ids, tokens and log-probabilities are of all
+that was drawn.
+Knows nothing of metrics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.base import Decoding, Probe
+from engine.cluster.fan_out import counted, fan_out, timed, unit_counts, unit_path, unit_seconds, whole
+from engine.errors import UserError
+from engine.models.loading import ModelSource, cached_model, context_length
+
+SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
+UNIT_ROWS = 2048
+UNIT_PROMPTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleJob:
+    """n samples of every probe from one model under one decoding (greedy: n = 1). retokenise: see data.retokenised."""
+
+    model: ModelSource
+    probes: tuple[Probe, ...]
+    decoding: Decoding
+    n: int
+    max_new_tokens: int
+    seed: int = 0
+    template: str = "auto"
+    system: str | None = None
+    max_rows: int | None = None
+    gpus: float = 0.0
+    retokenise: bool = False
+
+    @property
+    def units(self) -> int:
+        return -(-len(self.probes) // unit_prompts(self.n))
+
+    def compute(self, unit: int) -> tuple[Any, str]:
+        """The generations of one unit as a table (one row a sample), and a note on the speed."""
+        (table,), note = _computed((self,), unit)
+        return table, note
+
+
+@dataclasses.dataclass(frozen=True)
+class GridJob:
+    """Jobs that differ in decoding alone: a unit of all of them in one pass, which loads the model and reads the
+    prompts once. folders: where the units of each stand; those that are there already are not drawn again."""
+
+    jobs: tuple[SampleJob, ...]
+    folders: tuple[str, ...]
+
+    def compute(self, unit: int) -> tuple[dict[str, Any], str]:
+        """By folder, the generations of one unit; a note on the speed."""
+        missing = {
+            folder: job
+            for folder, job in zip(self.folders, self.jobs, strict=True)
+            if not whole(unit_path(Path(folder), unit))
+        }
+        if not missing:  # their worker was killed after it had written them
+            return {}, ""
+        clock = time.monotonic()
+        tables, note = _computed(tuple(missing.values()), unit)
+        seconds = (time.monotonic() - clock) / len(missing)
+        return {folder: timed(table, seconds) for folder, table in zip(missing, tables, strict=True)}, note
+
+
+def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Any], str]:
+    """One unit of each of the jobs, which differ in decoding alone."""
+    import torch
+
+    job = jobs[0]
+    on_gpu = job.gpus > 0
+    if not on_gpu:
+        torch.set_num_threads(1)
+    device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
+    model, tokenizer = cached_model(job.model, device, precision)
+    size = unit_prompts(job.n)
+    probes = job.probes[unit * size : (unit + 1) * size]
+    clock = time.monotonic()
+    drawn = sample_decodings(model, tokenizer, probes, jobs)
+    tables = [samples_table(probes, samples, tokenizer, job.max_new_tokens) for samples in drawn]
+    tokens = [sum(table["tokens"].to_pylist()) for table in tables]
+    speed = sum(tokens) / max(time.monotonic() - clock, 1e-9)
+    return [
+        counted(table, {"tokens": count}) for table, count in zip(tables, tokens, strict=True)
+    ], f"{speed:,.0f} tokens/s a worker"
+
+
+def run_sampling(job: SampleJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
+    """Fill `work/units` with the generations of every unit; returns prompts, samples and tokens sampled."""
+    return run_grid([job], [work], report, workers)[0]
+
+
+def run_grid(
+    jobs: Sequence[SampleJob], works: Sequence[Path], report: Any, workers: int | None = None
+) -> list[dict[str, Any]]:
+    """`run_sampling` for jobs that differ in decoding alone, in one pass: the facts of each."""
+    first, *others = folders = [work / "units" for work in works]
+    job = jobs[0] if len(jobs) == 1 else GridJob(tuple(jobs), tuple(map(str, folders)))
+    fan_out(job, jobs[0].units, first, report, workers, jobs[0].gpus, others)
+    return [_facts(each, work) for each, work in zip(jobs, works, strict=True)]
+
+
+def _facts(job: SampleJob, work: Path) -> dict[str, Any]:
+    return {
+        "prompts": len(job.probes),
+        "samples": len(job.probes) * job.n,
+        "tokens": unit_counts(work / "units").get("tokens", 0),
+        "seconds": unit_seconds(work / "units"),
+    }
+
+
+def unit_prompts(n: int) -> int:
+    """Prompts a unit: bounded in prompts and in samples, and the same for any number of workers."""
+    return max(1, min(UNIT_PROMPTS, UNIT_ROWS // n))
+
+
+def sample_probes(model: Any, tokenizer: Any, probes: tuple[Probe, ...], job: SampleJob) -> list[list[Any]]:
+    """The Samples (engine.decode.sampler) of each probe, in order: a list of job.n for each."""
+    return sample_decodings(model, tokenizer, probes, [job])[0]
+
+
+def sample_decodings(
+    model: Any, tokenizer: Any, probes: tuple[Probe, ...], jobs: Sequence[SampleJob]
+) -> list[list[list[Any]]]:
+    """`sample_probes` for each of the jobs, which differ in decoding alone, in one pass over the prompts."""
+    from engine.decode.sampler import Strategy, sample_grid
+    from engine.decode.stop_texts import StopTexts
+    from engine.models.tokenization import stop_token_ids
+
+    job = jobs[0]
+    prompts = encoded_prompts(tokenizer, probes, job)
+    lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
+    _check_context(model, probes, prompts, lengths)
+    found: list[dict[int, list[Any]]] = [{} for _ in jobs]
+    for length in dict.fromkeys(lengths):
+        chosen = [index for index, each in enumerate(lengths) if each == length]
+        stops = [probes[index].stop for index in chosen]
+        grid = sample_grid(
+            model,
+            [prompts[index] for index in chosen],
+            job.n,
+            [Strategy(**each.decoding.model_dump()) for each in jobs],
+            max_new_tokens=length,
+            seed=job.seed,
+            prompt_ids=[probes[index].id for index in chosen],
+            eos_token_id=stop_token_ids(tokenizer),
+            max_rows=job.max_rows,
+            ended=StopTexts(tokenizer, stops) if any(stops) else None,
+        )
+        for samples, of_job in zip(grid, found, strict=True):
+            of_job |= zip(chosen, samples, strict=True)
+    return [[of_job[index] for index in range(len(probes))] for of_job in found]
+
+
+def encoded_prompts(tokenizer: Any, probes: Sequence[Probe], job: SampleJob) -> list[list[int]]:
+    """The token ids that the model is given for each probe."""
+    from engine.models.tokenization import encode_prompt, retokenised
+
+    prompts = [
+        encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system) for probe in probes
+    ]
+    return [retokenised(tokenizer, prompt) for prompt in prompts] if job.retokenise else prompts
+
+
+def answer_length(probe: Probe, most: int) -> int:
+    """Most tokens of an answer to the probe, where an experiment allows `most`."""
+    return min(most, probe.max_new_tokens or most)
+
+
+def reference_of(probe: Probe, tokenizer: Any, most: int) -> str:
+    """What an answer is scored against: the reference, cut to an answer's length where the probe asks for it."""
+    if not probe.cut_reference:
+        return probe.reference
+    ids = tokenizer(probe.reference)["input_ids"][: answer_length(probe, most)]
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def texts(samples: list[Any], tokenizer: Any, stops: Sequence[tuple[str, ...]] | None = None) -> list[str]:
+    """The text of each sample, without special tokens, cut before the first of its stop texts."""
+    decoded = tokenizer.batch_decode([sample.token_ids for sample in samples], skip_special_tokens=True)
+    if stops is None:
+        return decoded
+    return [before_stop(text, stop) for text, stop in zip(decoded, stops, strict=True)]
+
+
+def before_stop(text: str, stop: tuple[str, ...]) -> str:
+    """`text` up to the first of its stop texts."""
+    return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
+
+
+def _check_context(model: Any, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:
+    limit = context_length(model)
+    for probe, prompt, length in zip(probes, prompts, lengths, strict=True):
+        if limit is not None and len(prompt) + length > limit:
+            raise UserError(
+                f"sampling: prompt {probe.id} takes {len(prompt)} tokens and may get {length} more, but the model's "
+                f"context holds {limit}; lower sampling.max_new_tokens or take a model with a longer context"
+            )
+
+
+def samples_table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, most: int) -> Any:
+    """One row a sample of each probe, as many of each: what was asked, what came, and how likely it was."""
+    import pyarrow
+
+    cut = tuple(dataclasses.replace(probe, reference=reference_of(probe, tokenizer, most)) for probe in probes)
+    columns = prompt_columns(cut, len(samples[0]))
+    flat = [each for of_probe in samples for each in of_probe]
+    stops = [probe.stop for probe, of_probe in zip(probes, samples, strict=True) for _ in of_probe]
+    columns["response"] = pyarrow.array(texts(flat, tokenizer, stops), pyarrow.string())
+    columns["token_ids"] = pyarrow.array([each.token_ids for each in flat], pyarrow.list_(pyarrow.int32()))
+    columns["tokens"] = pyarrow.array([each.drawn for each in flat], pyarrow.int32())
+    columns["logprob"] = pyarrow.array([each.logprob for each in flat], pyarrow.float64())
+    columns["model_logprob"] = pyarrow.array([each.model_logprob for each in flat], pyarrow.float64())
+    columns["finish"] = pyarrow.array([each.finish for each in flat], pyarrow.string())
+    return pyarrow.table(columns)
+
+
+def prompt_columns(probes: tuple[Probe, ...], n: int) -> dict[str, Any]:
+    """The columns of a table of generations that say which sample of which probe a row is, n rows a probe."""
+    import pyarrow
+
+    values = {"prompt_id": "id", "group": "group", "prompt": "prompt", "reference": "reference", "fact": "fact"}
+    columns: dict[str, Any] = {
+        name: pyarrow.array([getattr(probe, field) for probe in probes for _ in range(n)], pyarrow.string())
+        for name, field in values.items()
+    }
+    columns = {name: column.dictionary_encode() for name, column in columns.items()}
+    columns["sample"] = pyarrow.array([index for _ in probes for index in range(n)], pyarrow.int32())
+    return columns
+
+
+def read_units(folder: Path, columns: list[str] | None = None) -> Any:
+    """All units of a finished stage as one table, in the order of prompts and samples."""
+    import pyarrow
+    import pyarrow.parquet
+
+    return pyarrow.concat_tables(
+        pyarrow.parquet.read_table(path, columns=columns) for path in sorted((folder / "units").glob("*.parquet"))
+    )

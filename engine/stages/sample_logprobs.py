@@ -1,0 +1,90 @@
+"""Log-probabilities of samples that are there already, as a stage: what another model or decoding says of each.
+
+A model, a finished sampling and decodings come in; one log-probability a sample and decoding comes out, as parquet: one
+teacher-forced pass over the distinct samples, far cheaper than sampling. Knows nothing of what they are used for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.base import Decoding
+from engine.cluster.fan_out import fan_out, unit_path, unit_seconds
+from engine.decode.beam_search import decoded_log_probs
+from engine.models.loading import cached_model
+from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts
+from engine.store.replica import readable
+
+RELOG_VERSION = 1  # part of every stage's fingerprint: raise it when the numbers change
+BATCH_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # held at once, float64
+
+
+@dataclasses.dataclass(frozen=True)
+class RelogJob:
+    """Log-probabilities, under `sampling`'s model and each of `decodings`, of the samples of its probes that stand in
+    `generations/units`, drawn from this or another model with the same tokenizer."""
+
+    sampling: SampleJob
+    generations: str
+    decodings: tuple[Decoding, ...]
+
+    def compute(self, unit: int) -> tuple[Any, str]:
+        """One row a sample: prompt_id, group and a column of float64 for each decoding, named by its index."""
+        import pyarrow
+        import pyarrow.parquet
+        import torch
+
+        from engine.models.tokenization import stop_token_ids
+
+        on_gpu = self.sampling.gpus > 0
+        if not on_gpu:
+            torch.set_num_threads(1)
+        device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
+        model, tokenizer = cached_model(self.sampling.model, device, precision)
+        n = self.sampling.n
+        size = unit_prompts(n)
+        prompts = encoded_prompts(tokenizer, self.sampling.probes[unit * size : (unit + 1) * size], self.sampling)
+        columns = ["prompt_id", "group", "token_ids", "tokens"]
+        table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)), columns=columns)
+        rows = zip(table["token_ids"].to_pylist(), table["tokens"].to_pylist(), strict=True)
+        outcomes = [(tuple(tokens), drawn > len(tokens)) for tokens, drawn in rows]  # with its end token or without
+        found = np.empty((len(self.decodings), len(outcomes)))
+        strategies = [(each.temperature, each.top_p, each.top_k) for each in self.decodings]
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        for place, prompt in enumerate(prompts):
+            own = outcomes[place * n : (place + 1) * n]
+            distinct = sorted(dict.fromkeys(own), key=lambda outcome: len(outcome[0]))
+            known: dict[Any, np.ndarray] = {}
+            while distinct:
+                longest = len(distinct[-1][0]) + 1
+                most = max(1, BATCH_LOGITS[model.device.type] // (longest * vocabulary))
+                chosen, distinct = distinct[-most:], distinct[:-most]
+                tokens, whole = zip(*chosen, strict=True)
+                values = decoded_log_probs(model, prompt, tokens, stop_token_ids(tokenizer), strategies, whole=whole)
+                known.update(zip(chosen, values.T, strict=True))
+            found[:, place * n : (place + 1) * n] = np.stack([known[each] for each in own], axis=1)
+        out = table.select(["prompt_id", "group"])
+        for index, values in enumerate(found):
+            out = out.append_column(str(index), pyarrow.array(values, pyarrow.float64()))
+        return out, ""
+
+
+def run_relog(job: RelogJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
+    """Fill `work/units`; returns seconds of work."""
+    fan_out(job, job.sampling.units, work / "units", report, workers, job.sampling.gpus)
+    return {"seconds": unit_seconds(work / "units")}
+
+
+def read_relog(folder: Path, job: RelogJob) -> dict[str, np.ndarray]:
+    """The log-probabilities by group of prompts: float64 [decodings, prompts, n]."""
+    table = read_units(folder)
+    groups = np.array(table["group"].to_pylist())
+    values = np.stack([table[str(index)].to_numpy() for index in range(len(job.decodings))])
+    return {
+        group: values[:, groups == group].reshape(len(job.decodings), -1, job.sampling.n)
+        for group in dict.fromkeys(groups.tolist())
+    }

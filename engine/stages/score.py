@@ -1,0 +1,85 @@
+"""Scoring as a stage: generations in, one score in [0, 1] or null (the metric failed) for each sample out.
+
+Runs unit by unit over the cluster, beside the units of the generations; re-scoring never samples again. What a metric
+is stands in engine/metrics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.cluster.fan_out import counted, fan_out, unit_counts, unit_path, unit_seconds
+from engine.store.replica import readable
+
+SCORE_VERSION = 2  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreJob:
+    """One metric with its options over the generations in `generations/units`. gpus: for metrics that run a model."""
+
+    generations: str
+    units: int
+    metric: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    gpus: float = 0.0
+
+    def compute(self, unit: int) -> tuple[Any, str]:
+        """The scores of one unit's samples as a table, in their order."""
+        import pyarrow
+        import pyarrow.parquet
+
+        from engine.metrics import METRICS, score_counted
+
+        table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)))
+        responses = table["response"].to_pylist()
+        references = table["reference"].to_pylist()
+        if METRICS[self.metric].reads_fact:
+            facts = table["fact"].to_pylist()
+            references = [fact or reference for fact, reference in zip(facts, references, strict=True)]
+        found = score_counted(self.metric, responses, references, table["prompt"].to_pylist(), **self.options)
+        scored = table.select(["prompt_id", "group", "sample"]).append_column(
+            "score", pyarrow.array(found.scores, pyarrow.float64())
+        )
+        failures = found.failures
+        if "failure" in table.column_names:  # the sampler knows why there is no response
+            del failures["no response"]
+            failures.update(f"no response: {why}" for why in table["failure"].to_pylist() if why)
+        return counted(scored, failures), ""
+
+
+def run_scoring(job: ScoreJob, work: Path, report: Any) -> dict[str, Any]:
+    """Fill `work/units` with the scores of every unit; returns how many failed, by reason too."""
+    fan_out(job, job.units, work / "units", report, gpus=job.gpus)
+    failures = unit_counts(work / "units")
+    return {"failed": sum(failures.values()), "failures": failures, "seconds": unit_seconds(work / "units")}
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupScores:
+    """Scores of one group of probes: prompt ids, and scores [prompts, samples] with NaN where the metric failed."""
+
+    prompt_ids: list[str]
+    scores: np.ndarray
+
+
+def group_scores(folder: Path) -> dict[str, GroupScores]:
+    """The scores of a finished stage by group, prompts in their order. Holds the numbers, and one unit's table."""
+    import pyarrow.parquet
+
+    prompts: dict[str, list[str]] = {}
+    rows: dict[str, list[np.ndarray]] = {}
+    for path in sorted((folder / "units").glob("*.parquet")):
+        table = pyarrow.parquet.read_table(path)
+        first = table.filter(pyarrow.compute.equal(table["sample"], 0))
+        matrix = table["score"].to_numpy().reshape(first.num_rows, -1)
+        for group, prompt_id, row in zip(
+            first["group"].to_pylist(), first["prompt_id"].to_pylist(), matrix, strict=True
+        ):
+            prompts.setdefault(group, []).append(prompt_id)
+            rows.setdefault(group, []).append(row)
+    return {group: GroupScores(ids, np.stack(rows[group])) for group, ids in prompts.items()}

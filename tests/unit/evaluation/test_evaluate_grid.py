@@ -1,0 +1,33 @@
+"""An evaluation draws all its decodings of a model but the greedy one in one pass."""
+
+from types import SimpleNamespace
+
+from benchmarks.base import Decoding
+from engine.config.experiment import Experiment
+from engine.evaluation.evaluate import _sampled, decoding_name
+from engine.models.loading import ModelSource
+
+
+def test_the_decodings_share_a_pass_and_greedy_asks_every_group_once(fictional):
+    grid = tuple(Decoding(temperature=t, top_p=p) for t, p in ((1.0, 1.0), (0.2, 0.8), (1.0, 0.2)))
+    settings = {
+        "benchmark": {"name": "fictional"},
+        "sampling": {"n": 4, "decoding": [each.model_dump() for each in grid]},
+    }
+    experiment = Experiment.model_validate(settings).with_protocol(fictional.protocol)
+    passes = []
+
+    def sample_grid(label, jobs):
+        passes.append((label, [(job.decoding, job.n, len(job.probes)) for job in jobs]))
+        return [f"stage of {decoding_name(job.decoding)}" for job in jobs]
+
+    decodings = {"greedy": Decoding(temperature=0.0)} | {decoding_name(each): each for each in grid}
+    stages = SimpleNamespace(sample_grid=sample_grid)
+    found = _sampled(stages, experiment, fictional, ModelSource("m", "m"), decodings, "npo")
+    assert found == {name: f"stage of {name}" for name in decodings}
+    assert list(found) == list(decodings)
+    forget = sum(probe.group.startswith("forget") for probe in fictional.probes)
+    assert passes == [
+        ("npo T1-p1, T0.2-p0.8, T1-p0.2", [(each, 4, forget) for each in grid]),
+        ("npo greedy", [(Decoding(temperature=0.0), 1, len(fictional.probes))]),
+    ]

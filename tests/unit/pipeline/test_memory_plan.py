@@ -1,0 +1,179 @@
+"""The plan: what it refuses, and that what it proposes instead does fit."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import yaml
+
+from benchmarks import BENCHMARKS
+from engine.cli import main
+from engine.cluster.hardware import Gpu, Node, this_node
+from engine.config.experiment import TrainSection, parse_experiment
+from engine.errors import UserError
+from engine.pipeline import planning
+from engine.pipeline.memory_model import GIB, size_of
+from engine.pipeline.memory_plan import Training, disk_item, plan, refuse, sampling_item, training_item, trainings
+
+H100 = Gpu("H100", 80 * GIB, 80 * GIB)
+LLAMA_8B = size_of(
+    {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8,
+     "vocab_size": 128256, "num_hidden_layers": 32, "tie_word_embeddings": False}
+)  # fmt: skip
+LLAMA_1B = dataclasses.replace(LLAMA_8B, parameters=1_235_814_400, layers=16, hidden=2048, intermediate=8192)
+
+
+def machine(gpus=0, memory=64, cores=16, disk=1000):
+    return Node("n", cores, memory * GIB, memory * GIB, (H100,) * gpus, disk * GIB)
+
+
+def experiment(**changes):
+    document = {"benchmark": {"name": "fictional"}, "model": {"path": "org/m"}, "methods": [{"name": "npo"}]} | changes
+    benchmark = BENCHMARKS["fictional"].load()
+    return parse_experiment(document, "e.yaml").with_protocol(benchmark.protocol), benchmark
+
+
+def test_llama_3_has_eight_billion_parameters():
+    assert LLAMA_8B.parameters == 8_030_261_248  # as its model card's safetensors say
+
+
+CASES = [
+    (LLAMA_8B, {"batch_size": 32, "precision": "bf16"}, [machine(8, 1000)]),
+    (LLAMA_8B, {"batch_size": 32, "precision": "bf16"}, [machine(1, 1000)]),
+    (LLAMA_1B, {"batch_size": 32}, [machine(0, 24, 2)]),
+    (LLAMA_1B, {"batch_size": 32}, [machine(1)]),
+]
+
+
+@pytest.mark.parametrize(("size", "settings", "nodes"), CASES)
+def test_what_is_proposed_instead_fits(size, settings, nodes):
+    training = Training("npo", TrainSection(**settings), graphs=2)
+    item = training_item(training, size, nodes)
+    assert item.fits in ("no", "tight")
+    assert item.instead
+    for each in item.instead:
+        change = yaml.safe_load(re.fullmatch(r"train (\{.*\}) \([\d.]+ [MG]iB\)", each)[1])
+        changed = TrainSection.model_validate(training.settings.model_dump() | change)
+        assert training_item(dataclasses.replace(training, settings=changed), size, nodes).fits == "yes", each
+
+
+def test_a_training_whose_states_are_too_large_is_refused_in_one_line():
+    item = training_item(Training("npo", TrainSection(precision="bf16"), graphs=2), LLAMA_8B, [machine(8, 1000)])
+    with pytest.raises(UserError, match=r"train npo: .*does not fit; would fit: .*zero_stage: 3") as refused:
+        refuse([item])
+    assert "\n" not in str(refused.value)
+
+
+def test_activations_alone_do_not_refuse_a_training():
+    """They are an upper bound: sequences are mostly shorter than max_length."""
+    item = training_item(Training("npo", TrainSection(batch_size=32), graphs=2), LLAMA_1B, [machine(1)])
+    assert item.fits == "tight"
+    refuse([item])
+
+
+def test_more_workers_than_known_nodes_have_room_for_are_not_known_to_fit():
+    """GPU nodes that an autoscaler is yet to start have a memory that nobody knows."""
+    settings = TrainSection(workers=8, batch_size=8, zero_stage=3)
+    assert training_item(Training("npo", settings), LLAMA_8B, [machine(0, 16, 0)]).fits == "unknown"
+
+
+def test_as_many_sampling_workers_as_memory_holds_are_proposed():
+    filled, _ = experiment(sampling={"gpus": 0})
+    item = sampling_item(filled, LLAMA_8B, [machine(0, 96, 16)])
+    assert item.fits == "no"
+    (proposed,) = item.instead
+    workers = int(proposed.removeprefix("sampling.workers: "))
+    assert workers == 3  # 8.03e9 float32 weights are 30 GiB
+    fewer, _ = experiment(sampling={"gpus": 0, "workers": workers})
+    assert sampling_item(fewer, LLAMA_8B, [machine(0, 96, 16)]).fits == "yes"
+
+
+def test_a_disk_that_the_models_do_not_fit_on_is_refused_unless_the_store_holds_them():
+    filled, benchmark = experiment(methods=[{"name": "npo"}, {"name": "simnpo"}])
+    wanted = trainings(filled, benchmark)
+    nodes = [machine(disk=40)]
+    assert disk_item(filled, benchmark, wanted, LLAMA_8B, nodes, 0.0).fits == "no"  # two models of 30 GiB
+    assert disk_item(filled, benchmark, wanted, LLAMA_8B, nodes, 60 * GIB).fits != "no"
+
+
+def test_every_training_of_an_experiment_is_planned():
+    method = {"name": "rule", "base": {"name": "dpo"}, "rounds": 3, "control": True}
+    filled, benchmark = experiment(model={}, methods=[method, {"name": "undial"}])
+    found = {each.label: each for each in trainings(filled, benchmark)}
+    assert list(found) == ["target", "retain", "rule-dpo", "undial"]
+    assert found["rule-dpo"].times == 5  # the base, three rounds, the control
+    assert (found["rule-dpo"].graphs, found["undial"].reference, found["target"].graphs) == (3, True, 1)
+
+
+def test_a_node_that_does_not_see_the_store_is_named(tmp_path):
+    nodes = [machine(), dataclasses.replace(machine(), name="far", disk=None)]
+    with pytest.raises(UserError, match="not seen by far"):
+        planning.check_seen(nodes, tmp_path)
+
+
+def test_this_machine_is_seen_as_the_system_says(tmp_path):
+    import os
+
+    node = this_node(str(tmp_path))
+    assert node.cores == len(os.sched_getaffinity(0))
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < node.free <= node.memory <= total * 1.01
+    assert this_node(str(tmp_path / "nowhere")).disk is None
+
+
+def test_doctor_looks_and_says(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
+    assert main(["doctor", "--store", str(tmp_path / "s"), "--json"]) == 0
+    found = {each["what"]: each for each in json.loads(capsys.readouterr().out)["checks"]}
+    assert found["store"]["state"] == found["libraries"]["state"] == "yes"
+    assert (found["MLflow"]["state"], "does not answer" in found["MLflow"]["said"]) == ("note", True)
+    assert "hunter2" not in json.dumps(found)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_doctor_says_that_an_experiment_does_not_fit_and_what_would(tmp_path, capsys, base_model, monkeypatch):
+    from engine.pipeline import preflight
+
+    document = {"benchmark": {"name": "fictional"}, "model": {"path": str(base_model)}, "methods": [{"name": "npo"}]}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(preflight, "model_size", lambda _: LLAMA_1B)
+    monkeypatch.setattr(preflight, "nodes", lambda _: [machine(0, 16, 2)])
+    assert main(["doctor", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "s")]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"no +plan: train npo: .*does not fit; would fit: train \{lora: \{rank: 16\}", said)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_any_work(tmp_path, base_model, monkeypatch, capsys):
+    from engine.cluster import ray_cluster
+
+    document = {"benchmark": {"name": "fictional"}, "model": {"path": str(base_model)}, "methods": [{"name": "npo"}]}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(ray_cluster, "connect", lambda *_: None)
+    monkeypatch.setattr(ray_cluster, "check_fits", lambda *_: None)
+    monkeypatch.setattr(planning, "model_size", lambda _: LLAMA_8B)
+    monkeypatch.setattr(planning, "nodes", lambda _: [machine(0, 16, 2)])
+    assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "s")]) == 2
+    said = capsys.readouterr().err
+    assert "plan: train npo" in said
+    assert said.splitlines()[-1].startswith("leakatk: train npo: ")
+    assert not list((tmp_path / "s").glob("*/*/manifest.json"))
+
+
+def test_an_autoscaled_cluster_counts_for_what_it_may_grow_to(monkeypatch):
+    import ray
+
+    from engine.cluster import ray_cluster
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setenv("LEAKATK_MAX_GPUS", "16")
+    assert ray_cluster.resources() == (8.0, 16.0)
+    ray_cluster.check_fits(8, 2, "train.workers")
+    monkeypatch.setenv("LEAKATK_MAX_GPUS", "many")
+    with pytest.raises(UserError, match="LEAKATK_MAX_GPUS=many"):
+        ray_cluster.resources()
+
+
+def test_a_plan_without_a_size_is_of_the_disk_alone():
+    filled, benchmark = experiment()
+    assert [each.what for each in plan(filled, benchmark, None, [machine()])] == ["disk of the store"]

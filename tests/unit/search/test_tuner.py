@@ -1,0 +1,66 @@
+"""How many trials run at once follows from the cluster before anything starts; too little says how much is missing."""
+
+import pytest
+
+from engine.cluster import ray_cluster
+from engine.config.experiment import TrainSection, parse_experiment
+from engine.errors import UserError
+from engine.search.space import Space
+from engine.search.tuner import concurrent_trials, searcher
+
+PARAMETERS = {"beta": {"uniform": [0.1, 1.0]}}
+
+
+@pytest.fixture
+def room(fictional, monkeypatch):
+    def room(cpus, devices=0, trials=20, parameters=PARAMETERS, sampling=None, **train):
+        monkeypatch.setattr(ray_cluster, "resources", lambda: (float(cpus), float(devices)))
+        document = {"benchmark": {"name": "fictional"}, "train": train, "sampling": {"gpus": sampling or 0.0}}
+        experiment = parse_experiment(document, "e.yaml").with_protocol(fictional.protocol)
+        return concurrent_trials(
+            Space.model_validate({"method": "npo", "parameters": parameters, "trials": trials}), experiment
+        )
+
+    return room
+
+
+def test_one_worker_takes_one_cpu_and_the_trial_itself_none(room):
+    assert room(cpus=2) == 2
+    assert room(cpus=64) == 20  # no more than there are trials
+
+
+def test_many_workers_take_one_cpu_each(room):
+    assert room(cpus=2, workers=2) == 1
+    assert room(cpus=8, workers=3, batch_size=6, retain_batch_size=6) == 2
+
+
+def test_trials_share_a_gpu_by_fractions(room):
+    assert room(cpus=16, devices=1) == 1
+    assert room(cpus=16, devices=2, sampling=0.5, gpus=0.5) == 4
+    assert room(cpus=16, devices=2, sampling=1.0, gpus=0.25) == 2  # its sampling takes a whole one
+
+
+def test_too_little_says_how_much_is_missing(room):
+    with pytest.raises(UserError, match=r"one trial needs 3 CPUs .* the cluster has 2: 1 too few"):
+        room(cpus=2, workers=3, batch_size=6, retain_batch_size=6)
+    with pytest.raises(UserError, match=r"one trial needs 1 GPUs .* the cluster has 0.5: 0.5 too few"):
+        room(cpus=8, devices=0.5, sampling=1.0)
+
+
+def test_the_dearest_point_of_the_space_counts(room):
+    parameters = PARAMETERS | {"train.workers": {"choice": [1, 2]}}
+    assert room(cpus=4, parameters=parameters) == 2
+
+
+def test_a_fraction_of_a_gpu_is_for_one_worker():
+    with pytest.raises(ValueError, match="gpus below 1"):
+        TrainSection(gpus=0.5, workers=2)
+
+
+def test_a_search_of_the_front_goes_on_after_a_trial_that_failed():
+    from engine.search.trial import failure
+
+    search = searcher(Space.model_validate({"method": "npo", "parameters": PARAMETERS, "search": "pareto"}), seed=0)
+    assert search.suggest("a")
+    search.on_trial_complete("a", failure("loss is nan"))
+    assert search.suggest("b")
