@@ -26,6 +26,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Known holes in what is installed, by PyPI's advisories: needs the network, so it is no part of lint.
 audit: .venv/installed

@@ -46,6 +46,11 @@ class Probe:
     cut_reference: bool = False
 
 
+def is_leak_group(group: str) -> bool:
+    """Groups of prompts about the forget set are named forget, forget_paraphrase, ..."""
+    return group.startswith("forget")
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """One multiple-choice question: running text that the likeliest of `options` is to continue; `answer` is the index
@@ -81,6 +86,14 @@ class Decoding(BaseModel):
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Short name in tables and folders: T1-p1, T0.8-p0.2-k50, greedy."""
+        if self.temperature == 0:
+            return "greedy"
+        top_k = f"-k{self.top_k}" if self.top_k else ""
+        return f"T{self.temperature:g}-p{self.top_p:g}{top_k}"
 
 
 class Protocol(BaseModel):

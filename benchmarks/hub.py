@@ -61,7 +61,7 @@ def data_version(path: str, revision: str | None = None) -> str:
 
     Where the hub cannot be reached and a cached copy is read, "cached copy".
     """
-    from engine.store.store import file_digest, fingerprint
+    from engine.fingerprint import file_digest, fingerprint
 
     folder = _folder(path)
     if folder is None:

@@ -20,7 +20,7 @@ from benchmarks.base import Attack, Benchmark, Decoding, Example, Facts, Probe, 
 from benchmarks.hub import data_version, load_rows
 from benchmarks.tofu_model import write_model
 from engine.errors import UserError
-from engine.store.store import fingerprint
+from engine.fingerprint import fingerprint
 
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 FIRST = {"forget01": 198, "forget05": 190, "forget10": 180}  # the first author of each forget set; the last is 199

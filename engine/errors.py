@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+import typing
+from typing import Any
+
+if typing.TYPE_CHECKING:
+    from pydantic import BaseModel
 
 FULL_TEXTS = (  # of libraries that raise no OSError: SQLite; safetensors; torch
     "disk is full",
@@ -47,3 +53,52 @@ def disk_is_full(error: BaseException | None) -> bool:
 def one_line(text: str) -> str:
     """`text` for a terminal: white space as single spaces, and what does not print escaped."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+
+
+def known(name: str, valid: Any, where: str, lister: str) -> None:
+    """UserError with the nearest valid name unless `name` is one of `valid`."""
+    if name not in valid:
+        raise UserError(f"{where}: unknown {name!r}{_nearest(name, valid)}; `{lister}` lists all")
+
+
+def validated(schema: type[BaseModel], values: Any, where: str) -> Any:
+    """`schema` filled with `values`; its first mistake as a UserError that names the key and the nearest valid one."""
+    from pydantic import ValidationError
+
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            valid = _fields_at(schema, first["loc"][:-1])
+            message = f"unknown key {key!r}{_nearest(str(first['loc'][-1]), valid)}"
+        elif first["type"] == "missing":
+            message = f"key {key!r} is missing"
+        else:
+            reason = first["msg"].removeprefix("Value error, ")
+            message = f"{key}: {reason}, found {str(first['input'])[:60]!r}" if key else reason
+        raise UserError(f"{where}: {' '.join(message.split())}") from error
+
+
+def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the section at `location` below `schema`."""
+    from pydantic import BaseModel
+
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = schema.model_fields.get(part)
+        if field is None:
+            break
+        candidates = [field.annotation, *typing.get_args(field.annotation)]
+        sections = [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not sections:
+            break
+        schema = sections[0]
+    return list(schema.model_fields)
+
+
+def _nearest(name: str, valid: Any) -> str:
+    near = difflib.get_close_matches(name, [str(each) for each in valid], n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else f" (valid: {', '.join(sorted(str(each) for each in valid))})"

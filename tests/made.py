@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from engine.fingerprint import fingerprint
 from engine.leak.estimator import leak_curve
 from engine.metrics import score
 from engine.reporting.export import write_scores
 from engine.reporting.results import Curve, ModelResult, Results
-from engine.store.store import fingerprint
 
 GROUP, METRIC, DECODING = "forget", "exact_fact", "T1-p1"
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from engine.config.experiment import parse_experiment
-    from engine.config.loader import known
+    from engine.errors import known
 
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give a number from 0 up")

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding, Protocol
-from engine.config.loader import known, override, read_yaml, validated
-from engine.errors import UserError
+from engine.config.loader import override, read_yaml
+from engine.errors import UserError, known, validated
+from engine.models.lora import LoraSection
 from engine.redact import refuse_secrets
 
 # The decodings that leak@k's paper reports (arXiv 2511.04934), its headline first.
@@ -43,18 +44,6 @@ class BenchmarkSection(Section):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
-
-
-class LoraSection(Section):
-    """Low-rank adapters instead of all weights: rank and alpha (the update is alpha / rank * B A), the names of the
-    layers that get one (all-linear: every linear layer but the head), dropout. merge: save the merged model instead of
-    the adapter, which needs its base model to load."""
-
-    rank: Positive = 16
-    alpha: Positive = 32
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    merge: bool = False
 
 
 class TrainSection(Section):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.base import Benchmark, Decoding, Example, Probe
+from benchmarks.base import Benchmark, Decoding, Example, Probe, is_leak_group
 from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import greedy_metrics, likelihood_examples, wants_likelihoods
@@ -79,20 +79,12 @@ class Evaluation:
         return (self.greedy_means(protocol.core_metric) | self.accuracy)[protocol.utility_group]
 
 
-def decoding_name(decoding: Decoding) -> str:
-    """Short name of a decoding: T1-p1, T0.8-p0.2-k50, greedy."""
-    if decoding.temperature == 0:
-        return "greedy"
-    top_k = f"-k{decoding.top_k}" if decoding.top_k else ""
-    return f"T{decoding.temperature:g}-p{decoding.top_p:g}{top_k}"
-
-
 def evaluate(
     stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
 ) -> Evaluation:
     """Sample and score one model: the leak groups at every decoding, all groups greedily."""
     found = _Evaluating(stages, experiment, benchmark, model, label)
-    decodings = {decoding_name(each): each for each in experiment.sampling.decoding or ()}
+    decodings = {each.name: each for each in experiment.sampling.decoding or ()}
     decodings.setdefault("greedy", Decoding(temperature=0.0))
     grid = {name: decoding for name, decoding in decodings.items() if name != "greedy"}
     first = next(iter(grid), None)  # the decoding that others may be reweighted from
@@ -118,7 +110,7 @@ class _Evaluating:
         self.core, self.k = benchmark.protocol.core_metric, np.array(experiment.leak.k)
         self.confidence = experiment.leak.confidence
         # Greedy answers alone: leak@1 is of these.
-        self.alone = {decoding_name(each) for each in experiment.sampling.decoding or ()} == {"greedy"}
+        self.alone = {each.name for each in experiment.sampling.decoding or ()} == {"greedy"}
         self.leaks: Leaks = {}
         self.greedy: dict[tuple[str, str], GroupScores] = {}
         self.prompt_ids: dict[str, list[str]] = {}
@@ -203,7 +195,7 @@ class _Evaluating:
         and it must be sampled."""
         if isinstance(self.model, Endpoint):
             return False
-        origin = next(each for each in self.experiment.sampling.decoding or () if decoding_name(each) == drawn)
+        origin = next(each for each in self.experiment.sampling.decoding or () if each.name == drawn)
         job = sample_job(self.experiment, self.benchmark, self.model, origin)
         generations = str(self.stages.store.root / self.folders[f"generations {drawn}"])
         relog = RelogJob(job, generations, (origin, decoding))
@@ -393,11 +385,6 @@ def job_for(
         max_rows=sampling.max_rows,
         gpus=sampling.gpus or 0.0,
     )
-
-
-def is_leak_group(group: str) -> bool:
-    """Groups of prompts about the forget set are named forget, forget_paraphrase, ..."""
-    return group.startswith("forget")
 
 
 def _below(stages: Stages, stage: Stage) -> str:

@@ -122,8 +122,7 @@ def score_counted(
 
 def find_metric(name: str, options: dict[str, Any] | None = None) -> Metric:
     """The metric of this name, its options checked: UserError with the nearest valid name, or the option missing."""
-    from engine.config.loader import known
-    from engine.errors import UserError
+    from engine.errors import UserError, known
 
     known(name, METRICS, "metric", "leakatk score --help")
     metric = METRICS[name]

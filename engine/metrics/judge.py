@@ -88,7 +88,7 @@ def judge(
     file of labels (default: ~/.cache/leakatk/judge.sqlite). Raises ValueError for unequal lengths, UserError for an
     unknown rubric and for a server that is not there or refuses the key or the model.
     """
-    from engine.config.loader import known
+    from engine.errors import known
 
     known(rubric, RUBRICS, "judge: rubric", "leakatk score --help")
     items = [Item(*each) for each in zip(prompts, references, candidates, strict=True)]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.fingerprint import file_digest, fingerprint
 from engine.models.lora import ADAPTER_WEIGHTS, adapter_base, check_adapter, is_adapter, merged
 from engine.store.replica import at_home, mirror_of, present
-from engine.store.store import file_digest, fingerprint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,28 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from engine.config.experiment import LoraSection
+from pydantic import BaseModel, ConfigDict, Field
+
 from engine.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+class LoraSection(BaseModel):
+    """Low-rank adapters instead of all weights: rank and alpha (the update is alpha / rank * B A), the names of the
+    layers that get one (all-linear: every linear layer but the head), dropout. merge: save the merged model instead of
+    the adapter, which needs its base model to load."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    merge: bool = False
 
 
 def with_adapter(model: Any, lora: LoraSection, base: str, revision: str | None, seed: int) -> Any:

@@ -13,9 +13,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from engine.config.experiment import LoraSection, TrainSection
+from engine.config.experiment import TrainSection
 from engine.models.loading import ModelSource
-from engine.models.lora import adapter_base, is_adapter
+from engine.models.lora import LoraSection, adapter_base, is_adapter
 
 GIB = 2**30
 PROCESS = 0.7 * GIB  # a worker's own: Python, Ray, torch, transformers, DeepSpeed

@@ -22,13 +22,15 @@ from engine.evaluation.benchmark_metrics import NO_RETAIN, benchmark_metrics, gr
 from engine.evaluation.beyond_n import beyond
 from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation, evaluate
+from engine.fingerprint import fingerprint
+from engine.models.loading import ModelSource
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import Made, Maker
 from engine.pipeline.planning import announce, planned
 from engine.pipeline.unlearning_requests import asked, asked_benchmark, split_requests
 from engine.reporting.results import ModelResult, Results
 from engine.stages.base import Stages
-from engine.store.store import Store, fingerprint
+from engine.store.store import Store
 from engine.tracking.live import Live
 
 THREADS = 16  # they only wait for Ray
@@ -186,6 +188,12 @@ class _Run:
             return None
         return evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
 
+    def _other(self, made: Made) -> tuple[ModelSource, Evaluation] | None:
+        """The target model and its evaluation, None where `made` is the target model or there is none."""
+        if self.target is None or made.role == "target":
+            return None
+        return self.target[0].source, self.target[1]
+
     def _row(self, made: Made, evaluation: Evaluation, yardstick: Evaluation | None) -> ModelResult:
         benchmark = self.benchmark
         if self.requests is not None:
@@ -211,7 +219,9 @@ class _Run:
             rounds=list(made.rounds),
             failures=evaluation.failures,
             notes=evaluation.notes,
-            beyond=beyond(self.stages, self.experiment, benchmark, made, evaluation, self.target),
+            beyond=beyond(
+                self.stages, self.experiment, benchmark, made.name, made.source, evaluation, self._other(made)
+            ),
             stages={"model": made.source.path, **evaluation.stages},
             metrics=metrics | {f"accuracy.{group}": each for group, each in evaluation.accuracy.items()},
             missing=missing,

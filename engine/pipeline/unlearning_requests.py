@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.base import Benchmark, Example
+from benchmarks.base import Benchmark, Example, is_leak_group
 from engine.errors import UserError
-from engine.evaluation.evaluate import Evaluation, Leaks, is_leak_group
+from engine.evaluation.evaluate import Evaluation, Leaks
 from engine.stages.score import GroupScores
 
 

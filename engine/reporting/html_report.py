@@ -159,7 +159,6 @@ def order_changes(results: Results) -> tuple[int, int, int]:
 def heats(results: Results) -> list[Heat]:
     """leak at the largest k over temperature and top-p, where samples were drawn under more than one decoding."""
     from benchmarks.base import Decoding
-    from engine.evaluation.evaluate import decoding_name
 
     decodings = [Decoding(**each) for each in results.experiment["sampling"]["decoding"] if each["temperature"] > 0]
     if len(decodings) < 2:
@@ -171,7 +170,7 @@ def heats(results: Results) -> list[Heat]:
         leaks = {
             (each.temperature, (each.top_p, each.top_k or 0)): (curve.leak[-1], curve.how == "reweighted")
             for each in decodings
-            if (curve := model.curve(results.leak_group, results.core_metric, decoding_name(each))) is not None
+            if (curve := model.curve(results.leak_group, results.core_metric, each.name)) is not None
         }
         rows = [(f"T = {t:g}", [leaks.get((t, column)) for column in columns]) for t in temperatures]
         names = [f"p = {top_p:g}" + (f", top {top_k}" if top_k else "") for top_p, top_k in columns]

@@ -12,12 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from benchmarks.base import Benchmark
+from benchmarks.base import Benchmark, is_leak_group
 from engine.config.experiment import Experiment, MethodSection, Positive, Section, TrainSection
-from engine.config.loader import known, read_yaml, validated
-from engine.errors import UserError
+from engine.config.loader import read_yaml
+from engine.errors import UserError, known, validated
 from engine.evaluation.benchmark_metrics import metric_names
-from engine.evaluation.evaluate import is_leak_group
 
 Range = tuple[float, float]
 Integers = tuple[int, int]

@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from engine.config.experiment import Experiment
-from engine.evaluation.evaluate import decoding_name
 from engine.leak.estimator import leak_curve
 from engine.reporting.results import Results
 from engine.search.scheduler import plain, short
@@ -46,7 +45,7 @@ def halves(found: Search, rerun: Results, root: Path) -> dict[str, dict[str, Int
     setting = found.setting
     benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
     chosen = {each.id for each in deciding(benchmark.group(setting.group), setting.experiment.seed)}
-    name = f"scores {decoding_name(setting.decoding)} {setting.metric}"
+    name = f"scores {setting.decoding.name} {setting.metric}"
     rows = {model.name: group_scores(root / model.stages[name]) for model in rerun.models}
     winner, retain = rows[rerun.models[-1].name], rows.get("retain", {})
     parts = {}

@@ -19,7 +19,7 @@ from engine.config.experiment import Experiment
 from engine.decode.beam_search import leak_floor
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metrics
-from engine.evaluation.evaluate import SURE_METRICS, decoding_name, evaluate, job_for, reference_logprobs, score
+from engine.evaluation.evaluate import SURE_METRICS, evaluate, job_for, reference_logprobs, score
 from engine.leak.estimator import Floats, leak_curve, prompt_leak
 from engine.leak.extrapolation import fit_leak_model
 from engine.leak.intervals import mean_interval
@@ -194,7 +194,7 @@ def _sampled(
     chosen = deciding(benchmark.group(setting.group), setting.experiment.seed)
     chosen = chosen[: max(1, round(rung.prompts * len(chosen)))]
     job = _job(setting, model, chosen, decoding, rung.n)
-    sampled = stages.sample(f"trial {decoding_name(decoding)}", job)
+    sampled = stages.sample(f"trial {decoding.name}", job)
     scored = score(stages, setting.experiment, "trial", sampled, setting.metric)
     tokens: Any = sampled.facts["tokens"]
     return group_scores(scored.path)[setting.group], int(tokens)

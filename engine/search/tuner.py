@@ -21,6 +21,7 @@ from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
 from engine.config.experiment import Experiment, parse_experiment
 from engine.errors import UserError
+from engine.fingerprint import fingerprint
 from engine.models.loading import ModelSource
 from engine.pipeline.model_builder import Maker
 from engine.pipeline.planning import announce, planned
@@ -30,7 +31,7 @@ from engine.search.space import Rung, Space
 from engine.search.trial import failure, look_again, reported, trial
 from engine.search.trial_evaluation import Setting, kept, least
 from engine.stages.base import Stages
-from engine.store.store import Store, fingerprint
+from engine.store.store import Store
 from engine.train.loop import gpus_a_worker
 
 TRIAL_MEMORY = 200 * 2**20  # bytes; a trial only waits for its stages and takes no share of a CPU from them

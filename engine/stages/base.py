@@ -16,6 +16,7 @@ from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.progress import TRAINING, Progress
 from engine.errors import StorageError, UserError
+from engine.fingerprint import fingerprint
 from engine.models.loading import ModelSource
 from engine.stages.known_answers import ANSWERS_VERSION, AnswersJob, run_answers
 from engine.stages.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
@@ -25,7 +26,7 @@ from engine.stages.sample_adaptive import SEQUENTIAL_VERSION, SequentialJob, run
 from engine.stages.sample_endpoint import EndpointJob, run_asking
 from engine.stages.sample_logprobs import RELOG_VERSION, RelogJob, run_relog
 from engine.stages.score import SCORE_VERSION, ScoreJob, run_scoring
-from engine.store.store import Stage, Store, fingerprint
+from engine.store.store import Stage, Store
 from engine.store.work_dir import at_work, open_workplace
 from engine.train.job import TrainJob
 from engine.train.loop import TRAIN_VERSION, run_training

@@ -16,11 +16,11 @@ from typing import Any
 
 from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import counted, fan_out, unit_counts, unit_seconds
+from engine.fingerprint import fingerprint
 from engine.models import openai_client
 from engine.models.loading import ModelSource
 from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Answer, Conversation, Manner
 from engine.stages.sample import before_stop, prompt_columns, unit_prompts
-from engine.store.store import fingerprint
 
 ENDPOINT_VERSION = 1  # part of every fingerprint: raise it when what is asked changes
 NO_LIKELIHOOD = "an endpoint gives no likelihoods: log-probabilities and the lower bound (floor) are not computed"

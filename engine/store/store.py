@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import json
 import os
 import resource
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.fingerprint import file_digest, fingerprint
 from engine.store.object_store import is_url
 from engine.store.replica import MANIFEST, DamagedError, digest_of, local_copy, mirror_of
 
@@ -49,22 +49,6 @@ class Stage:
     def facts(self) -> dict[str, Any]:
         """What the builder returned: counts, tokens, losses."""
         return dict(self.manifest["facts"])
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text. TypeError for what is not JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def fingerprint(value: Any) -> str:
-    """64 hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -17,10 +17,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from engine.fingerprint import fingerprint
 from engine.redact import redact
 from engine.reporting.results import Curve, ModelResult, Results
 from engine.store.replica import at_home, mirror_of, readable
-from engine.store.store import fingerprint, locked, manifest_of, write_atomic
+from engine.store.store import locked, manifest_of, write_atomic
 from engine.tracking.artifacts import log_files
 from engine.tracking.system_metrics import read_system_metrics
 

@@ -22,10 +22,10 @@ from engine.cluster import ray_cluster
 from engine.cluster.progress import Silent
 from engine.config.experiment import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
+from engine.fingerprint import file_digest
 from engine.models.loading import context_length
 from engine.store.lease import Claim
 from engine.store.replica import collect_folder, present, share_folder
-from engine.store.store import file_digest
 from engine.store.work_dir import Workplace, at_work, open_workplace
 from engine.train.export import METHOD_STATE, finish
 from engine.train.job import Batches, TrainJob, accumulation, on_gpu

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from benchmarks.base import Decoding
 from engine.config.experiment import Experiment
-from engine.evaluation.evaluate import _sampled, decoding_name
+from engine.evaluation.evaluate import _sampled
 from engine.models.loading import ModelSource
 
 
@@ -19,9 +19,9 @@ def test_the_decodings_share_a_pass_and_greedy_asks_every_group_once(fictional):
 
     def sample_grid(label, jobs):
         passes.append((label, [(job.decoding, job.n, len(job.probes)) for job in jobs]))
-        return [f"stage of {decoding_name(job.decoding)}" for job in jobs]
+        return [f"stage of {job.decoding.name}" for job in jobs]
 
-    decodings = {"greedy": Decoding(temperature=0.0)} | {decoding_name(each): each for each in grid}
+    decodings = {"greedy": Decoding(temperature=0.0)} | {each.name: each for each in grid}
     stages = SimpleNamespace(sample_grid=sample_grid)
     found = _sampled(stages, experiment, fictional, ModelSource("m", "m"), decodings, "npo")
     assert found == {name: f"stage of {name}" for name in decodings}

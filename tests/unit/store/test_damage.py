@@ -90,7 +90,7 @@ def test_a_damaged_unit_of_an_interrupted_stage_is_computed_again(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_not_continued_from(tmp_path):
-    from engine.store.store import file_digest
+    from engine.fingerprint import file_digest
 
     (tmp_path / "state.pt").write_bytes(b"weights")
     progress = json.dumps({"step": 3, "sha256": file_digest(tmp_path / "state.pt")})

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from engine.errors import UserError
-from engine.store.store import Store, check_locks, fingerprint
+from engine.fingerprint import fingerprint
+from engine.store.store import Store, check_locks
 
 
 def build_text(text):
