@@ -59,7 +59,7 @@ class UnlearnBatch:
 
 
 class Loss(NamedTuple):
-    """Scalar tensors: what is minimised, and its forget and retain parts before their weights (for the record)."""
+    """Scalar tensors: what is minimised, and its forget and retain parts before their weights."""
 
     total: Tensor
     forget: Tensor
@@ -67,15 +67,16 @@ class Loss(NamedTuple):
 
 
 class Method(BaseModel):
-    """An unlearning method: its fields are its hyperparameters, `loss` is its formula.
+    """An unlearning method: its fields are its hyperparameters, its losses are its formula.
 
     needs: which of "retain", "reference_logprob", "reference_model", "alternate" its loss reads; "two_gradients" where
         the step is not the gradient of one loss but combines those of the forget and of the retain part.
     alternates: what the alternate answers are: refusals ("idk"), or samples of the target model ("sampled").
 
-    Most methods are `loss` alone. A method that carries something from step to step (a dual variable) has
-    `initial_state` and `next_state`; the training loop hands the state to `loss` as batch.state, saves it with its
-    checkpoints and gives `next_state` the losses averaged over all workers, so that every worker holds the same state.
+    Most methods are `forget_loss` alone, or with a `retain_loss` of their own; `loss` adds the two up, weighted. A
+    method whose loss has no such parts has `loss` alone. A method that carries something from step to step (a dual
+    variable) has `initial_state` and `next_state`; the training loop hands the state to `loss` as batch.state, saves it
+    with its checkpoints and gives `next_state` the losses averaged over all workers: all workers hold the same state.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,7 +84,25 @@ class Method(BaseModel):
     alternates: ClassVar[Literal["idk", "sampled"]] = "idk"
 
     def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
-        raise NotImplementedError(f"{type(self).__name__} is not trained by a loss")
+        """What a step minimises, on one micro-batch."""
+        forget, retain = self.forget_loss(model, batch), self.retain_loss(model, batch)
+        of_forget, of_retain = self.weights(batch.state)
+        return Loss(of_forget * forget + of_retain * retain, forget, retain)
+
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        """The forget part before its weight, a scalar."""
+        raise NotImplementedError(f"{type(self).__name__} has no forget loss")
+
+    def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        """The retain part before its weight, a scalar: the mean NLL on D_r, nought where the method reads no D_r."""
+        if "retain" not in self.needs:
+            return torch.zeros(())
+        assert batch.retain is not None
+        return mean_nll(model, batch.retain)
+
+    def weights(self, state: Mapping[str, float]) -> tuple[float, float]:
+        """Weights of the forget and of the retain loss in the total."""
+        return 1.0, 1.0
 
     def initial_state(self) -> dict[str, float]:
         """The state before the first step; empty for a method that keeps none."""
@@ -100,6 +119,21 @@ class Method(BaseModel):
     def edited(self, trained: Tensor, target: Tensor) -> Tensor:
         """A parameter of the unlearned model from its value after training and in the target model."""
         return trained
+
+
+def unlearns_by_a_loss(method: type[Method]) -> bool:
+    """Whether a method has a forget loss, or a loss of its own in the place of one."""
+    return method.forget_loss is not Method.forget_loss or method.loss is not Method.loss
+
+
+class Weighted(Method):
+    """A method whose total is gamma * forget loss + alpha * retain loss."""
+
+    gamma: float = 1.0
+    alpha: float = 1.0
+
+    def weights(self, state: Mapping[str, float]) -> tuple[float, float]:
+        return self.gamma, self.alpha
 
 
 class TokenLoss(NamedTuple):

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
-from methods.base import IGNORED, Loss, Method, UnlearnBatch, token_logits
+from methods.base import IGNORED, Method, UnlearnBatch, token_logits
 
 
 class CEU(Method):
@@ -21,7 +22,7 @@ class CEU(Method):
     needs: ClassVar[frozenset[str]] = frozenset()
     skip: int = Field(default=1, ge=0)
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
         logits_BTV, labels_BT = token_logits(model, batch.forget)
         logits_BTV = logits_BTV.float()
@@ -34,5 +35,4 @@ class CEU(Method):
         # micro-batch skips as many.
         labelled, skipped = labelled_BT.sum(), (labelled_BT & ~kept_BT).sum()
         kept = (labelled / batch.forget.weight - skipped).clamp(min=1)
-        forget = (cross_entropy_BT * kept_BT).sum() / kept
-        return Loss(forget, forget, forget.new_zeros(()))
+        return (cross_entropy_BT * kept_BT).sum() / kept

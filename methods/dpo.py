@@ -12,24 +12,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from methods.base import Loss, Method, UnlearnBatch, log_ratio, mean_nll
+from methods.base import UnlearnBatch, Weighted, log_ratio
 
 
-class DPO(Method):
+class DPO(Weighted):
     """beta: how soon the push fades; gamma, alpha: weights of the forget and of the retain loss."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "reference_logprob", "alternate"})
     beta: float = Field(default=0.1, gt=0)
-    gamma: float = 1.0
-    alpha: float = 1.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
         assert batch.alternate is not None
-        assert batch.retain is not None
         margin_B = log_ratio(model, batch.forget) - log_ratio(model, batch.alternate)
-        forget = -(2 / self.beta) * logsigmoid(self.beta * margin_B).mean()
-        retain = mean_nll(model, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return -(2 / self.beta) * logsigmoid(self.beta * margin_B).mean()

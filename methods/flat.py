@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from methods.base import Loss, Method, TokenBatch, UnlearnBatch, token_loss
+from methods.base import Method, TokenBatch, UnlearnBatch, token_loss
 
 
 class FLAT(Method):
@@ -29,13 +29,12 @@ class FLAT(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"alternate"})
     divergence: Literal["total_variation", "kl", "jensen_shannon", "pearson"] = "kl"
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
         assert batch.alternate is not None
         known_B = _mean_probability(model, batch.forget)
         template_B = _mean_probability(model, batch.alternate)
-        forget = self._conjugate(self._activation(known_B)).mean() - self._activation(template_B).mean()
-        return Loss(forget, forget, forget.new_zeros(()))
+        return self._conjugate(self._activation(known_B)).mean() - self._activation(template_B).mean()
 
     def _activation(self, v_B: Tensor) -> Tensor:
         if self.divergence == "total_variation":

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll
+from torch import Tensor
+
+from methods.base import Method, UnlearnBatch, mean_nll
 
 
 class GradAscent(Method):
@@ -17,7 +19,6 @@ class GradAscent(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        forget = -mean_nll(model, batch.forget)
-        return Loss(forget, forget, forget.new_zeros(()))
+        return -mean_nll(model, batch.forget)

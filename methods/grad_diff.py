@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll
+from torch import Tensor
+
+from methods.base import UnlearnBatch, Weighted, mean_nll
 
 
-class GradDiff(Method):
+class GradDiff(Weighted):
     """gamma, alpha: weights of the forget and of the retain loss."""
 
-    gamma: float = 1.0
-    alpha: float = 1.0
-
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        assert batch.retain is not None
-        forget = -mean_nll(model, batch.forget)
-        retain = mean_nll(model, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return -mean_nll(model, batch.forget)

@@ -10,26 +10,26 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn.functional import kl_div
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll, token_logits, token_mean
+from methods.base import UnlearnBatch, Weighted, mean_nll, token_logits, token_mean
 
 
-class KLMin(Method):
+class KLMin(Weighted):
     """gamma, alpha: weights of the forget and of the retain loss."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "reference_model"})
-    gamma: float = 1.0
-    alpha: float = 1.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
+        return -mean_nll(model, batch.forget)
+
+    def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.retain is not None
-        forget = -mean_nll(model, batch.forget)
         with torch.no_grad():
             reference_BTV = token_logits(batch.reference, batch.retain).logits_BTV.float().log_softmax(dim=2)
         logits = token_logits(model, batch.retain)
         logprob_BTV = logits.logits_BTV.float().log_softmax(dim=2)
         kl_BT = kl_div(logprob_BTV, reference_BTV, reduction="none", log_target=True).sum(dim=2)
-        retain = token_mean(kl_BT, logits.mask, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return token_mean(kl_BT, logits.mask, batch.retain)

@@ -11,24 +11,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll, sequence_nll
+from methods.base import UnlearnBatch, Weighted, sequence_nll
 
 
-class NPO(Method):
+class NPO(Weighted):
     """beta: how soon the push fades (small: as gradient ascent); gamma, alpha: weights of forget and retain loss."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "reference_logprob"})
     beta: float = Field(default=0.1, gt=0)
-    gamma: float = 1.0
-    alpha: float = 1.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
         assert batch.forget.reference_logprob is not None
-        assert batch.retain is not None
         nll_B, _ = sequence_nll(model, batch.forget)
-        forget = -(2 / self.beta) * logsigmoid(self.beta * (nll_B + batch.forget.reference_logprob)).mean()
-        retain = mean_nll(model, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return -(2 / self.beta) * logsigmoid(self.beta * (nll_B + batch.forget.reference_logprob)).mean()

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from methods.base import Loss, Method, TokenBatch, TokenLogits, UnlearnBatch, token_logits, token_mean, token_nll
+from methods.base import Method, TokenBatch, TokenLogits, UnlearnBatch, token_logits, token_mean, token_nll
 
 
 class NPOEnt(Method):
@@ -28,19 +28,19 @@ class NPOEnt(Method):
     lambda_forget: float = 1.0
     lambda_retain: float = -0.25
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
         assert batch.forget.reference_logprob is not None
-        assert batch.retain is not None
         logits = token_logits(model, batch.forget)
         ratio_B = token_nll(logits).nll_BT.sum(dim=1) + batch.forget.reference_logprob
         forget = -(2 / self.beta) * logsigmoid(self.beta * ratio_B).mean()
-        forget_entropy = mean_entropy(logits, batch.forget)
+        return self.gamma * forget + self.lambda_forget * mean_entropy(logits, batch.forget)
+
+    def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        assert batch.retain is not None
         logits = token_logits(model, batch.retain)
         retain = token_mean(*token_nll(logits), batch.retain)
-        retain_entropy = mean_entropy(logits, batch.retain)
-        entropy = self.lambda_forget * forget_entropy + self.lambda_retain * retain_entropy
-        return Loss(self.gamma * forget + self.alpha * retain + entropy, forget, retain)
+        return self.alpha * retain + self.lambda_retain * mean_entropy(logits, batch.retain)
 
 
 def mean_entropy(logits: TokenLogits, batch: TokenBatch) -> Tensor:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll, token_logits, token_mean
+from methods.base import Loss, Method, UnlearnBatch, token_logits, token_mean
 
 
 class PDU(Method):
@@ -35,13 +36,16 @@ class PDU(Method):
             return state
         return {"lambda": max(0.0, state["lambda"] + self.eta * (losses["retain"] - self.eps))}
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        assert batch.retain is not None
-        dual = (batch.state or self.initial_state())["lambda"]
         logits = token_logits(model, batch.forget)
         logits_BTV = logits.logits_BTV.float()
         peak_BT = (logits_BTV.amax(dim=2) - logits_BTV.mean(dim=2)).square()
-        forget = token_mean(peak_BT, logits.mask, batch.forget)
-        retain = mean_nll(model, batch.retain)
-        return Loss(self.gamma * forget + dual * (retain - self.eps), forget, retain)
+        return token_mean(peak_BT, logits.mask, batch.forget)
+
+    def weights(self, state: Mapping[str, float]) -> tuple[float, float]:
+        return self.gamma, (state or self.initial_state())["lambda"]
+
+    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+        loss = super().loss(model, batch)
+        return loss._replace(total=loss.total - self.weights(batch.state)[1] * self.eps)

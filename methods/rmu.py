@@ -18,10 +18,9 @@ from torch import Tensor
 from engine.errors import UserError
 from methods.base import (
     IGNORED,
-    Loss,
-    Method,
     TokenBatch,
     UnlearnBatch,
+    Weighted,
     forward_parameters,
     innermost,
     model_inputs,
@@ -29,27 +28,26 @@ from methods.base import (
 )
 
 
-class RMU(Method):
+class RMU(Weighted):
     """layer: whose output is steered; c: length of the steering vector; seed: of its direction; gamma, alpha: weights
     of the forget and of the retain loss."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "reference_model"})
     layer: int = Field(default=7, ge=0)
     c: float = 2.0
-    gamma: float = 1.0
-    alpha: float = 1.0
     seed: int = Field(default=0, ge=0)
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        assert batch.retain is not None
         forget_BTH = hidden_states(model, batch.forget, self.layer)
         wanted_H = self.c * steering_vector(forget_BTH.shape[2], self.seed).to(forget_BTH)
-        forget = _mean_square(forget_BTH - wanted_H, batch.forget)
+        return _mean_square(forget_BTH - wanted_H, batch.forget)
+
+    def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        assert batch.retain is not None
         with torch.no_grad():
             reference_BTH = hidden_states(batch.reference, batch.retain, self.layer)
-        retain = _mean_square(hidden_states(model, batch.retain, self.layer) - reference_BTH, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return _mean_square(hidden_states(model, batch.retain, self.layer) - reference_BTH, batch.retain)
 
 
 def steering_vector(hidden_size: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from methods.base import Method
+from methods.base import Method, unlearns_by_a_loss
 
 
 class Rule(Method):
@@ -48,7 +48,7 @@ class Rule(Method):
         name = base.get("name")
         if not isinstance(name, str) or name not in METHODS:
             raise ValueError(f"base.name must be a method such as npo or grad_diff, found {name!r}")
-        if METHODS[name].loss is Method.loss or name == "retrain":
+        if not unlearns_by_a_loss(METHODS[name]) or name == "retrain":
             raise ValueError(f"base.name must be a method that unlearns by a loss, {name} does not")
         METHODS[name](**{key: value for key, value in base.items() if key != "name"})
         return base

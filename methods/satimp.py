@@ -11,24 +11,21 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll, token_loss, token_mean
+from methods.base import UnlearnBatch, Weighted, token_loss, token_mean
 
 
-class SatImp(Method):
+class SatImp(Weighted):
     """b1: weight of what is still known; b2: weight of what is surprising; gamma, alpha: of forget and retain loss."""
 
     b1: float = Field(default=5.0, ge=0)
     b2: float = Field(default=1.0, ge=0)
     gamma: float = 0.1
-    alpha: float = 1.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        assert batch.retain is not None
         nll_BT, mask_BT = token_loss(model, batch.forget)
         p_BT = (-nll_BT.detach()).exp()
         weight_BT = p_BT**self.b1 * (1 - p_BT) ** self.b2
-        forget = -token_mean(weight_BT * nll_BT, mask_BT, batch.forget)
-        retain = mean_nll(model, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return -token_mean(weight_BT * nll_BT, mask_BT, batch.forget)

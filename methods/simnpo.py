@@ -10,23 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll, sequence_nll
+from methods.base import UnlearnBatch, Weighted, sequence_nll
 
 
-class SimNPO(Method):
+class SimNPO(Weighted):
     """beta: sharpness; delta: margin; gamma, alpha: weights of the forget and of the retain loss."""
 
     beta: float = Field(default=4.5, gt=0)
     delta: float = 0.0
     gamma: float = 0.125
-    alpha: float = 1.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        assert batch.retain is not None
         nll_B, length_B = sequence_nll(model, batch.forget)
-        forget = -(2 / self.beta) * logsigmoid(self.beta * nll_B / length_B - self.delta).mean()
-        retain = mean_nll(model, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return -(2 / self.beta) * logsigmoid(self.beta * nll_B / length_B - self.delta).mean()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll
+from methods.base import Method, UnlearnBatch, mean_nll
 
 
 class TaskVector(Method):
@@ -21,10 +21,9 @@ class TaskVector(Method):
     needs: ClassVar[frozenset[str]] = frozenset()
     a: float = 1.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        reinforced = mean_nll(model, batch.forget)
-        return Loss(reinforced, reinforced, reinforced.new_zeros(()))
+        return mean_nll(model, batch.forget)
 
     def edited(self, trained: Tensor, target: Tensor) -> Tensor:
         return target - self.a * (trained - target)

@@ -11,21 +11,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll, token_logits, token_mean
+from methods.base import UnlearnBatch, Weighted, token_logits, token_mean
 
 
-class Undial(Method):
+class Undial(Weighted):
     """beta: how far the logit is lowered; gamma, alpha: weights of the forget and of the retain loss (0: not taken)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "reference_model"})
     beta: float = 10.0
-    gamma: float = 1.0
     alpha: float = 0.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        assert batch.retain is not None
         with torch.no_grad():
             reference_BTV, labels_BT = token_logits(batch.reference, batch.forget)
             token_BT1 = labels_BT.clamp(min=0).unsqueeze(2)  # -100 is no token; such positions are masked below
@@ -33,6 +32,7 @@ class Undial(Method):
             wanted_BTV = reference_BTV.float().scatter_add(2, token_BT1, lowered_BT1).softmax(dim=2)
         logits = token_logits(model, batch.forget)
         cross_entropy_BT = -(wanted_BTV * logits.logits_BTV.float().log_softmax(dim=2)).sum(dim=2)
-        forget = token_mean(cross_entropy_BT, logits.mask, batch.forget)
-        retain = mean_nll(model, batch.retain) if self.alpha else forget.new_zeros(())
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return token_mean(cross_entropy_BT, logits.mask, batch.forget)
+
+    def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        return super().retain_loss(model, batch) if self.alpha else torch.zeros(())

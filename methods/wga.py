@@ -11,22 +11,18 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
-from methods.base import Loss, Method, UnlearnBatch, mean_nll, token_loss, token_mean
+from methods.base import UnlearnBatch, Weighted, token_loss, token_mean
 
 
-class WGA(Method):
+class WGA(Weighted):
     """beta: how strongly known tokens are preferred; gamma, alpha: weights of the forget and of the retain loss."""
 
     beta: float = Field(default=1.0, ge=0)
-    gamma: float = 1.0
-    alpha: float = 1.0
 
-    def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
+    def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
-        assert batch.retain is not None
         nll_BT, mask_BT = token_loss(model, batch.forget)
         weight_BT = (-self.beta * nll_BT.detach()).exp()
-        forget = -token_mean(weight_BT * nll_BT, mask_BT, batch.forget)
-        retain = mean_nll(model, batch.retain)
-        return Loss(self.gamma * forget + self.alpha * retain, forget, retain)
+        return -token_mean(weight_BT * nll_BT, mask_BT, batch.forget)
