@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from engine.cluster.progress import Silent
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.models.loading import ModelSource, load_model, model_source
 from engine.train.job import TrainJob
 from engine.train.loop import _train_alone

@@ -41,7 +41,7 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(measure(sys.argv[1], Path(sys.argv[2])))
         return
-    from engine.config.experiment import TrainSection
+    from engine.config.sections import TrainSection
     from engine.models.loading import ModelSource
     from engine.pipeline.memory_model import PROCESS, model_size, training_memory
     from methods import METHODS
@@ -83,7 +83,7 @@ def measure(name: str, folder: Path) -> float:
 
     from benchmarks.base import Example
     from engine.cluster.progress import Silent
-    from engine.config.experiment import TrainSection
+    from engine.config.sections import TrainSection
     from engine.models.loading import model_source
     from engine.train.job import TrainJob
     from engine.train.loop import _train_alone

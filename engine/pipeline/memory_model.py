@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.models.loading import ModelSource
 from engine.models.lora import LoraSection, adapter_base, is_adapter
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks.base import Benchmark
 from engine.cluster.hardware import Node
-from engine.config.experiment import Experiment, MethodSection, TrainSection
+from engine.config.experiment import Experiment
+from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
 from engine.pipeline.memory_model import (
     GIB,

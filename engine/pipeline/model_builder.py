@@ -10,7 +10,8 @@ import dataclasses
 from typing import Any
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
-from engine.config.experiment import Experiment, MethodSection, TrainSection
+from engine.config.experiment import Experiment
+from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
 from engine.evaluation.evaluate import job_for
 from engine.models.loading import ModelSource, model_source

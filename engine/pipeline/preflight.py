@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks import BENCHMARKS
 from engine.cluster import ray_cluster
 from engine.cluster.hardware import Node, nodes
-from engine.config.experiment import Experiment, TrainSection
+from engine.config.experiment import Experiment
+from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.models.loading import ModelSource, model_source
 from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory

@@ -16,7 +16,8 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
-from engine.config.experiment import Experiment, MethodSection, parse_experiment
+from engine.config.experiment import Experiment, parse_experiment
+from engine.config.sections import MethodSection
 from engine.errors import DivergedError, UserError
 from engine.evaluation.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
 from engine.evaluation.beyond_n import beyond

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from benchmarks.base import Benchmark, is_leak_group
-from engine.config.experiment import Experiment, MethodSection, Positive, Section, TrainSection
+from engine.config.experiment import Experiment
 from engine.config.loader import read_yaml
+from engine.config.sections import MethodSection, Positive, Section, TrainSection
 from engine.errors import UserError, known, validated
 from engine.evaluation.benchmark_metrics import metric_names
 

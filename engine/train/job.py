@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Example, Probe
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.models.loading import ModelSource
 
 

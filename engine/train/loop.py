@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.cluster import ray_cluster
 from engine.cluster.progress import Silent
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
 from engine.fingerprint import file_digest
 from engine.models.loading import context_length

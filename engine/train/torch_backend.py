@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.models.loading import ModelSource, load_model
 from engine.models.lora import switched_off, trained_state, with_adapter
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Decoding, Probe
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.errors import DivergedError
 from engine.train.job import TrainJob
 

@@ -11,9 +11,10 @@ import ray
 
 from benchmarks.base import Example
 from engine.cluster.progress import Silent
-from engine.config.experiment import LoraSection, TrainSection
+from engine.config.sections import TrainSection
 from engine.errors import DivergedError
 from engine.models.loading import ModelSource, load_model, model_source
+from engine.models.lora import LoraSection
 from engine.pipeline.alternate_answers import refusals
 from engine.stages.reference import ReferenceJob, _logprobs
 from engine.train import loop

@@ -9,9 +9,10 @@ import torch
 from safetensors.numpy import load_file
 
 from engine.cluster.progress import Silent
-from engine.config.experiment import LoraSection, TrainSection
+from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.models.loading import ModelSource, load_model, model_source
+from engine.models.lora import LoraSection
 from engine.train.job import TrainJob
 from engine.train.loop import run_training
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.base import Example
 from engine.cluster.progress import Silent
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError
 from engine.models.loading import model_source
 from engine.train.job import TrainJob

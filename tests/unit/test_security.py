@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from engine.cli import main
-from engine.config.experiment import ModelSection, load_experiment, parse_experiment
+from engine.config.experiment import load_experiment, parse_experiment
+from engine.config.sections import ModelSection
 from engine.errors import UserError
 from engine.models.loading import ModelSource, load_model, model_source
 from engine.redact import redact

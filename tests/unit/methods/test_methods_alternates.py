@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.base import Example
 from engine.cluster.progress import Silent
-from engine.config.experiment import MethodSection, parse_experiment
+from engine.config.experiment import parse_experiment
+from engine.config.sections import MethodSection
 from engine.pipeline.alternate_answers import REFUSALS, alternate_probes, alternates_like, paired, refusals
 from engine.pipeline.model_builder import Maker
 from engine.pipeline.rule import Rule

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.base import Example
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.models.loading import model_source
 from engine.models.tokenization import Encoded, collate
 from engine.train.job import Batches, TrainJob

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.base import Example
-from engine.config.experiment import TrainSection
+from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.models.loading import model_source
 from engine.models.tokenization import (

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from engine.config.experiment import LoraSection, TrainSection
+from engine.config.sections import TrainSection
 from engine.models.loading import ModelSource
+from engine.models.lora import LoraSection
 from engine.pipeline.memory_model import (
     BUCKET,
     LIVE,

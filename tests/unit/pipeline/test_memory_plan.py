@@ -10,7 +10,8 @@ import yaml
 from benchmarks import BENCHMARKS
 from engine.cli import main
 from engine.cluster.hardware import Gpu, Node, this_node
-from engine.config.experiment import TrainSection, parse_experiment
+from engine.config.experiment import parse_experiment
+from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.pipeline import planning
 from engine.pipeline.memory_model import GIB, size_of

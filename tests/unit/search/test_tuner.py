@@ -3,7 +3,8 @@
 import pytest
 
 from engine.cluster import ray_cluster
-from engine.config.experiment import TrainSection, parse_experiment
+from engine.config.experiment import parse_experiment
+from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.search.space import Space
 from engine.search.tuner import concurrent_trials, searcher
