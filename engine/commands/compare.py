@@ -76,7 +76,7 @@ def _write(found: Comparison, folder: Path) -> list[Path]:
     import io
 
     from engine.reporting.figures import above_retain, curve_figure, lines_of, save
-    from engine.store.store import write_atomic
+    from engine.store.files import write_atomic
 
     lines = lines_of((row.label, row.model.role, row.curve) for row in found.rows)
     title = f"the worst of k samples on {found.leak_group.replace('_', ' ')} prompts"

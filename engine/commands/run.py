@@ -92,7 +92,8 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
     from engine.reporting.html_report import write_report
     from engine.reporting.run_folder import share_run
     from engine.reporting.table import as_json, print_metrics, print_remarks, print_table
-    from engine.store.store import Store, locked
+    from engine.store.files import locked
+    from engine.store.store import Store
     from engine.tracking.mlflow_run import tracking_uri
     from engine.tracking.sync import record_soon
     from engine.tracking.system_metrics import SystemMetrics

@@ -83,7 +83,7 @@ class Ending:
             os._exit(128 + number)
 
     def _mark(self, number: int) -> None:
-        from engine.store.store import write_atomic
+        from engine.store.files import write_atomic
 
         if self.run is None:
             return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
     """Write each model's scores by the core metric under the first decoding; returns their folder."""
     from engine.stages.score import group_scores
-    from engine.store.store import write_atomic
+    from engine.store.files import write_atomic
 
     out = folder / "scores"
     out.mkdir(exist_ok=True)

@@ -16,7 +16,8 @@ from typing import Any
 from engine.reporting.leaked_passages import worst_prompts
 from engine.reporting.results import Curve, ModelResult, Results
 from engine.reporting.table import metric_rows, missing_reasons, table_k
-from engine.store.store import manifest_of, write_atomic
+from engine.store.files import write_atomic
+from engine.store.replica import manifest_of
 
 TEMPLATE = Path(__file__).with_name("html_report.html.j2")
 WORST_PROMPTS = 5

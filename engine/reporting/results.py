@@ -157,7 +157,7 @@ class Results:
 
     def write(self, folder: Path) -> None:
         """Write results.json into `folder`, atomically."""
-        from engine.store.store import write_atomic
+        from engine.store.files import write_atomic
 
         write_atomic(folder / RESULTS_FILE, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False))
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec
 
-from engine.store.store import write_atomic
+from engine.store.files import write_atomic
 
 CLAIM = ".claim"
+Arguments = ParamSpec("Arguments")
 
 
 class SupersededError(RuntimeError):
@@ -35,11 +36,11 @@ class Claim:
         if holder != self.token:
             raise SupersededError(f"{self.path.parent}: another worker has begun this again")
 
-    def checked(self, report: Callable[..., None]) -> Callable[..., None]:
+    def checked(self, report: Callable[Arguments, None]) -> Callable[Arguments, None]:
         """`report`, which checks first: a worker that lost its claim ends with its step."""
 
-        def told(*args: Any, **options: Any) -> None:
+        def reported(*args: Arguments.args, **options: Arguments.kwargs) -> None:
             self.check()
             report(*args, **options)
 
-        return told
+        return reported

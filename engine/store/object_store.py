@@ -13,10 +13,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from engine.errors import StorageError, UserError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 BLOCK = 8 * 2**20  # bytes moved at a time
 ATTEMPTS = 8  # of one request, with exponential backoff
@@ -60,7 +63,7 @@ class Remote:
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, None where there is none."""
-        with self._told("read"):
+        with self._explained("read"):
             try:
                 with self.filesystem.open_input_stream(self.path(key), compression=None) as stream:
                     return bytes(stream.read())
@@ -69,7 +72,10 @@ class Remote:
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object in one request; what stood there is replaced."""
-        with self._told("write"), self.filesystem.open_output_stream(self.path(key), compression=None) as stream:
+        with (
+            self._explained("write"),
+            self.filesystem.open_output_stream(self.path(key), compression=None) as stream,
+        ):
             stream.write(data)
 
     def upload(self, path: Path, key: str) -> None:
@@ -78,7 +84,10 @@ class Remote:
             first = source.read(BLOCK)
             if len(first) < BLOCK:  # nothing is left to read that could fail and leave a cut object
                 return self.put(key, first)
-            with self._told("write"), self.filesystem.open_output_stream(self.path(key), compression=None) as stream:
+            with (
+                self._explained("write"),
+                self.filesystem.open_output_stream(self.path(key), compression=None) as stream,
+            ):
                 stream.write(first)
                 shutil.copyfileobj(source, stream, BLOCK)
         return None
@@ -86,7 +95,7 @@ class Remote:
     def download(self, key: str, path: Path) -> None:
         """Write the object to `path` and to disk. FileNotFoundError where there is none."""
         with (
-            self._told("read"),
+            self._explained("read"),
             self.filesystem.open_input_stream(self.path(key), compression=None) as stream,
             path.open("wb") as target,
         ):
@@ -99,7 +108,7 @@ class Remote:
         from pyarrow import fs
 
         below = self.path(prefix)
-        with self._told("list"):
+        with self._explained("list"):
             found = self.filesystem.get_file_info(fs.FileSelector(below, recursive=True, allow_not_found=True))
         return {each.path.removeprefix(f"{below}/"): each.size for each in found if each.type == fs.FileType.File}
 
@@ -107,22 +116,22 @@ class Remote:
         """The names of what stands right below `prefix/` and has objects below it."""
         from pyarrow import fs
 
-        with self._told("list"):
+        with self._explained("list"):
             found = self.filesystem.get_file_info(fs.FileSelector(self.path(prefix), allow_not_found=True))
         return sorted(each.base_name for each in found if each.type == fs.FileType.Directory)
 
     def delete(self, key: str) -> None:
         """Delete one object, if it is there."""
-        with self._told("delete"), contextlib.suppress(FileNotFoundError):
+        with self._explained("delete"), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(key))
 
     def delete_below(self, prefix: str) -> None:
         """Delete every object below `prefix/`."""
-        with self._told("delete"), contextlib.suppress(FileNotFoundError):
+        with self._explained("delete"), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.path(prefix))
 
     @contextlib.contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def _explained(self, doing: str) -> Iterator[None]:
         """What the store answers as one line, without the request."""
         try:
             yield
@@ -153,7 +162,7 @@ def remote(url: str) -> Remote:
     return Remote(url)
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def _filesystem(url: str) -> tuple[FileSystem, str]:
     """(pyarrow's file system, bucket and prefix in it)."""
     from pyarrow import fs
 
@@ -182,7 +191,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     return _by_fsspec(parts.scheme), base
 
 
-def _by_fsspec(scheme: str) -> Any:
+def _by_fsspec(scheme: str) -> FileSystem:
     import fsspec
     from pyarrow import fs
 

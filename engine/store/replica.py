@@ -7,6 +7,7 @@ cannot mix. Every function here does nothing for a path that lies in no copy. Kn
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,20 +17,16 @@ import os
 import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from engine.errors import StorageError
+from engine.store.files import FileFacts, locked, matches, write_atomic
+from engine.store.manifest import MANIFEST, DamagedError, Manifest, described, parse_manifest, prefix_of, text_of
 from engine.store.object_store import Remote, remote
 
 MARK = "mirror.json"
-MANIFEST = "manifest.json"
 THREADS = 8  # files moved at once
-
-
-class DamagedError(Exception):
-    """What the object store holds is not what its manifest says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,61 +48,48 @@ class Mirror:
         mark = Path(self.root) / MARK
         if not mark.exists():
             mark.parent.mkdir(parents=True, exist_ok=True)
-            temporary = mark.with_name(f".{MARK}.{secrets.token_hex(4)}")
-            temporary.write_text(json.dumps({"url": self.url}))
-            temporary.replace(mark)
+            write_atomic(mark, json.dumps({"url": self.url}))
 
-    def manifest(self, folder: Path) -> dict[str, Any] | None:
+    def manifest(self, folder: Path) -> Manifest | None:
         """The manifest of what was published as `folder`, None where nothing was. DamagedError where it is cut."""
         raw = self.remote.get(f"{self.key(folder)}/{MANIFEST}")
-        if raw is None:
-            return None
-        try:
-            manifest = json.loads(raw)
-            if manifest["sha256"] != digest_of(manifest):
-                raise ValueError("changed after it was written")
-            for name in manifest["files"]:
-                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                    raise ValueError("a file outside its folder")
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(f"{self.url}/{self.key(folder)}: manifest is damaged") from error
-        return dict(manifest)
+        return None if raw is None else parse_manifest(raw, f"{self.url}/{self.key(folder)}")
 
-    def publish(self, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    def publish(self, folder: Path, manifest: Manifest) -> Manifest:
         """Upload a finished folder, its manifest last, unless another machine was first; returns the manifest that
         stands there then."""
-        key, name = self.key(folder), _prefix(manifest)
-        there = self.manifest(folder)
-        if there is None:
+        key, name = self.key(folder), prefix_of(manifest)
+        published = self.manifest(folder)
+        if published is None:
             self._upload(folder, manifest, f"{key}/{name}")
-            there = self.manifest(folder)
-            if there is None:
-                self.remote.put(f"{key}/{MANIFEST}", _text(manifest))
-                there = self.manifest(folder) or manifest
-            if there["sha256"] != manifest["sha256"]:
+            published = self.manifest(folder)
+            if published is None:
+                self.remote.put(f"{key}/{MANIFEST}", text_of(manifest).encode())
+                published = self.manifest(folder) or manifest
+            if published["sha256"] != manifest["sha256"]:
                 self.remote.delete_below(f"{key}/{name}")
-        return there
+        return published
 
-    def replace(self, folder: Path, manifest: dict[str, Any], at: Path) -> None:
+    def replace(self, folder: Path, manifest: Manifest, at: Path) -> None:
         """Upload `folder` as `at`, its manifest last, in the place of what was there, which is then deleted."""
-        key, name = self.key(at), _prefix(manifest)
+        key, name = self.key(at), prefix_of(manifest)
         self._upload(folder, manifest, f"{key}/{name}")
-        self.remote.put(f"{key}/{MANIFEST}", _text(manifest))
+        self.remote.put(f"{key}/{MANIFEST}", text_of(manifest).encode())
         for old in self.remote.folders(key):
             if old != name:
                 self.remote.delete_below(f"{key}/{old}")
 
-    def _upload(self, folder: Path, manifest: dict[str, Any], prefix: str) -> None:
+    def _upload(self, folder: Path, manifest: Manifest, prefix: str) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
             jobs = [pool.submit(self.remote.upload, folder / each, f"{prefix}/{each}") for each in manifest["files"]]
             for job in jobs:
                 job.result()
 
-    def fetch(self, folder: Path, manifest: dict[str, Any], at: Path | None = None) -> None:
+    def fetch(self, folder: Path, manifest: Manifest, at: Path | None = None) -> None:
         """Download a published stage to `folder`, or what was uploaded as `at`. It appears whole; the caller holds its
         lock. DamagedError where a file is not what the manifest says."""
-        key = f"{self.key(at or folder)}/{_prefix(manifest)}"
-        temporary = folder.with_name(f".{folder.name}.{_prefix(manifest)}")  # a killed download is gone on from
+        key = f"{self.key(at or folder)}/{prefix_of(manifest)}"
+        temporary = folder.with_name(f".{folder.name}.{prefix_of(manifest)}")  # a killed download is gone on from
         temporary.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(THREADS) as pool:
             jobs = [pool.submit(self._fetch_file, f"{key}/{each}", temporary / each, facts)
@@ -113,20 +97,20 @@ class Mirror:
             for job in jobs:
                 job.result()
         if at is None:
-            (temporary / MANIFEST).write_bytes(_text(manifest))
+            (temporary / MANIFEST).write_bytes(text_of(manifest).encode())
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
 
-    def _fetch_file(self, key: str, path: Path, facts: dict[str, Any]) -> None:
-        if path.is_file() and _is(path, facts):
+    def _fetch_file(self, key: str, path: Path, facts: FileFacts) -> None:
+        if path.is_file() and matches(path, facts):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.remote.download(key, path)
         except FileNotFoundError as error:
             raise DamagedError(f"{self.url}/{key} is missing") from error
-        if not _is(path, facts):
+        if not matches(path, facts):
             path.unlink()
             raise DamagedError(f"{self.url}/{key} is damaged")
 
@@ -172,8 +156,6 @@ def mirror_of(path: Path) -> Mirror | None:
 
 def present(path: Path | str) -> Path:
     """`path`, the finished stage that it lies in fetched where it is not on this machine yet."""
-    from engine.store.store import locked
-
     path = Path(path)
     mirror = None if path.exists() else mirror_of(path)
     if mirror is None:
@@ -200,7 +182,7 @@ def at_home(path: Path, root: Path) -> Path:
     return root.joinpath(*path.parts[path.parts.index(root.name) + 1 :])
 
 
-def readable(path: Path) -> Any:
+def readable(path: Path) -> Path | io.BytesIO:
     """One file of a finished stage for pyarrow: its path where it is on this machine, else its bytes, verified."""
     mirror = None if path.exists() else mirror_of(path)
     if mirror is None:
@@ -208,7 +190,7 @@ def readable(path: Path) -> Any:
     folder = Path(mirror.root, *path.relative_to(mirror.root).parts[:2])
     manifest = _kept_manifest(mirror, folder)
     name = path.relative_to(folder).as_posix()
-    data = mirror.remote.get(f"{mirror.key(folder)}/{_prefix(manifest)}/{name}")
+    data = mirror.remote.get(f"{mirror.key(folder)}/{prefix_of(manifest)}/{name}")
     if data is None or hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
         mirror.set_aside(folder)
         raise StorageError(f"{mirror.url}/{mirror.key(path)} is damaged; run the same command again")
@@ -216,7 +198,7 @@ def readable(path: Path) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _kept_manifest(mirror: Mirror, folder: Path) -> dict[str, Any]:
+def _kept_manifest(mirror: Mirror, folder: Path) -> Manifest:
     manifest = mirror.manifest(folder)
     if manifest is None:
         raise StorageError(f"{mirror.url}/{mirror.key(folder)} is missing; run the same command again")
@@ -268,35 +250,15 @@ def collect_folder(folder: Path, above: int) -> None:
         mirror.withdraw(folder)
 
 
-def digest_of(manifest: dict[str, Any]) -> str:
-    """SHA-256 of all that a manifest says but this digest, the same before it is written and after it is read."""
-    said = json.loads(json.dumps({name: value for name, value in manifest.items() if name != "sha256"}))
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def described(folder: Path, order: int = 0, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A manifest of a folder of unfinished work: its files, but temporary ones and what is named in `without`."""
-    from engine.store.store import file_facts
-
-    names = {each: each.relative_to(folder) for each in sorted(folder.rglob("*")) if each.is_file()}
-    files = {
-        name.as_posix(): file_facts(each)
-        for each, name in names.items()
-        if name.parts[0] not in without and not any(part.startswith(".") for part in name.parts)
-    }
-    manifest: dict[str, Any] = {"files": files, "order": order}
-    return manifest | {"sha256": digest_of(manifest)}
-
-
-def _text(manifest: dict[str, Any]) -> bytes:
-    return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
-
-
-def _prefix(manifest: dict[str, Any]) -> str:
-    return str(manifest["sha256"])[:16]
-
-
-def _is(path: Path, facts: dict[str, Any]) -> bool:
-    from engine.store.store import file_facts
-
-    return path.stat().st_size == facts["bytes"] and file_facts(path) == facts
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a finished stage's folder, on this machine or in the object store; empty where there is none."""
+    try:
+        manifest: Manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        mirror = mirror_of(folder)
+        with contextlib.suppress(DamagedError):
+            return (mirror.manifest(folder) if mirror is not None else None) or {}
+        return {}
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}

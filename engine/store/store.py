@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import functools
-import json
 import os
 import resource
 import secrets
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from engine.errors import UserError
-from engine.fingerprint import file_digest, fingerprint
+from engine.fingerprint import fingerprint
+from engine.store.files import check_locks, locked, sync_folder, write_atomic
+from engine.store.manifest import (
+    MANIFEST,
+    DamagedError,
+    Json,
+    Manifest,
+    digest_of,
+    parse_manifest,
+    seal,
+    text_of,
+    verify,
+    versions,
+)
 from engine.store.object_store import is_url
-from engine.store.replica import MANIFEST, DamagedError, digest_of, local_copy, mirror_of
-
-LIBRARIES = ("torch", "transformers", "ray", "deepspeed", "datasets", "numpy")
+from engine.store.replica import local_copy, mirror_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,32 +44,17 @@ class Stage:
     folder may not be on this machine yet: engine.store.replica.present fetches it."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     reused: bool
 
     @property
     def fingerprint(self) -> str:
-        return str(self.manifest["fingerprint"])
+        return self.manifest["fingerprint"]
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Json:
         """What the builder returned: counts, tokens, losses."""
         return dict(self.manifest["facts"])
-
-
-def file_facts(path: Path) -> dict[str, Any]:
-    """Size and digest of a file, as manifests say them."""
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-
-
-def write_atomic(path: Path, text: str | Iterable[str]) -> None:
-    """Replace `path` by `text`, given whole or in pieces: a reader sees the old or the new file, whatever is killed."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # other hosts have the same process ids
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.writelines([text] if isinstance(text, str) else text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 class Store:
@@ -97,9 +88,7 @@ class Store:
         """What opens this store on any machine: its URL, or its folder."""
         return self.mirror.url if self.mirror is not None else str(self.root)
 
-    def stage(
-        self, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]], lazily: bool = False
-    ) -> Stage:
+    def stage(self, kind: str, inputs: Json, build: Callable[[Path], Json], lazily: bool = False) -> Stage:
         """Return the finished stage of these inputs, building it first where it is not there.
 
         inputs: JSON-able, and everything that the result depends on. build(work) fills the folder `work`, which may
@@ -116,11 +105,9 @@ class Store:
             finished = self._find(folder, key, lazily)  # another process may have built it while this one waited
             if finished is not None:
                 return finished
-            return self._build(folder, key, {"kind": kind, "fingerprint": key, "inputs": inputs}, build)
+            return self._build(folder, key, kind, inputs, build)
 
-    def _build(
-        self, folder: Path, key: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]
-    ) -> Stage:
+    def _build(self, folder: Path, key: str, kind: str, inputs: Json, build: Callable[[Path], Json]) -> Stage:
         work = folder.with_suffix(".work")
         work.mkdir(exist_ok=True)
         clock, processor = time.monotonic(), _processor_seconds()
@@ -130,16 +117,19 @@ class Store:
             with contextlib.suppress(OSError):  # it holds something to go on from
                 work.rmdir()
             raise
-        manifest = identity | {
+        manifest: Manifest = {
+            "kind": kind,
+            "fingerprint": key,
+            "inputs": inputs,
             "facts": facts,
-            "versions": _versions(),
+            "versions": versions(),
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": round(time.monotonic() - clock, 3),
             "driver_cpu_seconds": round(_processor_seconds() - processor, 3),
-            "files": _seal(work),
+            "files": seal(work),
         }
         manifest["sha256"] = digest_of(manifest)
-        write_atomic(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False))
+        write_atomic(work / MANIFEST, text_of(manifest))
         try:
             work.rename(folder)
         except OSError:  # on a network file system whose locks do not hold, another host was first
@@ -148,7 +138,7 @@ class Store:
                 raise
             shutil.rmtree(work, ignore_errors=True)
             return other
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         self._verified.add(key)
         return self._agree(Stage(folder, manifest, reused=False))
 
@@ -157,50 +147,48 @@ class Store:
         finished = self._open(folder, key)
         if self.mirror is None:
             return finished
-        there = self._published(folder, key)
-        if there is None:
+        published = self._published(folder, key)
+        if published is None:
             return self._agree(finished) if finished is not None else None
         if finished is not None:  # a kill may have come between the manifest and this
             self.mirror.clear(folder.with_suffix(".work"))
-        if finished is None or finished.manifest["sha256"] != there["sha256"]:
+        if finished is None or finished.manifest["sha256"] != published["sha256"]:
             shutil.rmtree(folder, ignore_errors=True)  # another machine finished first: all go on from the same files
             try:
                 if not lazily:
-                    self.mirror.fetch(folder, there)
+                    self.mirror.fetch(folder, published)
             except DamagedError as error:
                 self._set_aside(folder, error)
                 return None
         self._agreed.add(key)
         self._verified.add(key)
-        return Stage(folder, there, reused=True)
+        return Stage(folder, published, reused=True)
 
     def _agree(self, stage: Stage) -> Stage:
         """Publish what stands on this machine; where another machine was first, take what it has published."""
         if self.mirror is None:
             return stage
         key = stage.fingerprint
-        there = self.mirror.publish(stage.path, stage.manifest)
+        published = self.mirror.publish(stage.path, stage.manifest)
         self.mirror.clear(stage.path.with_suffix(".work"))
-        if there["sha256"] != stage.manifest["sha256"]:
-            self.mirror.fetch(stage.path, there)
-            stage = Stage(stage.path, there, reused=True)
+        if published["sha256"] != stage.manifest["sha256"]:
+            self.mirror.fetch(stage.path, published)
+            stage = Stage(stage.path, published, reused=True)
         self._agreed.add(key)
         return stage
 
-    def _published(self, folder: Path, key: str) -> dict[str, Any] | None:
+    def _published(self, folder: Path, key: str) -> Manifest | None:
         assert self.mirror is not None
         try:
-            there = self.mirror.manifest(folder)
-            if there is not None and there.get("fingerprint") != key:
+            published = self.mirror.manifest(folder)
+            if published is not None and published.get("fingerprint") != key:
                 raise DamagedError(f"{self.mirror.url}/{self.mirror.key(folder)}: manifest of another stage")
         except DamagedError as error:
             self._set_aside(folder, error)
             return None
-        return there
+        return published
 
     def _set_aside(self, folder: Path, error: DamagedError) -> None:
-        import warnings
-
         assert self.mirror is not None
         warnings.warn(f"{error}: set aside there, and made again", stacklevel=5)
         self.mirror.set_aside(folder)
@@ -210,127 +198,30 @@ class Store:
         if not folder.is_dir():
             return None
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = parse_manifest((folder / MANIFEST).read_text(encoding="utf-8"), str(folder))
             if manifest["fingerprint"] != key:
-                raise ValueError("manifest of another stage")
-            if manifest["sha256"] != digest_of(manifest):
-                raise ValueError("manifest is damaged")
+                raise DamagedError(f"{folder}: manifest of another stage")
             if key not in self._verified:
-                _verify(folder, manifest["files"])
+                verify(folder, manifest)
         except FileNotFoundError:
             if not folder.is_dir():  # set aside by another process between the two looks
                 return None
             _set_aside(folder)
             return None
-        except (ValueError, KeyError, TypeError, OSError):
+        except (DamagedError, KeyError, TypeError, UnicodeDecodeError, OSError):
             _set_aside(folder)
             return None
         self._verified.add(key)
         return Stage(folder, manifest, reused=True)
 
 
-def _verify(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    for name, expected in files.items():
-        path = folder / name
-        if path.stat().st_size != expected["bytes"] or file_digest(path) != expected["sha256"]:
-            raise ValueError(f"{path} is damaged")
-
-
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished stage's folder, on this machine or in the object store; empty where there is none."""
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        mirror = mirror_of(folder)
-        with contextlib.suppress(DamagedError):
-            return (mirror.manifest(folder) if mirror is not None else None) or {}
-        return {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _set_aside(folder: Path) -> None:
-    import warnings
-
     damaged = folder.with_suffix(f".damaged-{secrets.token_hex(4)}")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(damaged)
         warnings.warn(f"{folder} was damaged: set aside as {damaged.name} and made again", stacklevel=4)
 
 
-def _seal(work: Path) -> dict[str, dict[str, Any]]:
-    """Flush every file to disk and note its size and digest; temporary files (leading dot) are dropped."""
-    files = {}
-    for path in sorted(work.rglob("*")):
-        if path.name.startswith("."):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        elif path.is_file() and path != work / MANIFEST:
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-            files[path.relative_to(work).as_posix()] = file_facts(path)
-    return files
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def check_locks(root: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
-    """Warn where the root lies on NFS mounted so that locks do not reach other hosts."""
-    import warnings
-
-    try:
-        lines = [line.split() for line in mounts.read_text().splitlines()]
-    except OSError:  # no Linux
-        return
-    above = [each for each in lines if len(each) > 3 and root.is_relative_to(each[1].replace("\\040", " "))]
-    _, point, kind, options, *_ = max(above, key=lambda each: len(each[1]), default=("", "", "", ""))
-    local = {"nolock", "local_lock=all", "local_lock=flock"} & set(options.split(","))
-    if kind.startswith("nfs") and local:
-        warnings.warn(
-            f"{point} is NFS mounted with {local.pop()}: use this store from one host at a time, or mount it without",
-            stacklevel=3,
-        )
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel frees it when the holder dies."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
-
-
 def _processor_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-def _versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that results depend on."""
-    versions = {}
-    for name in ("leakatk", *LIBRARIES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions | ({"leakatk_commit": commit} if (commit := _commit()) else {})
-
-
-@functools.cache
-def _commit() -> str:
-    """The commit of the checkout that this package runs from, with .dirty where it was changed; else empty."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

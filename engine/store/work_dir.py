@@ -11,9 +11,13 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.store.replica import Mirror, described, mirror_of
+from engine.store.manifest import described
+from engine.store.replica import Mirror, mirror_of
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 UNDELIVERED = ("checkpoint", "ray")  # shared by those who write them
 
@@ -32,7 +36,7 @@ class Workplace:
         return str(path) if self.mirror is None else self.mirror.remote.path(self.mirror.key(path))
 
     @property
-    def filesystem(self) -> Any:
+    def filesystem(self) -> FileSystem | None:
         """pyarrow's file system of what is `shared`; None where it is the nodes' own."""
         return None if self.mirror is None else self.mirror.remote.filesystem
 
@@ -70,7 +74,7 @@ class Workplace:
         return f"result{self.token}-"  # what a killed driver's workers delivered is not mixed with ours
 
 
-def at_work(place: Workplace, function: Callable[..., Any], *arguments: Any) -> Any:
+def at_work(place: Workplace, function: Callable[..., Any], *arguments: object) -> Any:  # as Ray types a task
     """Of a worker: `function` of these arguments, with what it reads at hand, and what it writes delivered."""
     place.arrive()
     result = function(*arguments)

@@ -11,8 +11,7 @@ from typing import Any
 
 from engine.reporting.leaked_passages import worst_prompts
 from engine.reporting.results import ModelResult, Results
-from engine.store.replica import at_home, present
-from engine.store.store import manifest_of
+from engine.store.replica import at_home, manifest_of, present
 
 LARGEST_MODEL_COPY = 64 * 2**20  # bytes; larger models are recorded by their path
 TABLE_PROMPTS = 100

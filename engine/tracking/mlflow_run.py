@@ -20,8 +20,8 @@ from typing import Any
 from engine.fingerprint import fingerprint
 from engine.redact import redact
 from engine.reporting.results import Curve, ModelResult, Results
-from engine.store.replica import at_home, mirror_of, readable
-from engine.store.store import locked, manifest_of, write_atomic
+from engine.store.files import locked, write_atomic
+from engine.store.replica import at_home, manifest_of, mirror_of, readable
 from engine.tracking.artifacts import log_files
 from engine.tracking.system_metrics import read_system_metrics
 

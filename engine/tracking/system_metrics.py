@@ -32,7 +32,7 @@ class SystemMetrics:
 
     def write(self, folder: Path) -> None:
         """Write what was sampled; a run that found everything finished keeps the rows of the run that worked."""
-        from engine.store.store import write_atomic
+        from engine.store.files import write_atomic
 
         if self.rows:
             write_atomic(folder / FILE, "".join(json.dumps(row) + "\n" for row in self.rows))

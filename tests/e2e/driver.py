@@ -13,7 +13,7 @@ import ray
 
 from engine.cli import main
 from engine.cluster import ray_cluster
-from engine.store.store import write_atomic
+from engine.store.files import write_atomic
 
 STARTS = 5
 

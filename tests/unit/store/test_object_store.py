@@ -12,6 +12,7 @@ import pytest
 from engine.cli import main
 from engine.errors import StorageError, UserError
 from engine.store import replica
+from engine.store.manifest import digest_of
 from engine.store.object_store import Remote, remote
 from engine.store.replica import collect_files, collect_folder, present, readable, share_file, share_folder
 from engine.store.store import Store
@@ -111,7 +112,7 @@ def test_a_damaged_object_sets_its_stage_aside_which_is_made_again(s3, machine, 
     else:
         manifest = json.loads(store.get(f"{folder}/manifest.json"))
         manifest["files"]["../../outside"] = manifest["files"].pop("units/0")
-        manifest["sha256"] = replica.digest_of(manifest)
+        manifest["sha256"] = digest_of(manifest)
         store.put(f"{folder}/manifest.json", json.dumps(manifest).encode())
     machine("b")
     with pytest.warns(UserWarning, match="made again"):

@@ -10,7 +10,8 @@ import pytest
 
 from engine.errors import UserError
 from engine.fingerprint import fingerprint
-from engine.store.store import Store, check_locks
+from engine.store.files import check_locks
+from engine.store.store import Store
 
 
 def build_text(text):
