@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.commands.run import run_path
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from engine.reporting.compare import compare
+    from engine.reporting.run_folder import run_path
 
     found = compare([run_path(each) for each in args.runs], args.k)
     try:

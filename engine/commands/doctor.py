@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from engine.commands.run import add_common_arguments, store_path
+from engine.commands.run import add_common_arguments
 
 if TYPE_CHECKING:
     from engine.pipeline.preflight import Check
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from engine.config.experiment import load_experiment
     from engine.pipeline.preflight import examine
+    from engine.store.location import store_path
     from engine.store.store import Store
 
     experiment = load_experiment(args.experiment, args.set) if args.experiment else None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from engine.commands.run import run_path, store_path
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's folder (`leakatk run` prints it)")
@@ -21,6 +19,8 @@ def run(args: argparse.Namespace) -> int:
     from engine.reporting.figures import write_figures, write_paper_figures
     from engine.reporting.html_report import verdict, write_report
     from engine.reporting.results import read_results
+    from engine.reporting.run_folder import run_path
+    from engine.store.location import store_path
 
     given = run_path(args.run)
     results = read_results(given)

@@ -7,8 +7,6 @@ import dataclasses
 import json
 import sys
 
-from engine.commands.run import check_store, run_path, store_path
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs' folders (default: all of the store)")
@@ -18,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from engine.redact import redact
+    from engine.reporting.run_folder import run_path
+    from engine.store.location import check_store, store_path
     from engine.tracking.mlflow_run import tracking_uri
     from engine.tracking.sync import runs_of, sync
 

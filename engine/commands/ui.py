@@ -6,8 +6,6 @@ import argparse
 import os
 import sys
 
-from engine.commands.run import check_store, store_path
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="STORE", help="the store (default ./leakatk-store)")
@@ -16,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from engine.redact import redact
+    from engine.store.location import check_store, store_path
     from engine.tracking.mlflow_run import tracking_uri
 
     root = store_path(args.store)

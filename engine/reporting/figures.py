@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from engine.reporting.results import Curve, ModelResult, Results
+from engine.reporting.results import Curve, ModelResult, Results, groups
 
 # Okabe and Ito's palette: told apart by readers with any colour vision; markers and dashes tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A200")
@@ -156,12 +156,6 @@ def save(figure: Any, path: Path) -> Path:
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": path.stem}):
         figure.savefig(path, dpi=150, metadata=dated)
     return path
-
-
-def groups(results: Results) -> list[str]:
-    """The groups of forget prompts, the headline's first."""
-    found = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
-    return sorted(found, key=lambda group: group != results.leak_group)
 
 
 def _name(results: Results, group: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.reporting.leaked_passages import worst_prompts
-from engine.reporting.results import Curve, ModelResult, Results
+from engine.reporting.results import Curve, ModelResult, Results, groups
 from engine.reporting.table import metric_rows, missing_reasons, table_k
 from engine.store.files import write_atomic
 from engine.store.replica import manifest_of
@@ -48,8 +48,6 @@ class Heat:
 def write_report(results: Results, folder: Path, store_root: Path) -> Path:
     """Write report.html into `folder`; returns its path."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
-
-    from engine.reporting.figures import groups
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape(default=True), trim_blocks=True

@@ -162,6 +162,12 @@ class Results:
         write_atomic(folder / RESULTS_FILE, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False))
 
 
+def groups(results: Results) -> list[str]:
+    """The groups of forget prompts, the headline's first."""
+    found = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
+    return sorted(found, key=lambda group: group != results.leak_group)
+
+
 def read_results(run: Path | str) -> Results:
     """The results of a run folder (or of its results.json). UserError where there is none or it is not whole."""
     path = Path(run)

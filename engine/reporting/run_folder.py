@@ -1,6 +1,6 @@
-"""Runs' folders of a store at a URL: up when they are written, down when another machine asks for them.
+"""Runs' folders: where one is, and for a store at a URL, up when written and down when another machine asks for it.
 
-Both functions do nothing for a folder that lies in no copy of such a store. Knows nothing of what stands in them.
+Sharing and collecting do nothing for a folder that is in no copy of such a store. Knows nothing of what is in them.
 """
 
 from __future__ import annotations
@@ -8,10 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine.errors import UserError
 from engine.reporting.results import RESULTS_FILE
-from engine.store.replica import mirror_of
+from engine.store.object_store import is_url
+from engine.store.replica import local_copy, mirror_of
 
 OWN = ("mlflow.json",)  # speaks of this machine's MLflow file
+
+
+def run_path(given: str | Path) -> Path:
+    """A run's folder or file; of a URL such as s3://BUCKET/PREFIX/runs/NAME, its newest copy on this machine."""
+    if not is_url(str(given)):
+        return Path(given)
+    url, separator, name = str(given).rstrip("/").rpartition("/runs/")
+    if not separator:
+        raise UserError(f"{given}: not a run; give STORE/runs/NAME (`leakatk run` prints it)")
+    root = local_copy(url)
+    collect_runs(root, [name.split("/")[0]])
+    return root / "runs" / name
 
 
 def share_run(folder: Path) -> None:

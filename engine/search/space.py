@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark, is_leak_group
 from engine.config.experiment import Experiment
 from engine.config.loader import read_yaml
@@ -130,6 +131,16 @@ class Space(Section):
         train = {key.removeprefix(TRAIN): value for key, value in point.items() if key.startswith(TRAIN)}
         own = {key: value for key, value in point.items() if not key.startswith(TRAIN)}
         return MethodSection.model_validate({"name": self.method, "train": train, **own})
+
+
+def space_for(path: Path | str, experiment: Experiment) -> Space:
+    """Read a space file and check it against the experiment and its benchmark. UserError for any mistake."""
+    if experiment.requests is not None or experiment.model.endpoint is not None:
+        raise UserError(
+            f"{experiment.name}: a search takes one request and a model of weights, no requests or endpoint"
+        )
+    benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
+    return load_space(path, experiment.with_protocol(benchmark.protocol), benchmark)
 
 
 def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -> Space:

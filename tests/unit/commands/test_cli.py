@@ -134,7 +134,7 @@ def test_what_ray_prints_of_killed_workers_does_not_mix_with_the_result(tmp_path
         print("(raylet) A worker died")
         return results
 
-    monkeypatch.setattr("engine.pipeline.run.run", noisy)
+    monkeypatch.setattr("engine.pipeline.finish.run", noisy)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (tmp_path / "e.yaml").write_text(yaml.safe_dump({"benchmark": {"name": "fictional"}}))
     assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "store"), "--json"]) == 0

@@ -1,0 +1,68 @@
+"""A whole run: an experiment is run, its results, scores, pictures and report are written, MLflow gets its record.
+
+An Experiment comes in; a WrittenRun says where the files are. The command line and the Python API both end runs here;
+nothing is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from engine.config.experiment import Experiment
+from engine.pipeline.interruption import Ending
+from engine.pipeline.run import run, run_folder
+from engine.reporting.export import write_scores
+from engine.reporting.figures import write_figures
+from engine.reporting.html_report import write_report
+from engine.reporting.results import Results
+from engine.reporting.run_folder import share_run
+from engine.store.files import locked
+from engine.store.store import Store
+from engine.tracking.sync import Recorded, record_soon
+from engine.tracking.system_metrics import SystemMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenRun:
+    """A run whose results are on disk. folder: its run folder, in which results.json, the others and scores/ stand."""
+
+    results: Results
+    folder: Path
+    picture: Path
+    report: Path
+    scores: Path
+
+
+def run_experiment(experiment: Experiment, store: Store, quiet: bool = False) -> WrittenRun:
+    """Run an experiment from end to end and write its run folder. UserError for mistakes found on the way.
+
+    SIGTERM or ctrl-C, where this is the main thread: trainings save a checkpoint, the run is marked as interrupted and
+    the process ends. quiet: no progress on stderr.
+    """
+    with SystemMetrics() as system, Ending(store.root) as ending:
+        results = run(experiment, store, quiet=quiet, ending=ending)
+    return finish_run(results, store, system)
+
+
+def finish_run(results: Results, store: Store, system: SystemMetrics | None = None) -> WrittenRun:
+    """Write results.json, scores, pictures and report into the run's folder; a store at a URL gets a copy."""
+    folder = run_folder(store, results)
+    with locked(store.root / "runs.lock"):  # the same experiment may end twice at once
+        results.write(folder)
+        if system is not None:
+            system.write(folder)
+        written = WrittenRun(
+            results,
+            folder,
+            picture=write_figures(results, folder),
+            scores=write_scores(results, folder, store.root),
+            report=write_report(results, folder, store.root),
+        )
+        share_run(folder)
+    return written
+
+
+def record_run(written: WrittenRun, store: Store) -> Recorded:
+    """Record a written run in MLflow: after it was shown, for a server may take its time. Never raises for a server."""
+    return record_soon(written.results, written.folder, store.root)

@@ -1,0 +1,56 @@
+"""A whole search: the search, its winner run in full, and all that a reader wants of both, written and recorded.
+
+An experiment and a Space come in, a FinishedSearch comes out. The command line and the Python API both end searches
+here; nothing is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.config.experiment import Experiment
+from engine.pipeline.interruption import Ending
+from engine.pipeline.run import run
+from engine.reporting.results import Results
+from engine.reporting.run_folder import share_run
+from engine.search.figures import draw
+from engine.search.mlflow_run import record_search
+from engine.search.space import Space
+from engine.search.summary import as_json, halves, write_best
+from engine.search.tuner import Search, best_experiment, search
+from engine.store.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedSearch:
+    """A search whose files are written. best_file: the winner's experiment file, and winner: its results in full, both
+    None where no trial won; halves: its leak@k by part of the prompts; document: what search.json holds."""
+
+    search: Search
+    winner: Results | None
+    best_file: Path | None
+    halves: dict[str, dict[str, list[float]]]
+    pictures: list[Path]
+    document: dict[str, Any]
+
+
+def run_search(experiment: Experiment, space: Space, store: Store, quiet: bool = False) -> FinishedSearch:
+    """Search, run the winner in full, write search.json, best.yaml and the pictures, record all in MLflow.
+
+    SIGTERM or ctrl-C, where this is the main thread: finished work is kept and the process ends. quiet: no progress.
+    """
+    with Ending(store.root) as ending:
+        found = search(experiment, space, store, quiet)
+        best = best_experiment(found)
+        winner = run(best, store, quiet=quiet, ending=ending) if best is not None else None
+    best_file = write_best(best, found) if best is not None else None
+    parts = halves(found, winner, store.root) if winner is not None else {}
+    pictures = draw(found)
+    document = as_json(found, winner, parts)
+    (found.folder / "search.json").write_text(json.dumps(document, indent=1))
+    share_run(found.folder)
+    record_search(found, document, pictures, store.root)
+    return FinishedSearch(found, winner, best_file, parts, pictures, document)
