@@ -88,9 +88,19 @@ class Decoding(BaseModel):
     top_k: int | None = None
 
     @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+    @property
+    def restricted(self) -> bool:
+        """Whether top_p or top_k cuts off tokens."""
+        return not self.greedy and (self.top_p < 1 or self.top_k is not None)
+
+    @property
     def name(self) -> str:
         """Short name in tables and folders: T1-p1, T0.8-p0.2-k50, greedy."""
-        if self.temperature == 0:
+        if self.greedy:
             return "greedy"
         top_k = f"-k{self.top_k}" if self.top_k else ""
         return f"T{self.temperature:g}-p{self.top_p:g}{top_k}"

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import BENCHMARKS
-from engine.decode.sampler import Strategy, sample, sample_grid
+from benchmarks.base import Decoding
+from engine.decode.sampler import sample, sample_grid
 from engine.models.loading import load_model, model_source
 from engine.models.tokenization import encode_prompt, load_tokenizer, stop_token_ids
 from perf.models import SEED, demo_models
@@ -23,7 +24,7 @@ from perf.report import median_ratio, side_by_side, write
 MAX_NEW_TOKENS = 24
 WIDE_VOCABULARY = 32_000
 WIDE_PROMPTS = 1
-GRID = [Strategy(temperature, top_p) for temperature in (0.5, 1.0) for top_p in (0.9, 1.0)]
+GRID = [Decoding(temperature=temperature, top_p=top_p) for temperature in (0.5, 1.0) for top_p in (0.9, 1.0)]
 
 
 class Case(NamedTuple):
@@ -116,7 +117,7 @@ def measure(case: Case, n: int) -> list[str]:
     )
     apart, together = side_by_side(
         [
-            lambda: [sample(case.model, case.prompts, n, **each._asdict(), **options) for each in GRID],
+            lambda: [sample(case.model, case.prompts, n, **each.model_dump(), **options) for each in GRID],
             lambda: sample_grid(case.model, case.prompts, n, GRID, **options),
         ]
     )

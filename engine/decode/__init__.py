@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.decode.sampler import Sample, sample
+    from engine.decode.prefix_tree import Sample
+    from engine.decode.sampler import sample
 
 __all__ = ["Sample", "sample"]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine.decode.kv_cache import LEAST_ROWS, KVRows, _Layer
 from engine.decode.token_sampling import sent
+from engine.models.causal_lm import CausalLM
 
 MOST_ROWS = 256  # beyond it a step's arithmetic outlasts its launching
 
@@ -52,7 +53,7 @@ class FixedRows(KVRows):
     like: a cache of the same model. capture: replay the step as a CUDA graph (a GPU only).
     """
 
-    def __init__(self, model: Any, like: KVRows, rows: int, length: int, capture: bool) -> None:
+    def __init__(self, model: CausalLM, like: KVRows, rows: int, length: int, capture: bool) -> None:
         super().__init__()
         device = model.device
         self.model, self.rows, self.most_positions, self.capture = model, rows, length, capture
@@ -138,7 +139,7 @@ class FixedRows(KVRows):
         return graph, logits
 
 
-def fixed_rows(model: Any, like: KVRows, rows: int, length: int) -> FixedRows | None:
+def fixed_rows(model: CausalLM, like: KVRows, rows: int, length: int) -> FixedRows | None:
     """A fixed cache of the model for `length` positions and at most `rows` rows, MOST_ROWS if that is less; None where
     the model is not on one GPU, or there is no room."""
     devices = {layer.keys.device for layer in like.layers}

@@ -1,7 +1,7 @@
 """One token for each sample: logits by cache row and uniform numbers come in, tokens and log-probabilities go out.
 
-The law is the strategy's and nothing else; the uniform numbers are a pure function of (seed, prompt id, sample index,
-step). Knows nothing of models, caches or of when a sample ends.
+The law is the decoding's (engine/decode/law.py) and nothing else; the uniform numbers are a pure function of (seed,
+prompt id, sample index, step). Knows nothing of models, caches or of when a sample ends.
 Shape letters: R cache rows, S samples alive, M samples on one row, N samples a prompt, V vocabulary.
 """
 
@@ -14,19 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.base import Decoding
+from engine.decode.law import decoding_weights, token_weights
+
 BLOCK_ELEMENTS = 2**25  # probabilities held at once, in float64
 
 
-class Strategy(NamedTuple):
-    """A decoding strategy: temperature >= 0 (0 = greedy), top_p in (0, 1], top_k >= 1 or None for no limit."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-
-
 class Drawn(NamedTuple):
-    """token_S int64; float64 log-probabilities under the strategy and under the untempered model (NaN if the logits
+    """token_S int64; float64 log-probabilities under the decoding and under the untempered model (NaN if the logits
     were not finite)."""
 
     token_S: np.ndarray
@@ -44,7 +39,7 @@ def uniforms(key: int, step: int, n: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key, counter=[0, step, 0, 0])).random(n)
 
 
-def draw(logits_RV: Tensor, row_S: np.ndarray, uniform_S: np.ndarray, strategy: Strategy) -> Drawn:
+def draw(logits_RV: Tensor, row_S: np.ndarray, uniform_S: np.ndarray, decoding: Decoding) -> Drawn:
     """The token of each sample, which stands on row row_S of the logits, by the inverse CDF of its row."""
     order_S = np.argsort(row_S, kind="stable")
     row_S, uniform_S = row_S[order_S], uniform_S[order_S]
@@ -55,7 +50,7 @@ def draw(logits_RV: Tensor, row_S: np.ndarray, uniform_S: np.ndarray, strategy: 
     for start in range(0, len(logits_RV), rows):
         logits = logits_RV[start : start + rows]
         mine = slice(first_R[start], first_R[start + len(logits)])
-        block = _draw(logits, row_S[mine] - start, place_S[mine], uniform_S[mine], strategy)
+        block = _draw(logits, row_S[mine] - start, place_S[mine], uniform_S[mine], decoding)
         many = block.shape[2]
         flat_S[order_S[mine]] = offset + (row_S[mine] - start) * many + place_S[mine] % many  # all alike where greedy
         blocks.append(block.flatten(1))
@@ -65,21 +60,21 @@ def draw(logits_RV: Tensor, row_S: np.ndarray, uniform_S: np.ndarray, strategy: 
 
 
 def _draw(
-    logits_RV: Tensor, row_S: np.ndarray, place_S: np.ndarray, uniform_S: np.ndarray, strategy: Strategy
+    logits_RV: Tensor, row_S: np.ndarray, place_S: np.ndarray, uniform_S: np.ndarray, decoding: Decoding
 ) -> Tensor:
     """Tokens, log-probabilities and model log-probabilities [3, R, M], of the M-th uniform number of each row; M = 1
     where greedy. place_S counts the samples of each row."""
-    weights_RV = _weights(logits_RV, 1.0)
+    weights_RV = token_weights(logits_RV, 1.0)
     cumulative_RV = weights_RV.cumsum(dim=-1)
-    if strategy.temperature == 0:
+    if decoding.greedy:
         token_RM = logits_RV.argmax(dim=-1, keepdim=True)
         logprob_RM = torch.zeros_like(token_RM, dtype=torch.float64)
     else:
         uniform_RM = np.zeros((len(logits_RV), int(place_S.max()) + 1))
         uniform_RM[row_S, place_S] = uniform_S
         law_RV, law_cumulative_RV = weights_RV, cumulative_RV
-        if strategy != Strategy():
-            law_RV = _restricted(logits_RV, strategy)
+        if decoding.restricted or decoding.temperature != 1:
+            law_RV = decoding_weights(logits_RV, decoding)
             law_cumulative_RV = law_RV.cumsum(dim=-1)
         token_RM = _inverse(law_cumulative_RV, sent(uniform_RM, logits_RV.device))
         logprob_RM = (law_RV.gather(1, token_RM) / law_cumulative_RV[:, -1:]).log()
@@ -99,35 +94,3 @@ def _inverse(cumulative_RV: Tensor, uniform_RM: Tensor) -> Tensor:
     share_RM = torch.minimum(uniform_RM * total_R1, torch.nextafter(total_R1, torch.zeros_like(total_R1)))
     # The clamp matters for sums that are not finite only: they are reported, not read out of bounds.
     return torch.searchsorted(cumulative_RV, share_RM, right=True).clamp_(max=cumulative_RV.shape[1] - 1)
-
-
-def _weights(logits_RV: Tensor, temperature: float) -> Tensor:
-    """exp((logits - max) / temperature) in float64. Only elementwise steps and, later, running sums: unlike a library
-    softmax, whose sums are ordered by the shape, they give a row the same bits in any batch."""
-    weights_RV = logits_RV.to(torch.float64, copy=True)
-    return weights_RV.sub_(weights_RV.amax(dim=-1, keepdim=True)).div_(temperature).exp_()
-
-
-def _restricted(logits_RV: Tensor, strategy: Strategy) -> Tensor:
-    """Weights at the strategy's temperature, zero outside its top-k and, within that, the smallest set of the likeliest
-    tokens that holds the share top_p. Of equal weights the lowest token comes first."""
-    weights_RV = _weights(logits_RV, strategy.temperature)
-    if strategy.top_k is None and strategy.top_p == 1:
-        return weights_RV
-    sorted_RV = _descending(weights_RV)[:, : strategy.top_k]
-    cumulative_RV = sorted_RV.cumsum(dim=-1)
-    inside_RV = cumulative_RV - sorted_RV < strategy.top_p * cumulative_RV[:, -1:]
-    count_R1 = inside_RV.sum(dim=-1, keepdim=True).clamp_(min=1)
-    if strategy.top_p == 1:
-        count_R1 = torch.full_like(count_R1, sorted_RV.shape[1])
-    least_R1 = sorted_RV.gather(1, count_R1 - 1)
-    above_RV, equal_RV = weights_RV > least_R1, weights_RV == least_R1
-    room_R1 = count_R1 - above_RV.sum(dim=-1, keepdim=True)
-    return weights_RV.mul_(above_RV | (equal_RV & (equal_RV.cumsum(dim=-1) <= room_R1)))
-
-
-def _descending(weights_RV: Tensor) -> Tensor:
-    """Each row's weights from the largest; numpy's sort of plain values is many times faster than torch's on a CPU."""
-    if weights_RV.device.type == "cpu":
-        return torch.from_numpy(-np.sort(-weights_RV.numpy(), axis=-1))
-    return weights_RV.sort(dim=-1, descending=True).values

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from engine.config.experiment import Experiment
-from engine.decode.beam_search import leak_floor
 from engine.errors import UserError
 from engine.evaluation.evaluate import Evaluation, Key
-from engine.leak.bounds import mean_leak_bound
+from engine.leak.bounds import leak_floor, mean_leak_bound
 from engine.leak.estimator import Floats, Ints, intervals_over_prompts
 from engine.leak.excess import sign_flip_p_value
 from engine.leak.per_prompt import PromptLeaks

@@ -1,7 +1,9 @@
-"""Upper bounds on leak@k that hold with the stated confidence at any sample size: no leak seen is not no leak.
+"""Upper bounds on leak@k that hold with the stated confidence at any sample size, and a lower one from exact
+probabilities: no leak observed is not no leak.
 
-In: scores or counts of leaking samples; out: bounds. Nothing is assumed of the scores but that they lie in [0, 1] and
-that samples are drawn independently. Knows nothing of resampling, models or files.
+In: scores or counts of leaking samples, or log-probabilities of leaking answers; out: bounds. Nothing is assumed of the
+scores but that they lie in [0, 1] and that samples are drawn independently. Knows nothing of resampling, models or
+files.
 Source: Clopper and Pearson 1934; Massart 1990; Hoeffding 1963; for unlearning, Scholten et al., arXiv 2410.03523.
 """
 
@@ -56,6 +58,26 @@ def graded_leak_bound(scores_PN: Floats, k: Ints, confidence: float = 0.95) -> F
         widths = np.diff(np.append(ascending, 1.0))  # F_n is j / n from the j-th smallest score to the next
         bound_K[:] = 1 - (share ** k[:, None]) @ widths
     return bound_PK
+
+
+def leak_floor(log_probs: ArrayLike, k: ArrayLike, scores: ArrayLike | None = None) -> Floats:
+    """Lower bound on a prompt's leak@k from the probabilities of some of its answers: float64 of the shape of k.
+
+    log_probs: [answers] of different whole answers. k: 1 to 1e9 and beyond. scores: [answers] in [0, 1], 1 where not
+    given. With q the probability of an answer that scores 1 it is 1 - (1 - q)^k; for graded scores the same is summed
+    over the levels of score. Answers that are not listed count as scoring 0, hence a bound.
+    Raises ValueError for probabilities that sum to more than one: the same answer twice.
+    """
+    probabilities = np.exp(np.asarray(log_probs, dtype=np.float64))
+    if probabilities.sum() > 1 + 1e-4:
+        raise ValueError(f"probabilities of different answers cannot sum to {probabilities.sum():.4f}: list each once")
+    scores = np.ones_like(probabilities) if scores is None else np.asarray(scores, dtype=np.float64)
+    order = np.argsort(-scores, kind="stable")
+    at_least = np.minimum(np.cumsum(probabilities[order]), 1.0)  # chance of a sample that scores this or more
+    steps = scores[order] - np.append(scores[order][1:], 0.0)
+    with np.errstate(divide="ignore"):
+        missed = np.log1p(-at_least)
+    return np.asarray(-np.expm1(np.multiply.outer(np.asarray(k, dtype=np.float64), missed)) @ steps)
 
 
 def per_prompt_confidence(confidence: float, prompts: int) -> float:

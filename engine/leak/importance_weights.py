@@ -1,7 +1,7 @@
 """leak@k under another decoding, or of another model, from samples that are there already: importance weights.
 
 In: scores of samples and the log-probability of each under what drew it and under what is wanted; out: leak@k and how
-far it can be trusted. Knows nothing of models; engine.decode.beam_search.answer_log_probs gives the log-probabilities
+far it can be trusted. Knows nothing of models; engine.decode.logprobs.answer_log_probs gives the log-probabilities
 by one teacher-forced pass, far cheaper than sampling.
 """
 

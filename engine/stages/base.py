@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.progress import TRAINING, Progress
+from engine.decode.law import tie_inputs
 from engine.errors import StorageError, UserError
 from engine.fingerprint import fingerprint
 from engine.models.loading import ModelSource
@@ -185,6 +186,7 @@ class Stages:
             "beams": job.beams,
             "version": ANSWERS_VERSION,
         }
+        inputs |= tie_inputs([job.sampling.decoding], bf16=job.sampling.gpus > 0)
 
         def build(work: Path) -> dict[str, Any]:
             with self.progress.task(f"known answers {label}", job.units) as report:
@@ -200,6 +202,7 @@ class Stages:
             "decodings": [each.model_dump() for each in job.decodings],
             "version": RELOG_VERSION,
         }
+        inputs |= tie_inputs(job.decodings, bf16=job.sampling.gpus > 0)
 
         def build(work: Path) -> dict[str, Any]:
             with self.progress.task(f"log-probabilities {label}", job.sampling.units) as report:

@@ -2,7 +2,7 @@
 
 A model, probes and a decoding come in; out come, as parquet, the reference answers and what a beam search finds, as far
 as they score above 0. `known_answers` adds those that were sampled, whose probability the sampler notes: together they
-bound leak@k from below at any k (engine/decode/beam_search.py). Knows nothing of leak@k.
+bound leak@k from below at any k (engine/leak/bounds.py). Knows nothing of leak@k.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Example, Probe
-from engine.decode.beam_search import answer_log_probs, likely_answers
+from engine.decode.beam_search import likely_answers
+from engine.decode.logprobs import answer_log_probs
 from engine.models.loading import cached_model
 from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of
 
@@ -75,19 +76,13 @@ def found_answers(
     from engine.models.tokenization import stop_token_ids
 
     sampling, ends = job.sampling, stop_token_ids(tokenizer)
-    decoding = sampling.decoding
-    strategy: dict[str, Any] = {
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "top_k": decoding.top_k,
-    }
     prompts = encoded_prompts(tokenizer, probes, sampling)
     lengths = [answer_length(probe, sampling.max_new_tokens) for probe in probes]
     found: list[dict[tuple[int, ...], float]] = [{} for _ in probes]
     for index, probe in enumerate(probes):
         given = [each for each in _references(probe, tokenizer, sampling, ends) if len(each) < lengths[index]]
         if given:
-            log_probs = answer_log_probs(model, prompts[index], given, ends, **strategy)
+            log_probs = answer_log_probs(model, prompts[index], given, ends, sampling.decoding)
             found[index] |= zip(given, log_probs.tolist(), strict=True)
     beamed = [index for index, probe in enumerate(probes) if job.beams and not (probe.raw or probe.stop)]
     vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -100,10 +95,10 @@ def found_answers(
                 model,
                 [prompts[index] for index in chosen],
                 ends,
+                sampling.decoding,
                 beams=job.beams,
                 max_new_tokens=shape[1],
                 least=LEAST_LOG_PROB,
-                **strategy,
             )
             for index, each in zip(chosen, answers, strict=True):
                 found[index] |= {answer.token_ids: answer.log_prob for answer in each}

@@ -133,7 +133,7 @@ def sample_decodings(
     model: Any, tokenizer: Any, probes: tuple[Probe, ...], jobs: Sequence[SampleJob]
 ) -> list[list[list[Any]]]:
     """`sample_probes` for each of the jobs, which differ in decoding alone, in one pass over the prompts."""
-    from engine.decode.sampler import Strategy, sample_grid
+    from engine.decode.sampler import sample_grid
     from engine.decode.stop_texts import StopTexts
     from engine.models.tokenization import stop_token_ids
 
@@ -149,7 +149,7 @@ def sample_decodings(
             model,
             [prompts[index] for index in chosen],
             job.n,
-            [Strategy(**each.decoding.model_dump()) for each in jobs],
+            [each.decoding for each in jobs],
             max_new_tokens=length,
             seed=job.seed,
             prompt_ids=[probes[index].id for index in chosen],

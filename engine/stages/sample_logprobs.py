@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.base import Decoding
 from engine.cluster.fan_out import fan_out, unit_path, unit_seconds
-from engine.decode.beam_search import decoded_log_probs
+from engine.decode.logprobs import decoded_log_probs
 from engine.models.loading import cached_model
 from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts
 from engine.store.replica import readable
@@ -53,7 +53,6 @@ class RelogJob:
         rows = zip(table["token_ids"].to_pylist(), table["tokens"].to_pylist(), strict=True)
         outcomes = [(tuple(tokens), drawn > len(tokens)) for tokens, drawn in rows]  # with its end token or without
         found = np.empty((len(self.decodings), len(outcomes)))
-        strategies = [(each.temperature, each.top_p, each.top_k) for each in self.decodings]
         vocabulary = model.get_output_embeddings().weight.shape[0]
         for place, prompt in enumerate(prompts):
             own = outcomes[place * n : (place + 1) * n]
@@ -64,7 +63,9 @@ class RelogJob:
                 most = max(1, BATCH_LOGITS[model.device.type] // (longest * vocabulary))
                 chosen, distinct = distinct[-most:], distinct[:-most]
                 tokens, whole = zip(*chosen, strict=True)
-                values = decoded_log_probs(model, prompt, tokens, stop_token_ids(tokenizer), strategies, whole=whole)
+                values = decoded_log_probs(
+                    model, prompt, tokens, stop_token_ids(tokenizer), self.decodings, whole=whole
+                )
                 known.update(zip(chosen, values.T, strict=True))
             found[:, place * n : (place + 1) * n] = np.stack([known[each] for each in own], axis=1)
         out = table.select(["prompt_id", "group"])

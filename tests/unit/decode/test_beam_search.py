@@ -1,4 +1,4 @@
-"""The leak floor against enumeration of every answer of a tiny model."""
+"""Beam search and the log-probabilities of given answers against enumeration of every answer of a tiny model."""
 
 import itertools
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.decode.beam_search import answer_log_probs, decoding_log_probs, leak_floor, likely_answers
+from benchmarks.base import Decoding
+from engine.decode.beam_search import likely_answers
+from engine.decode.logprobs import answer_log_probs
 
 VOCABULARY, EOS, PROMPT, LONGEST = 6, 0, [3, 1, 4], 4
 
@@ -46,7 +48,7 @@ def stepwise(model, answer, temperature=1.0, top_p=1.0):
 @pytest.mark.parametrize("decoding", [(1.0, 1.0), (0.7, 0.8), (1.3, 0.5)])
 def test_teacher_forcing_equals_step_by_step(model, decoding):
     answers = [(1,), (2, 5), (4, 4, 1), ()]
-    got = answer_log_probs(model, PROMPT, answers, EOS, temperature=decoding[0], top_p=decoding[1])
+    got = answer_log_probs(model, PROMPT, answers, EOS, Decoding(temperature=decoding[0], top_p=decoding[1]))
     assert got == pytest.approx([stepwise(model, answer, *decoding) for answer in answers], abs=1e-5)
 
 
@@ -58,11 +60,10 @@ def test_beginnings_of_one_length_sum_to_one(model):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.8, 0.7)])
 def test_wide_beam_finds_every_answer_with_its_probability(model, temperature, top_p):
-    found = likely_answers(
-        model, [PROMPT], EOS, beams=1000, max_new_tokens=LONGEST, temperature=temperature, top_p=top_p
-    )[0]
+    decoding = Decoding(temperature=temperature, top_p=top_p)
+    found = likely_answers(model, [PROMPT], EOS, decoding, beams=1000, max_new_tokens=LONGEST)[0]
     every = [a for length in range(LONGEST) for a in itertools.product(range(1, VOCABULARY), repeat=length)]
-    log_probs = answer_log_probs(model, PROMPT, every, EOS, temperature=temperature, top_p=top_p)
+    log_probs = answer_log_probs(model, PROMPT, every, EOS, decoding)
     expected = {answer: p for answer, p in zip(every, log_probs, strict=True) if p > -np.inf}
     assert {answer.token_ids for answer in found} == set(expected)
     assert [answer.log_prob for answer in found] == pytest.approx([expected[a.token_ids] for a in found], abs=1e-4)
@@ -78,7 +79,7 @@ def test_narrow_beam_finds_a_part(model):
 
 def test_prompts_side_by_side_get_the_answers_that_they_get_alone(model):
     prompts = [[3, 1, 4], [2, 2, 5], [1, 5, 1]]
-    options = {"beams": 5, "max_new_tokens": LONGEST, "temperature": 0.6, "least": -6.0}
+    options = {"decoding": Decoding(temperature=0.6), "beams": 5, "max_new_tokens": LONGEST, "least": -6.0}
     together = likely_answers(model, prompts, EOS, **options)
     for prompt, answers in zip(prompts, together, strict=True):
         alone = likely_answers(model, [prompt], EOS, **options)[0]
@@ -96,28 +97,6 @@ def test_any_of_several_end_tokens_ends_an_answer(model):
 
 
 def test_greedy_decoding_emits_one_answer_or_none(model):
-    found = likely_answers(model, [PROMPT], EOS, max_new_tokens=30, temperature=0)[0]
+    found = likely_answers(model, [PROMPT], EOS, Decoding(temperature=0), max_new_tokens=30)[0]
     assert len(found) <= 1
     assert all(answer.log_prob == 0 for answer in found)
-
-
-def test_top_k_keeps_the_likeliest():
-    kept = decoding_log_probs(torch.tensor([0.0, 2.0, 1.0]), 1.0, 1.0, top_k=2).exp()
-    assert kept.tolist() == pytest.approx([0, np.e / (1 + np.e), 1 / (1 + np.e)])
-
-
-def test_floor_of_one_answer_at_any_k():
-    assert leak_floor([np.log(0.3)], [1, 2]) == pytest.approx([0.3, 0.51])
-    assert leak_floor([np.log(1e-12)], 10**9) == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_floor_of_graded_answers_equals_simulation():
-    probabilities, scores = np.array([0.1, 0.3, 0.2]), np.array([1.0, 0.25, 0.5])
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(np.append(scores, 0.0), size=(200_000, 3), p=np.append(probabilities, 0.4))
-    assert leak_floor(np.log(probabilities), 3, scores) == pytest.approx(drawn.max(axis=1).mean(), abs=0.003)
-
-
-def test_an_answer_listed_twice_is_refused():
-    with pytest.raises(ValueError, match=r"cannot sum to 1.2"):
-        leak_floor(np.log([0.6, 0.6]), 1)

@@ -6,6 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.decode import cuda_graph, sampler
+from engine.decode.kv_cache import KVRows
 from engine.decode.sampler import sample
 from tests.unit.decode.test_sampler import CONFIGS, EOS, IDS, PROMPTS, make
 
@@ -89,7 +90,7 @@ def test_a_fixed_step_never_waits_for_the_device_so_that_it_can_be_captured(name
 
 def test_on_a_cpu_or_several_devices_there_is_no_fixed_cache():
     model = make(CONFIGS["llama"])
-    cache = sampler.KVRows()
+    cache = KVRows()
     model(torch.tensor([[5, 6]]), past_key_values=cache, use_cache=True)
     assert cuda_graph.fixed_rows(model, cache, 64, 16) is None
 

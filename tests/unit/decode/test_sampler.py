@@ -21,8 +21,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from engine.decode import sampler
-from engine.decode.sampler import Strategy, sample, sample_grid
+from benchmarks.base import Decoding
+from engine.decode.sampler import sample, sample_grid
+from engine.decode.token_sampling import draw as draw_tokens
 
 V, EOS = 37, 1
 COMMON = {
@@ -77,7 +78,7 @@ def draw(model, n=20, **changes):
     return sample(model, changes.pop("prompts", PROMPTS), n, **{k: v for k, v in arguments.items() if k != "prompts"})
 
 
-def naive(model, prompt, prompt_id, n, seed, steps, strategy):
+def naive(model, prompt, prompt_id, n, seed, steps, decoding):
     """Row by row, without a cache, in float64, from the same uniforms."""
     import hashlib
 
@@ -88,13 +89,13 @@ def naive(model, prompt, prompt_id, n, seed, steps, strategy):
         for step in range(steps):
             with torch.no_grad():
                 logits = model(torch.tensor([ids])).logits[0, -1].double().numpy()
-            scaled = np.exp((logits - logits.max()) / strategy.temperature)
+            scaled = np.exp((logits - logits.max()) / decoding.temperature)
             probs = scaled / scaled.sum()
             order = np.argsort(-probs, kind="stable")
             keep = np.zeros(V, dtype=bool)
             mass = 0.0
             for rank, token in enumerate(order):
-                if mass >= strategy.top_p or (strategy.top_k is not None and rank >= strategy.top_k):
+                if mass >= decoding.top_p or (decoding.top_k is not None and rank >= decoding.top_k):
                     break
                 keep[token] = True
                 mass += probs[token]
@@ -116,7 +117,7 @@ def test_every_architecture_agrees_with_plain_sampling_without_a_cache(name):
     model = make(CONFIGS[name], spread=4.0)
     drawn = draw(model, n=5)
     for prompt, prompt_id, samples in zip(PROMPTS, IDS, drawn, strict=True):
-        expected = naive(model, prompt, prompt_id, 5, 3, 8, Strategy())
+        expected = naive(model, prompt, prompt_id, 5, 3, 8, Decoding())
         assert [(each.token_ids, each.finish) for each in samples] == [(each[0], each[2]) for each in expected]
         np.testing.assert_allclose([each.logprob for each in samples], [each[1] for each in expected], atol=1e-3)
 
@@ -129,25 +130,27 @@ def test_prompts_padded_on_the_left_give_what_each_alone_gives(name):
         np.testing.assert_allclose([each.logprob for each in mixed], [each.logprob for each in alone], atol=1e-3)
 
 
-@pytest.mark.parametrize("strategy", [Strategy(0.7, 0.8), Strategy(1.0, 0.5), Strategy(1.3, 1.0, 5)])
-def test_temperature_nucleus_and_top_k_agree_with_plain_sampling(llama, strategy):
-    drawn = draw(llama, n=6, **strategy._asdict())
+@pytest.mark.parametrize(
+    "decoding", [Decoding(temperature=0.7, top_p=0.8), Decoding(top_p=0.5), Decoding(temperature=1.3, top_k=5)]
+)
+def test_temperature_nucleus_and_top_k_agree_with_plain_sampling(llama, decoding):
+    drawn = draw(llama, n=6, **decoding.model_dump())
     for prompt, prompt_id, samples in zip(PROMPTS, IDS, drawn, strict=True):
-        expected = naive(llama, prompt, prompt_id, 6, 3, 8, strategy)
+        expected = naive(llama, prompt, prompt_id, 6, 3, 8, decoding)
         assert [each.token_ids for each in samples] == [each[0] for each in expected]
         np.testing.assert_allclose([each.logprob for each in samples], [each[1] for each in expected], atol=1e-3)
 
 
-@pytest.mark.parametrize("strategy", [Strategy(), Strategy(0.5, 1.0), Strategy(1.0, 0.6)])
-def test_first_tokens_follow_the_models_softmax(llama, strategy):
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(temperature=0.5), Decoding(top_p=0.6)])
+def test_first_tokens_follow_the_models_softmax(llama, decoding):
     n = 20_000
-    samples = draw(llama, n=n, prompts=PROMPTS[:1], prompt_ids=["x"], max_new_tokens=1, **strategy._asdict())[0]
+    samples = draw(llama, n=n, prompts=PROMPTS[:1], prompt_ids=["x"], max_new_tokens=1, **decoding.model_dump())[0]
     tokens = [each.token_ids[0] if each.token_ids else EOS for each in samples]
     with torch.no_grad():
         logits = llama(torch.tensor(PROMPTS[:1])).logits[0, -1].double()
-    probs = torch.softmax(logits / strategy.temperature, -1).numpy()
+    probs = torch.softmax(logits / decoding.temperature, -1).numpy()
     order = np.argsort(-probs)
-    size = int(np.searchsorted(np.cumsum(probs[order]), strategy.top_p)) + 1
+    size = int(np.searchsorted(np.cumsum(probs[order]), decoding.top_p)) + 1
     kept = np.zeros(V)
     kept[order[:size]] = probs[order[:size]]
     expected = n * kept / kept.sum()
@@ -230,21 +233,23 @@ def test_greedy_takes_the_likeliest_token_every_time(llama):
 
 def test_a_uniform_number_at_either_end_draws_no_token_outside_the_nucleus():
     logits = torch.tensor([[0.0, 5.0, 0.0]] * 2)
-    drawn = sampler.draw(logits, np.arange(2), np.array([0.0, 1.0 - 2**-53]), Strategy(top_p=0.5))
+    drawn = draw_tokens(logits, np.arange(2), np.array([0.0, 1.0 - 2**-53]), Decoding(top_p=0.5))
     assert drawn.token_S.tolist() == [1, 1]
     assert drawn.logprob_S.tolist() == [0.0, 0.0]
 
 
 def test_of_equally_likely_tokens_the_lowest_are_kept():
     logits = torch.tensor([[1.0, 2.0, 1.0, 1.0, 1.0]]).expand(1000, 5)
-    drawn = sampler.draw(logits, np.arange(1000), (np.arange(1000) + 0.5) / 1000, Strategy(top_k=3))
+    drawn = draw_tokens(logits, np.arange(1000), (np.arange(1000) + 0.5) / 1000, Decoding(top_k=3))
     assert set(drawn.token_S.tolist()) == {0, 1, 2}
-    drawn = sampler.draw(logits, np.arange(1000), (np.arange(1000) + 0.5) / 1000, Strategy(top_p=0.5))
+    drawn = draw_tokens(logits, np.arange(1000), (np.arange(1000) + 0.5) / 1000, Decoding(top_p=0.5))
     assert set(drawn.token_S.tolist()) == {0, 1}
 
 
 def test_greedy_ties_go_to_the_lowest_token():
-    drawn = sampler.draw(torch.tensor([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]]), np.arange(2), np.zeros(2), Strategy(0.0))
+    drawn = draw_tokens(
+        torch.tensor([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]]), np.arange(2), np.zeros(2), Decoding(temperature=0)
+    )
     assert drawn.token_S.tolist() == [1, 0]
 
 
@@ -298,7 +303,7 @@ def test_the_models_generation_config_is_not_read(llama):
     assert draw(llama) == before
 
 
-def test_log_probabilities_are_of_the_untruncated_model_and_of_the_strategy(llama):
+def test_log_probabilities_are_of_the_untruncated_model_and_of_the_decoding(llama):
     each = draw(llama, n=1, temperature=0.7, top_p=0.9)[0][0]
     ids = PROMPTS[0] + each.token_ids + ([EOS] if each.finish == "stop" else [])
     with torch.no_grad():
@@ -310,10 +315,10 @@ def test_log_probabilities_are_of_the_untruncated_model_and_of_the_strategy(llam
     assert each.logprob > each.model_logprob
 
 
-def test_a_grid_of_strategies_gives_what_each_alone_gives(llama):
-    strategies = [Strategy(), Strategy(0.8, 0.2), Strategy(0.0)]
-    grid = sample_grid(llama, PROMPTS, 7, strategies, max_new_tokens=8, seed=3, prompt_ids=IDS, eos_token_id=EOS)
-    assert grid == [draw(llama, n=7, **strategy._asdict()) for strategy in strategies]
+def test_a_grid_of_decodings_gives_what_each_alone_gives(llama):
+    decodings = [Decoding(), Decoding(temperature=0.8, top_p=0.2), Decoding(temperature=0)]
+    grid = sample_grid(llama, PROMPTS, 7, decodings, max_new_tokens=8, seed=3, prompt_ids=IDS, eos_token_id=EOS)
+    assert grid == [draw(llama, n=7, **decoding.model_dump()) for decoding in decodings]
 
 
 @pytest.mark.parametrize("grown", [0, 3])

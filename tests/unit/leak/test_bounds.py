@@ -7,6 +7,7 @@ from scipy import stats
 from engine.leak.bounds import (
     binary_leak_bound,
     graded_leak_bound,
+    leak_floor,
     leak_probability_bound,
     mean_leak_bound,
     per_prompt_confidence,
@@ -77,3 +78,20 @@ def test_mean_bound_holds_as_often_as_promised(share):
 def test_impossible_counts_are_refused(leaks, samples):
     with pytest.raises(ValueError, match="must lie in 0"):
         leak_probability_bound(leaks, samples)
+
+
+def test_floor_of_one_answer_at_any_k():
+    assert leak_floor([np.log(0.3)], [1, 2]) == pytest.approx([0.3, 0.51])
+    assert leak_floor([np.log(1e-12)], 10**9) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_floor_of_graded_answers_equals_simulation():
+    probabilities, scores = np.array([0.1, 0.3, 0.2]), np.array([1.0, 0.25, 0.5])
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(np.append(scores, 0.0), size=(200_000, 3), p=np.append(probabilities, 0.4))
+    assert leak_floor(np.log(probabilities), 3, scores) == pytest.approx(drawn.max(axis=1).mean(), abs=0.003)
+
+
+def test_an_answer_listed_twice_is_refused():
+    with pytest.raises(ValueError, match=r"cannot sum to 1.2"):
+        leak_floor(np.log([0.6, 0.6]), 1)

@@ -27,8 +27,10 @@ def jobs(base_model, fictional):
 def prefills(monkeypatch):
     """The number of prompts in each prefill."""
     counts = []
-    read = sampler._prefill
-    monkeypatch.setattr(sampler, "_prefill", lambda model, prompts: counts.append(len(prompts)) or read(model, prompts))
+    read = sampler.prefilled
+    monkeypatch.setattr(
+        sampler, "prefilled", lambda model, prompts: counts.append(len(prompts)) or read(model, prompts)
+    )
     return counts
 
 
