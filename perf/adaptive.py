@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow.parquet
 
 from benchmarks import BENCHMARKS
-from engine.cluster.fan_out import unit_path
+from engine.cluster.units import unit_path
 from engine.config.experiment import parse_experiment
 from engine.evaluation.evaluate import sample_job
 from engine.leak.stopping import Rule, rule_cost
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.reporting.results import read_results
 from engine.stages.known_answers import AnswersJob
 from engine.stages.sample import SampleJob, read_units

@@ -16,7 +16,7 @@ from benchmarks.base import Example
 from engine.leak.estimator import leak_at_k
 from engine.leak.extrapolation import leak_beyond_n
 from engine.leak.importance_weights import reweighted_leak
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.reporting.results import Results, read_results
 from engine.stages.reference import ReferenceJob, _logprobs
 from engine.stages.sample import read_units

@@ -83,10 +83,10 @@ def _train_one(name: str, folder: Path) -> None:
 
     from benchmarks import BENCHMARKS
     from benchmarks.base import Example
-    from engine.cluster.progress import Silent
+    from engine.cluster.reporter import Silent
     from engine.config.sections import TrainSection
-    from engine.models.loading import model_source
     from engine.models.lora import LoraSection
+    from engine.models.source import model_source
     from engine.train.job import TrainJob
     from engine.train.loop import _train_alone
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
-from engine.models.loading import ModelSource, load_model, model_source
+from engine.models.loading import load_model
+from engine.models.source import ModelSource, model_source
 from engine.train.job import TrainJob
 from engine.train.loop import _train_alone
 

@@ -42,7 +42,7 @@ def main() -> None:
         print(measure(sys.argv[1], Path(sys.argv[2])))
         return
     from engine.config.sections import TrainSection
-    from engine.models.loading import ModelSource
+    from engine.models.source import ModelSource
     from engine.pipeline.memory_model import PROCESS, model_size, training_memory
     from methods import METHODS
     from perf.memory import _write_model
@@ -82,9 +82,9 @@ def measure(name: str, folder: Path) -> float:
     import transformers  # noqa: F401
 
     from benchmarks.base import Example
-    from engine.cluster.progress import Silent
+    from engine.cluster.reporter import Silent
     from engine.config.sections import TrainSection
-    from engine.models.loading import model_source
+    from engine.models.source import model_source
     from engine.train.job import TrainJob
     from engine.train.loop import _train_alone
 
@@ -109,7 +109,7 @@ def measure(name: str, folder: Path) -> float:
 
 def _together(job: Any, work: Path) -> float:
     from engine.cluster import ray_cluster
-    from engine.cluster.progress import Silent
+    from engine.cluster.reporter import Silent
     from engine.store.work_dir import open_workplace
     from engine.train import loop
 

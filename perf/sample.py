@@ -16,7 +16,8 @@ import torch
 from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding
 from engine.decode.sampler import sample, sample_grid
-from engine.models.loading import load_model, model_source
+from engine.models.loading import load_model
+from engine.models.source import model_source
 from engine.models.tokenization import encode_prompt, load_tokenizer, stop_token_ids
 from perf.models import SEED, demo_models
 from perf.report import median_ratio, side_by_side, write

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import Decoding, Probe
-from engine.cluster.fan_out import counted, fan_out
-from engine.cluster.progress import Silent
+from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Silent
+from engine.cluster.units import counted
 from engine.leak.estimator import leak_curve
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.stages.sample import SampleJob, prompt_columns, run_sampling, unit_prompts
 from engine.stages.score import ScoreJob, group_scores, run_scoring
 from perf.report import machine, table, write_page

@@ -17,7 +17,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding
 from engine.metrics.rouge import rouge_l
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.stages.sample import SampleJob, sample_probes, texts
 from perf.models import SEED, demo_models
 from perf.report import median_ratio, side_by_side, write

@@ -12,7 +12,10 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 NODE_SECONDS = 60.0  # for a node to answer
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -85,14 +88,13 @@ def nodes(folder: Path) -> list[Node]:
         probe.unlink(missing_ok=True)
 
 
-def _answer(reference: Any) -> Node | None:
+def _answer(reference: ObjectRef[Node]) -> Node | None:
     import ray
 
     try:
-        node: Node = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayError:  # the node has gone since
         return None
-    return node
 
 
 def _gpus() -> tuple[Gpu, ...]:

@@ -11,84 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from engine.cluster import ray_cluster
+from engine.cluster.reporter import Board, Reporter, Row
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 DRAW_SECONDS = 0.5
 PLAIN_SECONDS = 15.0
 TRAINING = "train "  # how the labels of trainings begin
-
-
-class Board:
-    """What the workers have reported: per label, per part, units of work done, and a note."""
-
-    def __init__(self) -> None:
-        self.done: dict[str, dict[str, float]] = {}
-        self.notes: dict[str, str] = {}
-        self.rows: list[tuple[str, int, dict[str, float]]] = []
-        self.stopping = False
-
-    def put(self, label: str, part: str, done: float, note: str) -> bool:
-        """Note what was done; answers whether trainings are to stop."""
-        self.done.setdefault(label, {})[part] = done
-        if note:
-            self.notes[label] = note
-        return self.stopping
-
-    def stop(self) -> None:
-        self.stopping = True
-
-    def keep(self, label: str, step: int, row: dict[str, float]) -> None:
-        self.rows.append((label, step, row))
-
-    def take(self) -> list[tuple[str, int, dict[str, float]]]:
-        """What was kept since the last call."""
-        rows, self.rows = self.rows, []
-        return rows
-
-    def read(self) -> dict[str, tuple[float, str]]:
-        return {label: (sum(parts.values()), self.notes.get(label, "")) for label, parts in self.done.items()}
-
-
-class Reporter:
-    """Handed to workers: `reporter(done, note)` tells the driver, at most a few times a second; a `row` of numbers is
-    always told."""
-
-    def __init__(self, board: Any, label: str, part: str = "") -> None:
-        self.board, self.label, self.part = board, label, part
-        self.last = 0.0
-        self.answer: Any = None
-
-    def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
-        if row is not None:
-            self.board.keep.remote(self.label, int(done), row)
-        if force or time.monotonic() - self.last > DRAW_SECONDS / 2:
-            self.last = time.monotonic()
-            self.answer = self.board.put.remote(self.label, self.part, done, note)
-
-    def stopping(self) -> bool:
-        """Whether the last report that was answered was answered so; never waits."""
-        import ray
-
-        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
-            return False
-        return bool(ray.get(self.answer))
-
-    def of(self, part: str) -> Reporter:
-        """A reporter for one part of the same work; the parts' numbers are added up."""
-        return Reporter(self.board, self.label, part)
-
-
-class Silent:
-    """A reporter that tells nobody."""
-
-    def __call__(self, done: float, note: str = "", force: bool = False, row: dict[str, float] | None = None) -> None:
-        pass
-
-    def stopping(self) -> bool:
-        return False
-
-    def of(self, part: str) -> Silent:
-        return self
 
 
 class Progress:
@@ -97,7 +30,7 @@ class Progress:
     on_row: called with (label, step, row) for every row that a worker reports.
     """
 
-    def __init__(self, quiet: bool = False, on_row: Callable[[str, int, dict[str, float]], None] | None = None) -> None:
+    def __init__(self, quiet: bool = False, on_row: Callable[[str, int, Row], None] | None = None) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -110,7 +43,7 @@ class Progress:
         from rich.progress import Progress as Bars
 
         self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
-        self.board: Any = None
+        self.board: Any = None  # handle of the actor, which Ray types as a function's result
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -123,7 +56,7 @@ class Progress:
         )
         self.bars = Bars(*columns, console=self.console, transient=True)
         self.live = self.console.is_terminal and not quiet
-        self.running: dict[str, Any] = {}
+        self.running: dict[str, TaskID] = {}
         self.lock = threading.Lock()
         self.stopped = threading.Event()
         self.on_row = on_row
@@ -159,8 +92,6 @@ class Progress:
         """Show work named `label` of `total` units while the block runs, and one line when it ends."""
         import ray
 
-        from engine.cluster import ray_cluster
-
         clock = time.monotonic()
         with self.lock:
             if self.board is None:
@@ -183,8 +114,9 @@ class Progress:
         if self.on_row is None or self.board is None:
             return
         with contextlib.suppress(Exception):  # as in _draw
-            for row in ray.get(self.board.take.remote(), timeout=10):
-                self.on_row(*row)
+            rows: list[tuple[str, int, Row]] = ray.get(self.board.take.remote(), timeout=10)
+            for label, step, row in rows:
+                self.on_row(label, step, row)
 
     def _draw(self) -> None:
         import ray
@@ -195,11 +127,11 @@ class Progress:
                 continue
             self._take_rows()
             try:
-                state = ray.get(self.board.read.remote(), timeout=10)
+                state: dict[str, tuple[float, str]] = ray.get(self.board.read.remote(), timeout=10)
             except Exception:  # progress must never end the work: the cluster may be going down
                 continue
             with self.lock:
-                shown = [(label, task, *state.get(label, (0, ""))) for label, task in self.running.items()]
+                shown = [(label, task, *state.get(label, (0.0, ""))) for label, task in self.running.items()]
                 for _, task, done, note in shown:
                     self.bars.update(task, completed=done, note=note)
                 tasks = {task.id: task for task in self.bars.tasks}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -48,7 +48,7 @@ class Experiment(Section):
     train: TrainSection = TrainSection()
     sampling: SamplingSection = SamplingSection()
     metrics: tuple[str, ...] | None = None
-    metric_options: dict[str, dict[str, Any]] = {}
+    metric_options: dict[str, dict[str, object]] = {}
     leak: LeakSection = LeakSection()
     requests: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -68,8 +68,9 @@ class Experiment(Section):
         if method.label is not None:
             return method.label
         if method.name == "rule":
-            base = method.hyperparameters.get("base", {"name": "npo"})  # methods/rule.py's default
-            return f"rule-{base['name']}".replace("_", "-")
+            base = method.hyperparameters.get("base")
+            name = base["name"] if isinstance(base, dict) else "npo"  # methods/rule.py's default
+            return f"rule-{name}".replace("_", "-")
         return method.name.replace("_", "-")
 
     def with_protocol(self, protocol: Protocol) -> Experiment:
@@ -123,7 +124,7 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
     return parse_experiment(document, str(path))
 
 
-def parse_experiment(document: dict[str, Any], source: str) -> Experiment:
+def parse_experiment(document: dict[str, object], source: str) -> Experiment:
     """Validate a parsed experiment with its methods and benchmark options; `source` names it in errors."""
     refuse_secrets(document, source)
     experiment = validated(Experiment, document, source)

@@ -15,7 +15,7 @@ import yaml
 from engine.errors import UserError
 
 
-def read_yaml(path: Path, expected: str) -> dict[str, Any]:
+def read_yaml(path: Path, expected: str) -> dict[str, object]:
     """The mapping in a YAML file, which should hold `expected`. UserError where it does not."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     return document
 
 
-def override(document: dict[str, Any], change: str) -> None:
+def override(document: dict[str, object], change: str) -> None:
     """Set one `key.path=value` in the parsed file; list items by their index."""
     path, equals, text = change.partition("=")
     if not equals or not path:

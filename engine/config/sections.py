@@ -5,7 +5,7 @@ Parsed values come in, frozen models come out. Knows nothing of files, or of oth
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -34,7 +34,7 @@ class BenchmarkSection(Section):
     name: str
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         return dict(self.model_extra or {})
 
 
@@ -152,12 +152,12 @@ class ModelSection(Section):
     trust_remote_code: bool = False
     template: Literal["auto", "chat", "plain"] = "auto"
     system: str | None = None
-    finetune: dict[str, Any] | None = None
+    finetune: dict[str, object] | None = None
     endpoint: EndpointSection | None = None
 
     @field_validator("endpoint", mode="before")
     @classmethod
-    def _url_alone(cls, given: Any) -> Any:
+    def _url_alone(cls, given: object) -> object:
         return {"url": given} if isinstance(given, str) else given
 
 
@@ -170,10 +170,10 @@ class MethodSection(Section):
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
     label: Label | None = None
-    train: dict[str, Any] = {}
+    train: dict[str, object] = {}
 
     @property
-    def hyperparameters(self) -> dict[str, Any]:
+    def hyperparameters(self) -> dict[str, object]:
         return dict(self.model_extra or {})
 
 
@@ -223,7 +223,7 @@ class SamplingSection(Section):
 
     @field_validator("decoding", mode="before")
     @classmethod
-    def _by_name(cls, given: Any) -> Any:
+    def _by_name(cls, given: object) -> object:
         named = {"grid": GRID, "greedy": GREEDY}
         if isinstance(given, str) and given not in named:
             raise ValueError("expected a list of {temperature, top_p}, grid or greedy")

@@ -14,7 +14,7 @@ from engine.config.experiment import Experiment
 from engine.evaluation.evaluate import Evaluation, sample_job
 from engine.leak.extrapolation import leak_beyond_n
 from engine.leak.importance_weights import reweighted_leak
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.stages.base import Stages
 from engine.stages.sample_endpoint import Endpoint
 from engine.stages.sample_logprobs import RelogJob, read_relog

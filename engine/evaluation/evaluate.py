@@ -18,7 +18,7 @@ from engine.evaluation.benchmark_metrics import greedy_metrics, likelihood_examp
 from engine.leak.importance_weights import reweighted_leak
 from engine.leak.per_prompt import PromptLeaks, leaks_of_scores
 from engine.metrics import METRICS
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.reporting.results import tally
 from engine.stages.base import Stages
 from engine.stages.known_answers import AnswersJob, Known, known_answers

@@ -36,7 +36,7 @@ def load_encoder(auto_class: str, path: str) -> Encoder:
     import torch
     import transformers
 
-    from engine.models.loading import model_source
+    from engine.models.source import model_source
 
     source = model_source(path, where="model")
     where = {"revision": source.revision, "trust_remote_code": False}

@@ -10,11 +10,16 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -64,7 +69,7 @@ def with_adapter(model: Any, lora: LoraSection, base: str, revision: str | None,
     return adapted
 
 
-def switched_off(adapted: Any) -> Any:
+def switched_off(adapted: Any) -> Module:
     """The model below the adapter, as a model of its own: the frozen reference at no memory."""
     import torch
 
@@ -85,16 +90,16 @@ def switched_off(adapted: Any) -> Any:
 
 
 @contextlib.contextmanager
-def adapter_off(adapted: Any) -> Iterator[None]:
+def adapter_off(adapted: Module) -> Iterator[None]:
     """The adapter switched off for a while; wrappers (DeepSpeed's engine) are looked through."""
-    inner = adapted
+    inner: Any = adapted
     while not hasattr(inner, "disable_adapter"):
         inner = inner.module
     with inner.disable_adapter():
         yield
 
 
-def trained_state(model: Any) -> dict[str, Any]:
+def trained_state(model: Module) -> dict[str, Tensor]:
     """The parameters that are trained, by name: all of them, or the adapter's alone."""
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name in names}
@@ -119,7 +124,7 @@ def adapter_base(folder: Path) -> tuple[str, str | None]:
         raise UserError(f"{folder / ADAPTER_CONFIG}: does not name the adapter's base model") from error
 
 
-def merged(base: Any, folder: Path) -> Any:
+def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """`base` with the adapter of `folder` added into its weights: as fast as a model that never had one."""
     from peft import PeftModel
 
@@ -127,7 +132,7 @@ def merged(base: Any, folder: Path) -> Any:
     return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
 
 
-def edit_adapter(folder: Path, edited: Callable[[Any, Any], Any]) -> None:
+def edit_adapter(folder: Path, edited: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A method's arithmetic on weights, on an adapter: W - W_target = B A, so that it acts on B alone, whose value in
     the target model is zero. Right for arithmetic that is linear in the difference (task vectors)."""
     from safetensors.torch import load_file, save_file

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from benchmarks.base import Example
 from engine.errors import UserError
 from engine.store.replica import present
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
     from methods.base import TokenBatch
 
 Template = Literal["auto", "chat", "plain"]  # and "raw", no template: only a benchmark asks for it
@@ -37,7 +39,7 @@ class Encoded:
     truncated: bool = False
 
 
-def load_tokenizer(path: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+def load_tokenizer(path: str, trust_remote_code: bool = False, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a model folder or hub name. UserError where there is none."""
     from transformers import AutoTokenizer
 
@@ -49,7 +51,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False, revision: str | N
         raise UserError(f"{path}: its tokenizer cannot be loaded ({reason}); is it a whole saved model?") from error
 
 
-def uses_chat(tokenizer: Any, template: str) -> bool:
+def uses_chat(tokenizer: Tokenizer, template: str) -> bool:
     """Whether prompts are rendered by the tokenizer's chat template. UserError where it is demanded and missing."""
     has = bool(getattr(tokenizer, "chat_template", None))
     if template == "chat" and not has:
@@ -57,13 +59,13 @@ def uses_chat(tokenizer: Any, template: str) -> bool:
     return has and template != "plain"
 
 
-def default_system(tokenizer: Any) -> str | None:
+def default_system(tokenizer: Tokenizer) -> str | None:
     """System prompt by model family: the assistant line for Llama-3, Qwen, Phi and zephyr templates, else none."""
     template = str(getattr(tokenizer, "chat_template", "") or "")
     return ASSISTANT if any(mark in template for mark in TAKES_ASSISTANT) else None
 
 
-def encode_prompt(tokenizer: Any, question: str, template: str = "auto", system: str | None = None) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, question: str, template: str = "auto", system: str | None = None) -> list[int]:
     """Token ids of a prompt that ends where the answer begins; begin-of-text once. Template raw: the text as it is."""
     if template == "raw":
         return list(tokenizer(question)["input_ids"])
@@ -72,14 +74,14 @@ def encode_prompt(tokenizer: Any, question: str, template: str = "auto", system:
     return list(tokenizer(PLAIN_PROMPT.format(question=question) if question else "")["input_ids"])
 
 
-def retokenised(tokenizer: Any, ids: list[int]) -> list[int]:
+def retokenised(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """A prompt's ids decoded to text without special tokens and tokenised again, as the code released with arXiv
     2511.04934 does: a chat prompt loses its turn marks, not its words."""
     return list(tokenizer(tokenizer.decode(ids, skip_special_tokens=True))["input_ids"])
 
 
 def encode_example(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     question: str,
     answer: str,
     template: str = "auto",
@@ -120,7 +122,7 @@ def encode_example(
     return _cut(ids, [IGNORED] * len(prompt) + ids[len(prompt) :], max_length)
 
 
-def chunked(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Example]:
+def chunked(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> list[Example]:
     """Running text (empty question) joined by blank lines and cut into pieces of at most max_length tokens.
 
     Questions with answers stay as they are. The pieces put together are the text. Source: MUSE, whose own code also
@@ -138,7 +140,7 @@ def chunked(examples: Sequence[Example], tokenizer: Any, max_length: int) -> lis
     return [each for each in examples if each.question] + cut
 
 
-def stop_token_ids(tokenizer: Any) -> list[int]:
+def stop_token_ids(tokenizer: Tokenizer) -> list[int]:
     """Ids that end an answer: end of text, and the end-of-turn token that the chat template writes."""
     names = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "<|endoftext|>")
     vocabulary = tokenizer.get_vocab()
@@ -146,7 +148,7 @@ def stop_token_ids(tokenizer: Any) -> list[int]:
     return list(dict.fromkeys(token for token in ids if token is not None))
 
 
-def pad_token_id(tokenizer: Any) -> int:
+def pad_token_id(tokenizer: Tokenizer) -> int:
     """The padding id; any id will do, since the attention mask comes from lengths."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
@@ -179,21 +181,21 @@ def collate(
     return TokenBatch(input_ids, labels, attention_mask, reference)
 
 
-def _messages(tokenizer: Any, question: str, system: str | None) -> list[dict[str, str]]:
+def _messages(tokenizer: Tokenizer, question: str, system: str | None) -> list[dict[str, str]]:
     system = default_system(tokenizer) if system is None else system
     first = [{"role": "system", "content": system}] if system else []
     return [*first, {"role": "user", "content": question}]
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], ask: bool) -> str:
+def _render(tokenizer: Tokenizer, messages: list[dict[str, str]], ask: bool) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, date_string=DATE))
 
 
-def _tokens(tokenizer: Any, text: str) -> list[int]:
+def _tokens(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # a template writes begin-of-text itself
 
 
-def _continued(tokenizer: Any, prompt: list[int], whole: list[int], rest: str) -> list[int]:
+def _continued(tokenizer: Tokenizer, prompt: list[int], whole: list[int], rest: str) -> list[int]:
     """`whole` if it begins with the prompt's tokens. Else a token runs over the border, as where an answer begins with
     a line break: then the prompt as sampling gives it, and the rest on its own."""
     return whole if whole[: len(prompt)] == prompt else prompt + _tokens(tokenizer, rest)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.sections import TrainSection
-from engine.models.loading import ModelSource
 from engine.models.lora import LoraSection, adapter_base, is_adapter
+from engine.models.source import ModelSource
 
 GIB = 2**30
 PROCESS = 0.7 * GIB  # a worker's own: Python, Ray, torch, transformers, DeepSpeed

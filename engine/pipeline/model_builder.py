@@ -14,7 +14,7 @@ from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
 from engine.evaluation.evaluate import job_for
-from engine.models.loading import ModelSource, model_source
+from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
 from engine.pipeline.rule import Rule, RuleRun
 from engine.stages.base import Stages, source_of

@@ -13,7 +13,7 @@ from benchmarks.base import Benchmark
 from engine.cluster.hardware import Node, nodes
 from engine.config.experiment import Experiment
 from engine.errors import UserError
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.pipeline.memory_model import model_size
 from engine.pipeline.memory_plan import Item, plan, refuse
 from engine.store.store import Store

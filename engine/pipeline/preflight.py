@@ -21,7 +21,7 @@ from engine.cluster.hardware import Node, nodes
 from engine.config.experiment import Experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
-from engine.models.loading import ModelSource, model_source
+from engine.models.source import ModelSource, model_source
 from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
 from engine.pipeline.memory_plan import CONTEXT, gib, plan
 from engine.pipeline.planning import kept

@@ -16,7 +16,7 @@ from benchmarks.base import Benchmark, Decoding, Example, Probe
 from engine.config.experiment import Experiment
 from engine.evaluation.evaluate import job_for, score
 from engine.leak.estimator import leak_at_k
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.pipeline.alternate_answers import alternates_like
 from engine.stages.base import Stages, source_of
 from engine.stages.reference import ReferenceJob

@@ -24,7 +24,7 @@ from engine.evaluation.beyond_n import beyond
 from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.fingerprint import fingerprint
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import Made, Maker
 from engine.pipeline.planning import announce, planned

@@ -20,7 +20,7 @@ from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
 from engine.errors import DivergedError, UserError
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.pipeline.model_builder import Made, Maker
 from engine.search.space import Rung
 from engine.search.trial_evaluation import WORST, Look, Setting, floor, greedy_score, kept, look, surely_too_low

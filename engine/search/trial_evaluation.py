@@ -24,7 +24,7 @@ from engine.leak.estimator import Floats, leak_curve, prompt_leak
 from engine.leak.extrapolation import fit_leak_model
 from engine.leak.intervals import mean_interval
 from engine.metrics import METRICS
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.search.space import Rung, Space
 from engine.stages.base import Stages
 from engine.stages.sample import SampleJob

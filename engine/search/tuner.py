@@ -22,7 +22,7 @@ from engine.cluster.progress import Progress
 from engine.config.experiment import Experiment, parse_experiment
 from engine.errors import UserError
 from engine.fingerprint import fingerprint
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.pipeline.model_builder import Maker
 from engine.pipeline.planning import announce, planned
 from engine.pipeline.run import experiment_fingerprint, prepared

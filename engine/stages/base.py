@@ -18,7 +18,7 @@ from engine.cluster.progress import TRAINING, Progress
 from engine.decode.law import tie_inputs
 from engine.errors import StorageError, UserError
 from engine.fingerprint import fingerprint
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.stages.known_answers import ANSWERS_VERSION, AnswersJob, run_answers
 from engine.stages.likelihood import LIKELIHOOD_VERSION, LikelihoodJob, run_likelihoods
 from engine.stages.reference import ReferenceJob, read_reference, run_reference

@@ -163,7 +163,8 @@ def _table(probes: Sequence[Probe], found: list[dict[tuple[int, ...], float]], t
 
 def run_answers(job: AnswersJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
     """Fill `work/units` with the answers of every unit; returns seconds of work."""
-    from engine.cluster.fan_out import fan_out, unit_seconds
+    from engine.cluster.fan_out import fan_out
+    from engine.cluster.units import unit_seconds
 
     fan_out(job, job.units, work / "units", report, workers, job.sampling.gpus)
     return {"seconds": unit_seconds(work / "units")}

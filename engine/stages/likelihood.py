@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Example
-from engine.cluster.fan_out import counted, fan_out, unit_counts, unit_seconds
-from engine.models.loading import ModelSource, cached_model, context_length
+from engine.cluster.fan_out import fan_out
+from engine.cluster.units import counted, unit_counts, unit_seconds
+from engine.models.loading import cached_model, context_length
+from engine.models.source import ModelSource
 
 LIKELIHOOD_VERSION = 1  # part of every likelihood stage's fingerprint: raise it when the numbers change
 UNIT_PAIRS = 256

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import Example
-from engine.models.loading import ModelSource, cached_model
+from engine.models.loading import cached_model
+from engine.models.source import ModelSource
 from engine.store.work_dir import at_work, open_workplace
 
 REFERENCE_BATCH = 64

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import Decoding, Probe
-from engine.cluster.fan_out import counted, fan_out, timed, unit_counts, unit_path, unit_seconds, whole
+from engine.cluster.fan_out import fan_out
+from engine.cluster.units import counted, timed, unit_counts, unit_path, unit_seconds, whole
 from engine.errors import UserError
-from engine.models.loading import ModelSource, cached_model, context_length
+from engine.models.loading import cached_model, context_length
+from engine.models.source import ModelSource
 
 SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048

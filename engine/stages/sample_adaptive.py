@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.cluster.fan_out import counted, fan_out, unit_counts, unit_seconds
+from engine.cluster.fan_out import fan_out
+from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.errors import UserError
 from engine.leak.adaptive import AdaptiveLeak, Drawn, Request, adaptive_leak, wanted
 from engine.leak.stopping import Rule

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import Decoding, Probe
-from engine.cluster.fan_out import counted, fan_out, unit_counts, unit_seconds
+from engine.cluster.fan_out import fan_out
+from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.fingerprint import fingerprint
 from engine.models import openai_client
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Answer, Conversation, Manner
 from engine.stages.sample import before_stop, prompt_columns, unit_prompts
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Decoding
-from engine.cluster.fan_out import fan_out, unit_path, unit_seconds
+from engine.cluster.fan_out import fan_out
+from engine.cluster.units import unit_path, unit_seconds
 from engine.decode.logprobs import decoded_log_probs
 from engine.models.loading import cached_model
 from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts

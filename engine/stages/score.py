@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.cluster.fan_out import counted, fan_out, unit_counts, unit_path, unit_seconds
+from engine.cluster.fan_out import fan_out
+from engine.cluster.units import counted, unit_counts, unit_path, unit_seconds
 from engine.store.replica import readable
 
 SCORE_VERSION = 2  # part of every scoring's fingerprint: raise it when scores or what is noted with them change

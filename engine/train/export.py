@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.models.loading import ModelSource, load_model
+from engine.models.loading import load_model
 from engine.models.lora import edit_adapter, is_adapter
+from engine.models.source import ModelSource
 from engine.train.job import TrainJob
 from engine.train.torch_backend import replace_folder
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.base import Example, Probe
 from engine.config.sections import TrainSection
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine.cluster import ray_cluster
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
 from engine.fingerprint import file_digest

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.sections import TrainSection
-from engine.models.loading import ModelSource, load_model
+from engine.models.loading import load_model
 from engine.models.lora import switched_off, trained_state, with_adapter
+from engine.models.source import ModelSource
 
 Weights = Callable[[float, float], tuple[float, float]]
 

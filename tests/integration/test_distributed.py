@@ -10,11 +10,12 @@ import pytest
 import ray
 
 from benchmarks.base import Example
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError
-from engine.models.loading import ModelSource, load_model, model_source
+from engine.models.loading import load_model
 from engine.models.lora import LoraSection
+from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import refusals
 from engine.stages.reference import ReferenceJob, _logprobs
 from engine.train import loop

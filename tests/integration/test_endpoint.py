@@ -14,7 +14,7 @@ import scipy.stats
 
 from benchmarks.base import Decoding, Probe
 from engine.cli import main
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.errors import UserError
 from engine.stages.sample import SampleJob, read_units, run_sampling
 from engine.stages.sample_endpoint import EndpointJob, endpoint, run_asking
@@ -71,7 +71,7 @@ def generations(job, folder):
 
 
 def local(folder, probes, decoding, tmp_path, **options):
-    from engine.models.loading import model_source
+    from engine.models.source import model_source
 
     tmp_path.mkdir()
     run_sampling(SampleJob(model_source(folder), probes, decoding, 1, **options), tmp_path, Silent())
@@ -94,7 +94,8 @@ def test_a_real_server_answers_greedily_as_the_model_does_here(served, fictional
 def test_a_real_server_samples_the_whole_distribution_whatever_its_own_defaults(served, fictional, tmp_path):
     import torch
 
-    from engine.models.loading import load_model, model_source
+    from engine.models.loading import load_model
+    from engine.models.source import model_source
     from engine.models.tokenization import encode_prompt, load_tokenizer
 
     url, folder = served

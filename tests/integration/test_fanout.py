@@ -16,10 +16,11 @@ import pytest
 import ray
 
 from benchmarks.base import Decoding
-from engine.cluster.fan_out import fan_out, unit_path
-from engine.cluster.progress import Silent
+from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Silent
+from engine.cluster.units import unit_path
 from engine.errors import UserError
-from engine.models.loading import model_source
+from engine.models.source import model_source
 from engine.stages.sample import SampleJob, run_sampling
 from engine.stages.score import ScoreJob, group_scores, run_scoring
 
@@ -95,7 +96,7 @@ import sys
 from pathlib import Path
 import ray
 from engine.cluster.fan_out import fan_out
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from tests.integration.test_fanout import Logged
 ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, _temp_dir=sys.argv[2])  # no GPU is touched
 folder = Path(sys.argv[1])

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
 from engine.errors import UserError
-from engine.models.loading import ModelSource, load_model, model_source
+from engine.models.loading import load_model
 from engine.models.lora import LoraSection
+from engine.models.source import ModelSource, model_source
 from engine.train.job import TrainJob
 from engine.train.loop import run_training
 

@@ -9,9 +9,9 @@ import pytest
 import ray
 
 from benchmarks.base import Decoding
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.errors import DivergedError
-from engine.models.loading import model_source
+from engine.models.source import model_source
 from engine.stages.sample import SampleJob, read_units, run_grid, run_sampling
 from engine.stages.score import ScoreJob, group_scores, run_scoring
 

@@ -12,10 +12,10 @@ import ray
 from safetensors.numpy import load_file
 
 from benchmarks.base import Example
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError
-from engine.models.loading import model_source
+from engine.models.source import model_source
 from engine.train.job import TrainJob
 from engine.train.loop import run_training
 

@@ -14,7 +14,8 @@ from engine.cli import main
 from engine.config.experiment import load_experiment, parse_experiment
 from engine.config.sections import ModelSection
 from engine.errors import UserError
-from engine.models.loading import ModelSource, load_model, model_source
+from engine.models.loading import load_model
+from engine.models.source import ModelSource, model_source
 from engine.redact import redact
 from tests.made import make_run
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from benchmarks.base import Decoding, Probe
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 from engine.stages import sample as sampling
 from engine.stages.sample import SampleJob, sample_probes, texts
 

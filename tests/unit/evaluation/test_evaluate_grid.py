@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from benchmarks.base import Decoding
 from engine.config.experiment import Experiment
 from engine.evaluation.evaluate import _sampled
-from engine.models.loading import ModelSource
+from engine.models.source import ModelSource
 
 
 def test_the_decodings_share_a_pass_and_greedy_asks_every_group_once(fictional):

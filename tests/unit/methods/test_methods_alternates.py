@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.base import Example
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.config.experiment import parse_experiment
 from engine.config.sections import MethodSection
 from engine.pipeline.alternate_answers import REFUSALS, alternate_probes, alternates_like, paired, refusals

@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from benchmarks.base import Example
 from engine.config.sections import TrainSection
-from engine.models.loading import model_source
+from engine.models.source import model_source
 from engine.models.tokenization import Encoded, collate
 from engine.train.job import Batches, TrainJob
 from methods import METHODS

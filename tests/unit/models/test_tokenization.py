@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.base import Example
 from engine.config.sections import TrainSection
 from engine.errors import UserError
-from engine.models.loading import model_source
+from engine.models.source import model_source
 from engine.models.tokenization import (
     chunked,
     collate,

@@ -5,8 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config.sections import TrainSection
-from engine.models.loading import ModelSource
 from engine.models.lora import LoraSection
+from engine.models.source import ModelSource
 from engine.pipeline.memory_model import (
     BUCKET,
     LIVE,

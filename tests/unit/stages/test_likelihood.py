@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from benchmarks.base import Example
-from engine.cluster.fan_out import COUNTS
-from engine.models.loading import cached_model, model_source
+from engine.cluster.units import COUNTS
+from engine.models.loading import cached_model
+from engine.models.source import model_source
 from engine.models.tokenization import IGNORED, encode_example, stop_token_ids
 from engine.stages.likelihood import LikelihoodJob, token_likelihoods
 

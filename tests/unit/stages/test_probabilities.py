@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from benchmarks.base import Decoding, Probe
-from engine.cluster.fan_out import counted, unit_path
-from engine.models.loading import model_source
+from engine.cluster.units import counted, unit_path
+from engine.models.source import model_source
 from engine.stages.known_answers import AnswersJob, known_answers
 from engine.stages.sample import SampleJob, read_units
 from engine.stages.sample_adaptive import Pilot, sample_on

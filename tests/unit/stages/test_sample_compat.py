@@ -6,7 +6,8 @@ from benchmarks.base import Decoding
 from engine.config.experiment import parse_experiment
 from engine.decode.sampler import sample
 from engine.evaluation.evaluate import sample_job
-from engine.models.loading import cached_model, model_source
+from engine.models.loading import cached_model
+from engine.models.source import model_source
 from engine.stages.sample import sample_probes
 
 

@@ -6,9 +6,9 @@ import pyarrow.parquet
 import pytest
 
 from benchmarks.base import Decoding
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.decode import sampler
-from engine.models.loading import model_source
+from engine.models.source import model_source
 from engine.stages import base
 from engine.stages.base import Stages
 from engine.stages.sample import GridJob, SampleJob

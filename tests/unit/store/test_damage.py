@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 
 from engine.cli import main
-from engine.cluster.fan_out import whole as unit_is_whole
+from engine.cluster.units import whole as unit_is_whole
 from engine.errors import disk_is_full
 from engine.store.store import Store
 from engine.train.loop import _steps_of

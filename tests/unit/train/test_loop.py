@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.cluster.progress import Silent
+from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError, UserError
-from engine.models.loading import model_source
 from engine.models.lora import LoraSection
+from engine.models.source import model_source
 from engine.pipeline.alternate_answers import refusals
 from engine.stages.reference import ReferenceJob, _logprobs
 from engine.train import loop

@@ -1,0 +1,105 @@
+"""What workers tell the driver while they work: how far they are, a note, rows of numbers.
+
+Knows nothing of how it is shown, or of what the work is.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+REPORT_SECONDS = 0.25  # between two reports that are not forced
+Row = dict[str, float]
+
+
+class Report(Protocol):
+    """Handed to workers: `report(done, note)` tells the driver, at most a few times a second unless it is forced; a
+    `row` of numbers is always told."""
+
+    def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None: ...
+
+    def stopping(self) -> bool:
+        """Whether trainings are to save and stop; never waits."""
+        ...
+
+    def of(self, part: str) -> Report:
+        """A report for one part of the same work; the parts' numbers are added up."""
+        ...
+
+
+class Board:
+    """What the workers have reported, held by a small actor: per label, per part, units of work done, and a note."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, dict[str, float]] = {}
+        self.notes: dict[str, str] = {}
+        self.rows: list[tuple[str, int, Row]] = []
+        self.stopping = False
+
+    def put(self, label: str, part: str, done: float, note: str) -> bool:
+        """Note what was done; answers whether trainings are to stop."""
+        self.done.setdefault(label, {})[part] = done
+        if note:
+            self.notes[label] = note
+        return self.stopping
+
+    def stop(self) -> None:
+        """From now on every report is answered that trainings are to stop."""
+        self.stopping = True
+
+    def keep(self, label: str, step: int, row: Row) -> None:
+        """Note a row of numbers for the next `take`."""
+        self.rows.append((label, step, row))
+
+    def take(self) -> list[tuple[str, int, Row]]:
+        """What was kept since the last call."""
+        rows, self.rows = self.rows, []
+        return rows
+
+    def read(self) -> dict[str, tuple[float, str]]:
+        """By label: units of work done, and the latest note."""
+        return {label: (sum(parts.values()), self.notes.get(label, "")) for label, parts in self.done.items()}
+
+
+class Reporter:
+    """A Report to the driver's Board."""
+
+    def __init__(self, board: ActorHandle[Board], label: str, part: str = "") -> None:
+        self.board, self.label, self.part = board, label, part
+        self.last = 0.0
+        self.answer: ObjectRef[bool] | None = None
+
+    def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None:
+        if row is not None:
+            self.board.keep.remote(self.label, int(done), row)
+        if force or time.monotonic() - self.last > REPORT_SECONDS:
+            self.last = time.monotonic()
+            self.answer = self.board.put.remote(self.label, self.part, done, note)
+
+    def stopping(self) -> bool:
+        """Whether the last report that was answered was answered so."""
+        import ray
+
+        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
+            return False
+        return bool(ray.get(self.answer))
+
+    def of(self, part: str) -> Reporter:
+        return Reporter(self.board, self.label, part)
+
+
+class Silent:
+    """A Report that tells nobody."""
+
+    def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None:
+        pass
+
+    def stopping(self) -> bool:
+        return False
+
+    def of(self, part: str) -> Silent:
+        return self
