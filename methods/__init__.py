@@ -1,6 +1,7 @@
 """The unlearning methods by name. A new one is a file here and a line below."""
 
 from methods.altpo import AltPO
+from methods.baldro import BalDRO
 from methods.base import Method
 from methods.blur_npo import BlurNPO
 from methods.ceu import CEU
@@ -10,13 +11,17 @@ from methods.grad_ascent import GradAscent
 from methods.grad_diff import GradDiff
 from methods.idk_dpo import IdkDPO
 from methods.idk_nll import IdkNLL
+from methods.ilu import ILU
+from methods.jensun import JensUn
 from methods.kl_min import KLMin
 from methods.npo import NPO
 from methods.npo_ent import NPOEnt
+from methods.palu import PALU
 from methods.pdu import PDU
 from methods.retrain import Retrain
 from methods.rmu import RMU
 from methods.rule import Rule
+from methods.sam import SAM
 from methods.satimp import SatImp
 from methods.simnpo import SimNPO
 from methods.task_vector import TaskVector
@@ -42,7 +47,12 @@ METHODS: dict[str, type[Method]] = {
     "npo_ent": NPOEnt,
     "flat": FLAT,
     "blur_npo": BlurNPO,
+    "jensun": JensUn,
+    "palu": PALU,
     "task_vector": TaskVector,
+    "baldro": BalDRO,
+    "sam": SAM,
+    "ilu": ILU,
     "rule": Rule,
     "retrain": Retrain,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -112,9 +112,17 @@ class Method(BaseModel):
         """The state after a step. losses: its "total", "forget" and "retain"; epoch: passes over the forget set."""
         return state
 
-    def gradient_weights(self, forget_forget: float, forget_retain: float) -> tuple[float, float]:
+    def gradient_weights(
+        self, forget_forget: float, forget_retain: float, state: Mapping[str, float]
+    ) -> tuple[float, float]:
         """Weights of the forget and of the retain gradient in the step, from their inner products ("two_gradients")."""
         raise NotImplementedError(f"{type(self).__name__} does not combine two gradients")
+
+    @property
+    def radius(self) -> float:
+        """How far along the forget gradient the weights are moved while the forget gradient of the step is taken
+        ("two_gradients"), in their Euclidean norm; 0: it is taken where they stand."""
+        return 0.0
 
     def edited(self, trained: Tensor, target: Tensor) -> Tensor:
         """A parameter of the unlearned model from its value after training and in the target model."""
@@ -134,6 +142,24 @@ class Weighted(Method):
 
     def weights(self, state: Mapping[str, float]) -> tuple[float, float]:
         return self.gamma, self.alpha
+
+
+def rows(batch: TokenBatch, indices: Sequence[int]) -> TokenBatch:
+    """Some of the sequences, without the columns in which all of them are padding."""
+    mask_BT = batch.attention_mask[list(indices)]
+    kept_T = mask_BT.any(dim=0)
+
+    def cut(tensor_BT: Tensor) -> Tensor:
+        return tensor_BT[list(indices)][:, kept_T]
+
+    logprob_B = batch.reference_logprob
+    return dataclasses.replace(
+        batch,
+        input_ids=cut(batch.input_ids),
+        labels=cut(batch.labels),
+        attention_mask=cut(batch.attention_mask),
+        reference_logprob=None if logprob_B is None else logprob_B[list(indices)],
+    )
 
 
 class TokenLoss(NamedTuple):

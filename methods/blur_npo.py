@@ -8,6 +8,7 @@ Source: Reisizadeh et al., arXiv 2506.08164.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from methods.npo import NPO
@@ -18,6 +19,8 @@ class BlurNPO(NPO):
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "reference_logprob", "two_gradients"})
 
-    def gradient_weights(self, forget_forget: float, forget_retain: float) -> tuple[float, float]:
+    def gradient_weights(
+        self, forget_forget: float, forget_retain: float, state: Mapping[str, float]
+    ) -> tuple[float, float]:
         along = forget_retain / forget_forget if forget_forget > 0 else 0.0
         return self.gamma - self.alpha * along, self.alpha

@@ -10,14 +10,16 @@ runs it.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from methods.base import Method, unlearns_by_a_loss
+from methods.base import Method
+from methods.retrain import Retrain
+from methods.wrapper import WithBase
 
 
-class Rule(Method):
+class Rule(WithBase):
     """RULE's settings over a base method.
 
     base: a method's name and hyperparameters, as in an experiment file. rounds: at most so many. samples: m a prompt
@@ -28,7 +30,6 @@ class Rule(Method):
     control: also run the base method for as many steps without samples.
     """
 
-    base: dict[str, Any] = {"name": "npo"}
     rounds: int = Field(default=5, ge=1)
     samples: int = Field(default=128, ge=1)
     metric: str | None = None
@@ -40,27 +41,12 @@ class Rule(Method):
     moving_reference: bool = False
     control: bool = False
 
-    @field_validator("base")
     @classmethod
-    def _trained_by_a_loss(cls, base: dict[str, Any]) -> dict[str, Any]:
-        from methods import METHODS
-
-        name = base.get("name")
-        if not isinstance(name, str) or name not in METHODS:
-            raise ValueError(f"base.name must be a method such as npo or grad_diff, found {name!r}")
-        if not unlearns_by_a_loss(METHODS[name]) or name == "retrain":
-            raise ValueError(f"base.name must be a method that unlearns by a loss, {name} does not")
-        METHODS[name](**{key: value for key, value in base.items() if key != "name"})
-        return base
+    def can_be_over(cls, method: type[Method]) -> bool:
+        return super().can_be_over(method) and method is not Retrain
 
     @model_validator(mode="after")
     def _has_a_reference_to_move(self) -> Rule:
         if self.moving_reference and "reference_logprob" not in self.base_method().needs:
             raise ValueError(f"moving_reference: {self.base['name']} has no reference log-probabilities to move")
         return self
-
-    def base_method(self) -> Method:
-        """The base method with its hyperparameters."""
-        from methods import METHODS
-
-        return METHODS[self.base["name"]](**{key: value for key, value in self.base.items() if key != "name"})

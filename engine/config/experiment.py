@@ -64,14 +64,16 @@ class Experiment(Section):
         return TrainSection.model_validate(self.model.finetune)
 
     def label(self, method: MethodSection) -> str:
-        """The method's name in tables: its label, else its name in the style of `rule-npo`."""
+        """The method's name in tables: its label, else its name in the style of `rule-npo`, base methods after it."""
         if method.label is not None:
             return method.label
+        names, over = [method.name], method.hyperparameters.get("base")
         if method.name == "rule":
-            base = method.hyperparameters.get("base")
-            name = base["name"] if isinstance(base, dict) else "npo"  # methods/rule.py's default
-            return f"rule-{name}".replace("_", "-")
-        return method.name.replace("_", "-")
+            over = over or {"name": "npo"}  # methods/wrapper.py's default
+        while isinstance(over, dict):
+            names.append(str(over.get("name")))
+            over = over.get("base")
+        return "-".join(names).replace("_", "-")
 
     def with_protocol(self, protocol: Protocol) -> Experiment:
         """The experiment with every unset key filled from the benchmark's protocol; UserError where k > n."""

@@ -8,13 +8,14 @@ task; more run under Ray Train with DeepSpeed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from engine.train.export import METHOD_STATE, finish
 from engine.train.job import Batches, TrainJob, accumulation, on_gpu
 from engine.train.torch_backend import DeepSpeedEngine, PlainEngine, replace_folder, replaced
 from engine.train.validation import enough, watch
+
+if TYPE_CHECKING:  # methods import torch
+    from methods.base import Method, UnlearnBatch
 
 TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
 FAILURE = "failure.json"
@@ -179,9 +183,7 @@ def _worker_loop(job: TrainJob, work: Path, given: Any, device: str, rank: int) 
 
     import ray.train
 
-    from methods import METHODS
-
-    apart = "two_gradients" in METHODS[job.method["name"]].needs
+    apart = "two_gradients" in _method(job).needs
     engine = DeepSpeedEngine(job.model, job.settings, accumulation(job.settings), device, job.seed, rank, apart)
 
     def save(progress: dict[str, Any]) -> None:
@@ -213,10 +215,8 @@ def _loop(
 ) -> dict[str, Any]:
     """Steps from the last checkpoint (or the start) to the end, then the export; the same on every worker."""
     from engine.models.tokenization import load_tokenizer
-    from methods import METHODS
 
-    hyperparameters = {key: value for key, value in job.method.items() if key != "name"}
-    method = METHODS[job.method["name"]](**hyperparameters)
+    method = _method(job)
     tokenizer = load_tokenizer(job.model.path, job.model.trust_remote_code, job.model.revision)
     reference = engine.frozen(job.model) if "reference_model" in method.needs else None
     batches = Batches(job, method.needs, tokenizer, rank, reference)
@@ -272,6 +272,12 @@ def _loop(
     return finish(job, engine, tokenizer, work, rank, method, state, facts)
 
 
+def _method(job: TrainJob) -> Method:
+    from methods import METHODS
+
+    return METHODS[job.method["name"]](**{key: value for key, value in job.method.items() if key != "name"})
+
+
 def _stopped(history: list[dict[str, float]], settings: TrainSection) -> bool:
     """Whether what was seen at the last step is enough to end the training."""
     last = history[-1] if history else {}
@@ -287,19 +293,20 @@ def _step(
 
     DivergedError where the loss or its gradient is not finite.
     """
-    micro_batches = batches.at(step)
+    apart = "two_gradients" in method.needs
+    micro_batches = [dataclasses.replace(batches.to(each, engine.device), state=state) for each in batches.at(step)]
     sums, norm = np.zeros(3), 0.0
     for index, batch in enumerate(micro_batches):
-        last, apart = index == len(micro_batches) - 1, "two_gradients" in method.needs
         batches.seed_dropout(step, index)
         with engine.autocast:
-            model = engine.module if apart else engine.model
-            loss = method.loss(model, dataclasses.replace(batches.to(batch, engine.device), state=state))
+            loss = method.loss(engine.module if apart else engine.model, batch)
         if apart:
-            norm = engine.accumulate_apart(loss.forget, loss.retain, last, lr, method.gradient_weights)
+            engine.apart.add(loss.forget, loss.retain)
         else:
-            norm = engine.accumulate(loss.total, last, lr)
+            norm = engine.accumulate(loss.total, index == len(micro_batches) - 1, lr)
         sums += [float(part.detach()) for part in loss]
+    if apart:
+        norm = _step_apart(engine, method, batches, micro_batches, step, lr)
     means = np.append(sums / len(micro_batches), float(stopping))
     total, forget, retain, stop = _mean_over_workers(means, engine.device)
     if not (math.isfinite(total) and math.isfinite(norm)):
@@ -308,6 +315,21 @@ def _step(
             f"{what} at step {step + 1} (forget {forget}, retain {retain}; examples {_some(batches.names(step))})"
         )
     return {"total": total, "forget": forget, "retain": retain, "lr": lr}, stop > 0
+
+
+def _step_apart(
+    engine: Any, method: Any, batches: Batches, micro_batches: list[UnlearnBatch], step: int, lr: float
+) -> float:
+    """The step along the two gradients that are gathered, the forget gradient taken again from moved weights where the
+    method wants it; the norm of the combined gradient."""
+    if method.radius:
+        with engine.moved(method.radius):
+            for index, batch in enumerate(micro_batches):
+                batches.seed_dropout(step, index)
+                with engine.autocast:
+                    forget = method.forget_loss(engine.module, batch)
+                engine.apart.add_forget(forget)
+    return engine.step_apart(lr, functools.partial(method.gradient_weights, state=micro_batches[0].state))
 
 
 def _some(names: list[str]) -> str:

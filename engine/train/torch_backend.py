@@ -6,10 +6,11 @@ or of methods.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from engine.config.sections import TrainSection
 from engine.models.loading import load_model
 from engine.models.lora import switched_off, trained_state, with_adapter
 from engine.models.source import ModelSource
-
-Weights = Callable[[float, float], tuple[float, float]]
+from engine.train.two_gradients import TwoGradients, Weights
 
 
 class PlainEngine:
@@ -37,7 +37,7 @@ class PlainEngine:
         trained = [each for each in self.model.parameters() if each.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
         self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
-        self.apart = TwoGradients(trained)
+        self.apart = TwoGradients(trained, accumulation)
 
     def accumulate(self, total: Any, last: bool, lr: float) -> float:
         """Add one micro-batch's gradient; after the last of a step, clip and move the weights. Returns the gradient's
@@ -45,15 +45,20 @@ class PlainEngine:
         (total / self.accumulation).backward()
         return self._step(lr) if last else 0.0
 
-    def accumulate_apart(self, forget: Any, retain: Any, last: bool, lr: float, weights: Weights) -> float:
-        """Like `accumulate`, for a step along a combination of two gradients.
+    @contextlib.contextmanager
+    def moved(self, radius: float) -> Iterator[None]:
+        """While it lasts, the weights stand `radius` further along the forget gradient in `apart`, which is dropped: it
+        is to be taken again there."""
+        before = self.apart.move(radius)
+        yield
+        self.apart.restore(before)
 
-        forget, retain: losses of separate forward passes. weights: from the inner products <g_f, g_f> and <g_f, g_r>
-        of the step's gradients over all parameters, the weights of g_f and g_r.
+    def step_apart(self, lr: float, weights: Weights) -> float:
+        """Clip and move the weights along the combination of the gradients in `apart`; returns its norm.
+
+        weights: from the inner products <g_f, g_f> and <g_f, g_r> of the step's gradients over all parameters, the
+        weights of g_f and g_r.
         """
-        self.apart.add(forget / self.accumulation, retain / self.accumulation)
-        if not last:
-            return 0.0
         for parameter, gradient in zip(self.apart.parameters, self.apart.combined(weights), strict=True):
             parameter.grad = gradient
         return self._step(lr)
@@ -112,7 +117,7 @@ class DeepSpeedEngine:
         rank: int,
         apart: bool = False,
     ) -> None:
-        """apart: steps come by accumulate_apart, which leads DeepSpeed through one backward pass a step."""
+        """apart: steps come by step_apart, which leads DeepSpeed through one backward pass a step."""
         on_cpu = device == "cpu"
         if on_cpu:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -136,26 +141,43 @@ class DeepSpeedEngine:
         self.model, self.optimizer, _, _ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
         self.device, self.rank, self.stage, self.precision = device, rank, settings.zero_stage, settings.precision
         self.autocast = torch.autocast("cpu", enabled=False)
-        self.accumulation, self.apart = accumulation, TwoGradients(trained)
+        self.apart = TwoGradients(trained, accumulation)
 
     def accumulate(self, total: Any, last: bool, lr: float) -> float:
         self.model.backward(total)
         return self._step(last, lr)
 
-    def accumulate_apart(self, forget: Any, retain: Any, last: bool, lr: float, weights: Weights) -> float:
-        """As PlainEngine's, of losses through `module`, since the wrapper's own backward pass is for one loss.
+    @contextlib.contextmanager
+    def moved(self, radius: float) -> Iterator[None]:
+        """As PlainEngine's; each worker holds the weights whole meanwhile, those that they are put back to."""
+        _mean_over_workers(self.apart.forget)
+        with self._whole():
+            before = self.apart.move(radius)
+        yield
+        with self._whole():
+            self.apart.restore(before)
 
-        Each worker holds both gradients whole while they are combined, whatever the ZeRO stage.
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """All trained weights at hand on every worker, to be changed by all alike."""
+        import deepspeed
+
+        sharded = self.stage == 3
+        for parameter in self.apart.parameters if sharded else ():
+            # The hook that would end a module's backward pass does not fire for the first one, whose input has no
+            # gradient; DeepSpeed clears up after it at the end of its own backward pass, which this was not.
+            parameter.ds_active_sub_modules.clear()
+        with deepspeed.zero.GatheredParameters(self.apart.parameters, modifier_rank=0, enabled=sharded):
+            yield
+
+    def step_apart(self, lr: float, weights: Weights) -> float:
+        """As PlainEngine's, of gradients of losses through `module`, since the wrapper's own backward pass is for one.
+
+        Each worker holds both gradients whole, whatever the ZeRO stage.
         """
         import deepspeed
-        import torch
 
-        self.apart.add(forget / self.accumulation, retain / self.accumulation)
-        if not last:
-            return 0.0
-        for gradient in (*self.apart.forget, *self.apart.retain):
-            torch.distributed.all_reduce(gradient)
-            gradient /= torch.distributed.get_world_size()
+        _mean_over_workers([*self.apart.forget, *self.apart.retain])
         gradients, parameters = self.apart.combined(weights), self.apart.parameters
         with deepspeed.zero.GatheredParameters(parameters, enabled=self.stage == 3):
             # A loss whose gradient is the combined one: the way into DeepSpeed's own reduction, clipping and step. The
@@ -163,7 +185,7 @@ class DeepSpeedEngine:
             loss: Any = sum((each * g).sum() for each, g in zip(parameters, gradients, strict=True))
             loss.register_hook(lambda _: self.model._backward_prologue())
             self.model.backward(loss)
-        return self._step(last, lr)
+        return self._step(True, lr)
 
     def _step(self, last: bool, lr: float) -> float:
         for group in self.optimizer.param_groups:
@@ -215,31 +237,13 @@ class DeepSpeedEngine:
         return wrapped
 
 
-class TwoGradients:
-    """The forget and the retain gradient of a step, gathered over its micro-batches and then combined."""
+def _mean_over_workers(gradients: list[Any]) -> None:
+    """Make each gradient the mean over all workers'."""
+    import torch
 
-    def __init__(self, parameters: list[Any]) -> None:
-        self.parameters = parameters
-        self.forget: list[Any] = []
-        self.retain: list[Any] = []
-
-    def add(self, forget: Any, retain: Any) -> None:
-        """Add the gradients of one micro-batch's two losses."""
-        import torch
-
-        def grown(kept: list[Any], loss: Any) -> list[Any]:
-            found = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-            return [a + b for a, b in zip(kept, found, strict=True)] if kept else list(found)
-
-        self.forget, self.retain = grown(self.forget, forget), grown(self.retain, retain)
-
-    def combined(self, weights: Weights) -> list[Any]:
-        """The step's gradient, parameter by parameter; the next step begins with none."""
-        forget_forget = sum(float(each.double().square().sum()) for each in self.forget)
-        pairs = list(zip(self.forget, self.retain, strict=True))
-        of_forget, of_retain = weights(forget_forget, sum(float((f * r).double().sum()) for f, r in pairs))
-        self.forget, self.retain = [], []
-        return [of_forget * f + of_retain * r for f, r in pairs]
+    for gradient in gradients:
+        torch.distributed.all_reduce(gradient)
+        gradient /= torch.distributed.get_world_size()
 
 
 def all_finite(tensors: Iterable[Any]) -> bool:

@@ -32,14 +32,18 @@ CASES = {
     "pdu-1": ({"name": "pdu", "eps": 1.0, "warmup_epochs": 0.0}, 1, {}),
     **{f"blur_npo-{stage}": ({"name": "blur_npo"}, stage, {}) for stage in STAGES},
     "blur_npo-accumulated-2": ({"name": "blur_npo"}, 2, {"micro_batch_size": 2}),
+    **{f"sam-{stage}": ({"name": "sam", "rho": 0.1}, stage, {}) for stage in STAGES},
+    "sam-accumulated-2": ({"name": "sam", "rho": 0.1}, 2, {"micro_batch_size": 2}),
     "undial-3": ({"name": "undial", "alpha": 1.0}, 3, {}),
     "kl_min-3": ({"name": "kl_min"}, 3, {}),
     "rmu-3": ({"name": "rmu", "layer": 0, "alpha": 5.0}, 3, {}),
     "task_vector-3": ({"name": "task_vector", "a": 2.0}, 3, {}),
     "adapter-3": ({"name": "undial", "alpha": 1.0}, 3, {"lora": LoraSection(rank=4)}),
+    "jensun-3": ({"name": "jensun"}, 3, {}),
+    "palu-3": ({"name": "palu", "gamma": 0.1}, 3, {}),
     "blur_npo-adapter-1": ({"name": "blur_npo"}, 1, {"lora": LoraSection(rank=4)}),
 }
-ALONE = [name for name in CASES if name.startswith(("grad_diff", "blur_npo-3"))]
+ALONE = [name for name in CASES if name.startswith(("grad_diff", "blur_npo-3", "sam-3"))]
 
 
 @pytest.fixture(scope="module")

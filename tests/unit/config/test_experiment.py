@@ -144,3 +144,15 @@ def test_a_wrong_override_is_refused(tmp_path, override):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_experiment(tmp_path / "none.yaml")
+
+
+def test_a_method_over_others_is_named_after_all_of_them():
+    over = [
+        {"name": "rule"},
+        {"name": "rule", "base": {"name": "grad_diff"}},
+        {"name": "sam", "base": {"name": "baldro", "base": {"name": "npo_ent"}}},
+        {"name": "sam", "label": "flat", "base": {"name": "npo"}},
+    ]
+    experiment = parse_experiment(GOOD | {"methods": over}, "e.yaml")
+    names = [experiment.label(each) for each in experiment.methods]
+    assert names == ["rule-npo", "rule-grad-diff", "sam-baldro-npo-ent", "flat"]

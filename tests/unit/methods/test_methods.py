@@ -169,6 +169,62 @@ def rmu(reference, model, gamma, alpha):
     return gamma * forget + alpha * retain
 
 
+def divergence(p, q):
+    """Jensen-Shannon divergence, in nats, of two distributions that may hold zeros."""
+
+    def kl_to_middle(one):
+        held = one > 0
+        return float((one[held] * np.log(one[held] / ((p + q) / 2)[held])).sum())
+
+    return kl_to_middle(p) / 2 + kl_to_middle(q) / 2
+
+
+def js_to_refusals(model):
+    def of_sequence(each):
+        logprobs, labels, _ = log_probabilities(model, each)
+        return [divergence(np.eye(V)[label], np.exp(row)) for row, label in zip(logprobs, labels, strict=True)]
+
+    return over_tokens(of_sequence, ALTERNATE)
+
+
+def js_to_reference(reference, model):
+    def of_sequence(each):
+        pairs = zip(log_probabilities(reference, each)[0], log_probabilities(model, each)[0], strict=True)
+        return [divergence(np.exp(wanted), np.exp(found)) for wanted, found in pairs]
+
+    return over_tokens(of_sequence, RETAIN)
+
+
+def palu(reference, model, prefix, k, c=None):
+    def of_answer(each):
+        wanted, found = log_probabilities(reference, each)[2][:prefix], log_probabilities(model, each)[2][:prefix]
+        highest = np.argsort(-wanted, axis=1)[:, :k]
+        level = np.take_along_axis(wanted, highest, 1).mean(axis=1, keepdims=True) if c is None else c
+        return float(((np.take_along_axis(found, highest, 1) - level) ** 2).mean())
+
+    return float(np.mean([of_answer(each) for each in FORGET]))
+
+
+def worst_case(model, beta, tau):
+    """max over weights of the mean NPO loss less tau KL(weights || equal ones), by its closed form for two samples."""
+    losses = -2 / beta * log_sigmoid(beta * ratios(model, FORGET, FORGET_REFERENCE))
+    weights = np.exp(losses / tau) / np.exp(losses / tau).sum()
+    return float(weights @ losses - tau * (weights * np.log(weights * len(weights))).sum())
+
+
+def slope_of_scale(model):
+    """d/dw of the mean NLL with w times the logits, by central differences."""
+
+    def scaled(w):
+        def of_sequence(each):
+            rows, labels = w * log_probabilities(model, each)[2], log_probabilities(model, each)[1]
+            return [np.log(np.exp(row).sum()) - row[label] for row, label in zip(rows, labels, strict=True)]
+
+        return over_tokens(of_sequence, RETAIN)
+
+    return (scaled(1 + 1e-5) - scaled(1 - 1e-5)) / 2e-5
+
+
 # name: hyperparameters, formula(reference model, constant, model); `constant` is the model before any step, for weights
 # through which no gradient flows.
 EXPECTED = {
@@ -208,7 +264,27 @@ EXPECTED = {
         lambda r, c, m: npo(m, 0.4) + nll(m, RETAIN) + 0.8 * entropy(m, FORGET) - 0.3 * entropy(m, RETAIN),
     ),
     "flat": ({}, lambda r, c, m: flat(m, lambda v: v, lambda u: np.exp(u - 1))),
+    "jensun": (
+        {"gamma": 0.7, "alpha": 1.5},
+        lambda r, c, m: 0.7 * js_to_refusals(m) + 1.5 * js_to_reference(r, m),
+    ),
+    "palu": (
+        {"prefix": 3, "k": 5, "gamma": 0.3, "alpha": 2.0},
+        lambda r, c, m: 0.3 * palu(r, m, 3, 5) + 2 * nll(m, RETAIN),
+    ),
     "task_vector": ({}, lambda r, c, m: nll(m, FORGET)),
+    "baldro": (
+        {"base": {"name": "npo", "beta": 0.4, "gamma": 0.7, "alpha": 1.5}, "tau": 0.6},
+        lambda r, c, m: 0.7 * worst_case(m, 0.4, 0.6) + 1.5 * nll(m, RETAIN),
+    ),
+    "sam": (
+        {"base": {"name": "simnpo", "beta": 2.5, "gamma": 0.25, "alpha": 1.5}},
+        lambda r, c, m: 0.25 * simnpo(m, 2.5, 0) + 1.5 * nll(m, RETAIN),
+    ),
+    "ilu": (
+        {"base": {"name": "grad_diff", "gamma": 0.3, "alpha": 2.0}, "lambda_invariance": 0.4},
+        lambda r, c, m: -0.3 * nll(m, FORGET) + 2 * (nll(m, RETAIN) + 0.4 * slope_of_scale(m) ** 2),
+    ),
     "retrain": ({}, lambda r, c, m: nll(m, RETAIN)),
 }
 
@@ -257,7 +333,11 @@ def test_the_gradient_is_the_losss_slope(model, reference, name):
         assert float(weights.grad[index]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+# What these change is by the micro-batch: the weights of its samples, the slope on its part of the retain set.
+BY_MICRO_BATCH = {"baldro", "ilu"}
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPECTED) - BY_MICRO_BATCH))
 def test_weighted_micro_batches_add_up_to_the_whole(model, reference, name):
     method = METHODS[name](**EXPECTED[name][0])
     whole = float(method.loss(model, batch(reference)).total.detach())
@@ -296,3 +376,98 @@ def test_flat_takes_the_other_divergences_too(model, reference, divergence):
 def test_rule_refuses_a_base_that_no_loss_trains(base):
     with pytest.raises(ValueError, match=r"base|beta"):
         METHODS["rule"](base=base)
+
+
+def test_palu_flattens_to_a_given_level_too(model, reference):
+    loss = METHODS["palu"](prefix=2, k=4, c=-1.5).loss(model, batch(reference))
+    assert float(loss.forget.detach()) == pytest.approx(palu(reference, model, 2, 4, -1.5), rel=5e-6)
+
+
+def test_palu_flattens_no_more_logits_than_there_are(model, reference):
+    losses = [METHODS["palu"](k=k).loss(model, batch(reference)).total.detach() for k in (V, 50)]
+    assert float(losses[0]) == float(losses[1])
+
+
+def test_jensun_is_bounded_by_log_2_a_token(model):
+    far = tiny(2)
+    with torch.no_grad():
+        far.lm_head.weight *= 50  # as sure as can be, and of other tokens
+    loss = METHODS["jensun"]().loss(far, batch(model))
+    assert np.log(2) / 2 < float(loss.forget.detach()) <= np.log(2) + 1e-6
+    assert 0 < float(loss.retain.detach()) <= np.log(2) + 1e-6
+
+
+# Methods over a base method.
+
+WRAPPERS = ("baldro", "sam", "ilu")
+PDU = {"name": "pdu", "eps": 0.5, "alpha": 1.5, "gamma": 0.1}
+
+
+def test_baldros_group_is_the_samples_that_the_model_knows_best(model, reference):
+    method = METHODS["baldro"](base={"name": "npo", "beta": 0.4}, variant="group", share=0.5)
+    known = int(np.argmin([np.mean(token_losses(model, each)) for each in FORGET]))
+    expected = -2 / 0.4 * log_sigmoid(0.4 * ratios(model, FORGET, FORGET_REFERENCE))[known]
+    assert float(method.loss(model, batch(reference)).forget.detach()) == pytest.approx(expected, rel=5e-6)
+
+
+def test_baldros_worst_case_lies_between_the_mean_and_the_worst_sample(model, reference):
+    losses = -2 / 0.1 * log_sigmoid(0.1 * ratios(model, FORGET, FORGET_REFERENCE))
+    for tau, expected in ((1e4, losses.mean()), (1e-3, losses.max())):
+        found = METHODS["baldro"](tau=tau).loss(model, batch(reference)).forget
+        assert float(found.detach()) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("pad_side", ["left", "right"])
+@pytest.mark.parametrize("variant", ["dv", "group"])
+@pytest.mark.parametrize("base", ["dpo", "jensun", "undial", "ceu", "flat", "grad_ascent"])
+def test_baldro_takes_alternates_and_references_of_the_same_samples(model, reference, base, variant, pad_side):
+    method = METHODS["baldro"](base={"name": base}, variant=variant, share=0.5, tau=1e-3)
+    given = batch(reference, pad_side)
+    each = [
+        METHODS[base]()
+        .loss(
+            model,
+            UnlearnBatch(
+                retain=given.retain,
+                forget=collate([FORGET[index]], PAD, [FORGET_REFERENCE[index]]),
+                alternate=collate([ALTERNATE[index]], PAD, [ALTERNATE_REFERENCE[index]]),
+                reference=reference,
+            ),
+        )
+        .forget.item()
+        for index in range(2)
+    ]
+    known = int(np.argmin([np.mean(token_losses(model, sequence)) for sequence in FORGET]))
+    expected = each[known] if variant == "group" else max(each)
+    assert float(method.forget_loss(model, given).detach()) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_needs_what_its_base_does_and_carries_its_state(model, reference, name):
+    over = METHODS[name](base=PDU)
+    own = {"sam": {"two_gradients"}}.get(name, set())
+    assert over.needs == {"retain"} | own
+    assert METHODS[name](base={"name": "jensun"}).needs == {"retain", "alternate", "reference_model"} | own
+    assert METHODS[name].needs == METHODS["npo"].needs | own  # of the class: over its default base
+    assert over.initial_state() == {"lambda": 1.5}
+    held = over.next_state({"lambda": 1.5}, {"retain": 2.5}, epoch=6.0)
+    assert held == {"lambda": 3.5}
+    plain = dataclasses.replace(batch(reference), state=held)
+    assert over.weights(held) == (0.1, 3.5)
+    assert float(over.loss(model, plain).total.detach()) > 0
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("base", [{"name": "retrain"}, {"name": "task_vector"}, {"name": "rule"}, {}, {"name": "pdu"}])
+def test_a_wrapper_refuses_a_base_whose_forget_loss_it_cannot_change(name, base):
+    with pytest.raises(ValueError, match=r"base|eps"):
+        METHODS[name](base=base)
+
+
+def test_wrappers_stand_over_each_other(model, reference):
+    inner = {"name": "ilu", "lambda_invariance": 0.4, "base": {"name": "baldro", "tau": 0.6, "base": {"name": "npo"}}}
+    method = METHODS["sam"](rho=0.02, base=inner)
+    loss = method.loss(model, batch(reference))
+    assert float(loss.forget.detach()) == pytest.approx(worst_case(model, 0.1, 0.6), rel=5e-6)
+    assert float(loss.retain.detach()) == pytest.approx(nll(model, RETAIN) + 0.4 * slope_of_scale(model) ** 2, rel=5e-6)
+    assert METHODS["ilu"](base={"name": "sam", "rho": 0.02}).radius == method.radius == 0.02

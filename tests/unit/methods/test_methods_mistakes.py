@@ -105,6 +105,8 @@ def test_only_methods_that_read_hidden_states_or_full_logits_hold_a_second_model
         "rmu",
         "undial",
         "kl_min",
+        "jensun",
+        "palu",
     }
 
 

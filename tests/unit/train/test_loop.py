@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from safetensors.torch import load_file
 from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError, UserError
+from engine.models.loading import load_model
 from engine.models.lora import LoraSection
 from engine.models.source import model_source
+from engine.models.tokenization import load_tokenizer
 from engine.pipeline.alternate_answers import refusals
 from engine.stages.reference import ReferenceJob, _logprobs
 from engine.train import loop
@@ -136,7 +139,7 @@ def crash():
 LORA = LoraSection(rank=2, dropout=0.3)  # dropout, too, is to be the same again
 
 
-@pytest.mark.parametrize(("name", "lora"), [("pdu", None), ("blur_npo", None), ("npo", LORA)])
+@pytest.mark.parametrize(("name", "lora"), [("pdu", None), ("blur_npo", None), ("npo", LORA), ("sam", LORA)])
 def test_crashed_at_any_step_a_training_goes_on_to_the_same_bits(job, tmp_path, name, lora):
     settings = {"steps": 5, "checkpoint_every": 2, "lora": lora}
     history, expected = trained(job, tmp_path / "whole", name, settings=settings)
@@ -243,36 +246,74 @@ def test_a_continued_training_starts_with_the_state_that_the_first_ended_with(jo
     assert second[0]["lambda"] == pytest.approx(max(0.0, first[-1]["lambda"] + first[-1]["retain"] - 1.0))
 
 
-# Two gradients: BLUR-NPO.
+# Two gradients: BLUR-NPO and SAM.
+
+
+def halves(job, method):
+    """A trainer of two micro-batches a step, and those of the first step."""
+    settings = SETTINGS.model_copy(update={"micro_batch_size": 2})
+    tokenizer = load_tokenizer(job.model.path)
+    batches = Batches(dataclasses.replace(job, settings=settings), method.needs, tokenizer, 0)
+    return PlainEngine(job.model, SETTINGS, 2, "cpu", 0), batches.at(0)
+
+
+def gradient(method, model, micro_batches, part):
+    """Gradient of the mean of a part of the loss over micro-batches, all parameters in one row."""
+    losses = [getattr(method.loss(model, each), part) for each in micro_batches]
+    found = torch.autograd.grad(sum(losses) / len(losses), list(model.parameters()))
+    return torch.cat([each.flatten() for each in found]).double()
 
 
 def test_blur_steps_along_the_forget_gradient_and_what_of_the_retain_gradient_is_orthogonal_to_it(job, monkeypatch):
-    from engine.models.tokenization import load_tokenizer
-
     method = METHODS["blur_npo"](gamma=0.7, alpha=1.5)
-    engine = PlainEngine(job.model, SETTINGS, 2, "cpu", 0)
-    micro_batches = Batches(
-        dataclasses.replace(job, settings=SETTINGS.model_copy(update={"micro_batch_size": 2})),
-        method.needs,
-        load_tokenizer(job.model.path),
-        0,
-    ).at(0)
-    parameters = list(engine.model.parameters())
-
-    def gradient(part):
-        losses = [getattr(method.loss(engine.model, each), part) for each in micro_batches]
-        found = torch.autograd.grad(sum(losses) / 2, parameters)
-        return torch.cat([each.flatten() for each in found]).double()
-
-    forget, retain = gradient("forget"), gradient("retain")
-    monkeypatch.setattr(engine, "_step", lambda lr: None)
-    for index, each in enumerate(micro_batches):
-        loss = method.loss(engine.model, each)
-        engine.accumulate_apart(loss.forget, loss.retain, index == 1, 1e-3, method.gradient_weights)
-    step = torch.cat([each.grad.flatten() for each in parameters]).double()
+    engine, micro_batches = halves(job, method)
+    forget, retain = (gradient(method, engine.model, micro_batches, part) for part in ("forget", "retain"))
+    step = step_taken(engine, method, micro_batches, monkeypatch)
     orthogonal = retain - (retain @ forget) / (forget @ forget) * forget
     torch.testing.assert_close(step, 0.7 * forget + 1.5 * orthogonal, rtol=1e-4, atol=1e-7)
     assert abs(float((step - 0.7 * forget) @ forget)) < 1e-4 * float(forget @ forget)
+
+
+def step_taken(engine, method, micro_batches, monkeypatch):
+    """The gradient that the optimiser is given for these micro-batches, all parameters in one row."""
+    batches = SimpleNamespace(
+        at=lambda step: micro_batches, to=lambda batch, device: batch, seed_dropout=lambda *_: None
+    )
+    monkeypatch.setattr(engine, "_step", lambda lr: 0.0)
+    loop._step(engine, method, batches, 0, 1e-3, method.initial_state(), False)
+    return torch.cat([each.grad.flatten() for each in engine.model.parameters()]).double()
+
+
+@pytest.mark.parametrize("base", ["npo", "grad_ascent", "npo_ent", "pdu"])
+def test_sam_takes_the_forget_gradient_where_the_weights_forget_least(job, monkeypatch, base):
+    rho, inner = 0.3, {"name": base, **HYPERPARAMETERS.get(base, {})}
+    method, plain = METHODS["sam"](base=inner, rho=rho), METHODS["sam"](base=inner).base_method()
+    engine, micro_batches = halves(job, method)
+    forget = gradient(plain, engine.model, micro_batches, "forget")
+    moved = load_model(job.model)
+    at = 0
+    with torch.no_grad():
+        for each in moved.parameters():
+            direction = forget[at : at + each.numel()].view_as(each) / forget.norm()
+            each += (rho * direction).float()
+            at += each.numel()
+    sharp = gradient(plain, moved, micro_batches, "forget")
+    retain = gradient(plain, engine.model, micro_batches, "retain") if "retain" in plain.needs else 0
+    before = [each.detach().clone() for each in engine.model.parameters()]
+    step = step_taken(engine, method, micro_batches, monkeypatch)
+    of_forget, of_retain = plain.weights(plain.initial_state())
+    torch.testing.assert_close(step, of_forget * sharp + of_retain * retain, rtol=1e-3, atol=1e-5)
+    assert float((step - (of_forget * forget + of_retain * retain)).norm()) > 0.01 * float(step.norm())
+    assert all(torch.equal(*pair) for pair in zip(engine.model.parameters(), before, strict=True))
+
+
+def test_sam_over_blur_keeps_blurs_combination(job, monkeypatch):
+    method = METHODS["sam"](base={"name": "blur_npo", "gamma": 0.7, "alpha": 1.5}, rho=1e-6)
+    engine, micro_batches = halves(job, method)
+    forget, retain = (gradient(method, engine.model, micro_batches, part) for part in ("forget", "retain"))
+    step = step_taken(engine, method, micro_batches, monkeypatch)
+    orthogonal = retain - (retain @ forget) / (forget @ forget) * forget
+    torch.testing.assert_close(step, 0.7 * forget + 1.5 * orthogonal, rtol=1e-3, atol=1e-5)
 
 
 # Arithmetic on weights: the task vector.
