@@ -47,12 +47,12 @@ chaos: .venv/installed-test
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || python3 -m venv .venv
 
-.venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --editable .
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
 	touch $@
 
-.venv/installed-test: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --editable '.[test]'
+.venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
 	touch $@ .venv/installed
 
 clean:

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
     "run": "one experiment file from end to end",
     "evaluate": "leak@k and utility of a model that exists already",
+    "init": "write a commented experiment file and its search space into the current folder",
     "tune": "search a method's hyperparameters for little leakage at kept utility",
     "score": "score generations that someone else made",
     "leak": "the leak@k curve with intervals, from scores",
@@ -34,7 +35,7 @@ COMMANDS = {
 EPILOG = """\
 start here:
   leakatk demo                                  see the whole of it in a few minutes
-  leakatk run examples/fictional.yaml           an experiment file of your own begins as a copy of this one
+  leakatk init                                  write an experiment file to change, and its search space
   leakatk run FILE.yaml --set train.lr=2e-5     change one key without editing the file
 
 exit codes: 0 done, 1 failed, 2 your mistake (one line on stderr says what, where, what to do).

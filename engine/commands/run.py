@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="experiment file; examples/ has commented ones")
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="experiment file; `leakatk init` writes one")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one key, for example train.lr=2e-5"
     )
@@ -112,4 +112,4 @@ def _show_next(written: WrittenRun, store: Store) -> None:
     print("\nnext: open the report; then")
     print(f"  leakatk leak {scores}/{results.models[-1].name}.{results.leak_group}.jsonl{compare}")
     print(f"  leakatk ui --store {store.address}")
-    print("  leakatk run examples/fictional.yaml      a file to copy for an experiment of your own")
+    print("  leakatk init                             an experiment file of your own")

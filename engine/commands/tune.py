@@ -7,12 +7,15 @@ import json
 from typing import TextIO
 
 from engine.commands.run import add_common_arguments, result_alone
+from engine.config.shipped import space_files
 from engine.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "space", metavar="SPACE.yaml", help="what is searched, and for what; tune_spaces/ has one a method"
+        "space",
+        metavar="SPACE",
+        help=f"what is searched, and for what: a file, or the name of one that ships: {', '.join(space_files())}",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="benchmark, model, training and sampling")
     parser.add_argument(

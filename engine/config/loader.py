@@ -26,7 +26,7 @@ def read_yaml(path: Path, expected: str) -> dict[str, object]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not YAML{where}; see examples/ for complete experiment files") from error
+        raise UserError(f"{path}: not YAML{where}; `leakatk init` writes a complete experiment file") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected {expected}; found {type(document).__name__}")
     return document

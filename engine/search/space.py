@@ -17,6 +17,7 @@ from benchmarks.base import Benchmark, is_leak_group
 from engine.config.experiment import Experiment
 from engine.config.loader import read_yaml
 from engine.config.sections import MethodSection, Positive, Section, TrainSection
+from engine.config.shipped import space_path
 from engine.errors import UserError, known, validated
 from engine.evaluation.benchmark_metrics import metric_names
 
@@ -144,10 +145,10 @@ def space_for(path: Path | str, experiment: Experiment) -> Space:
 
 
 def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -> Space:
-    """Read a space file and check it against an experiment, with its protocol filled in, and its benchmark. UserError
-    for any mistake."""
+    """Read a space, a file or the name of one that ships, and check it against an experiment, with its protocol filled
+    in, and its benchmark. UserError for any mistake."""
     where = str(path)
-    space: Space = validated(Space, read_yaml(Path(path), "keys such as method, parameters, objective"), where)
+    space: Space = validated(Space, read_yaml(space_path(path), "keys such as method, parameters, objective"), where)
     _check_parameters(space, experiment, where)
     n = experiment.sampling.n or 1
     if space.objective.k > n:
