@@ -25,7 +25,7 @@ from engine.stages.known_answers import AnswersJob
 from engine.stages.sample import SampleJob, read_units
 from engine.stages.sample_adaptive import Pilot, sample_on
 from engine.stages.score import ScoreJob, group_scores
-from engine.store.store import Stage
+from engine.store.store import FinishedStage
 from perf.report import write
 
 MODELS = ("target", "grad-ascent", "grad-diff", "npo", "simnpo", "npo-control", "simnpo-control", "rule-npo")
@@ -54,9 +54,11 @@ def adaptively(job: SampleJob, folder: Path) -> tuple[Any, int]:
     answers = fill(known, known.units, folder / "answers")
     rounds: list[Path] = []
 
-    def run(asked: Any) -> Stage:
+    def run(asked: Any) -> FinishedStage:
         rounds.append(fill(asked, asked.units, folder / f"round{len(rounds)}"))
-        return Stage(rounds[-1], {"fingerprint": "", "facts": {"tokens": tokens_of(rounds[-1]), "seconds": 0.0}}, False)
+        return FinishedStage(
+            rounds[-1], {"fingerprint": "", "facts": {"tokens": tokens_of(rounds[-1]), "seconds": 0.0}}, False
+        )
 
     found = sample_on(
         Pilot(job, generations, scores, answers, METRIC, {}, (1, 8, 32, K)), GROUP, HALF_WIDTH, 0.95, MOST, run

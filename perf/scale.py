@@ -24,8 +24,8 @@ from engine.cluster.reporter import Silent
 from engine.cluster.units import counted
 from engine.leak.estimator import leak_curve
 from engine.models.source import ModelSource
-from engine.stages.sample import SampleJob, prompt_columns, run_sampling, unit_prompts
-from engine.stages.score import ScoreJob, group_scores, run_scoring
+from engine.stages.sample import SampleJob, prompt_columns, unit_prompts
+from engine.stages.score import ScoreJob, group_scores
 from perf.report import machine, table, write_page
 
 LATENCY = 1.0  # seconds a unit; real units take seconds
@@ -109,11 +109,11 @@ def pass_through(generations: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sample").mkdir()
-        facts = run_sampling(job, folder / "sample", Silent())
+        facts = job.run(folder / "sample", Silent())
         assert facts["samples"] == generations
         for metric in METRICS:
             (folder / metric).mkdir()
-            run_scoring(ScoreJob(str(folder / "sample"), job.units, metric), folder / metric, Silent())
+            ScoreJob(str(folder / "sample"), job.units, metric).run(folder / metric, Silent())
             leak_curve(group_scores(folder / metric)["forget"].scores, resamples=1000)
 
 

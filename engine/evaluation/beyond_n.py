@@ -80,7 +80,7 @@ def _by_importance(
         if experiment.sampling.adaptive is not None:
             raise ValueError("importance weights need the same n of every prompt, not sampling.adaptive")
         relog = RelogJob(job, generations, (decoding,))
-        stage = stages.relog(f"{name_of} on the target model's samples", relog)
+        stage = stages.run(f"{name_of} on the target model's samples", relog)
         log_probs.append(read_relog(stage.path, relog)[benchmark.protocol.leak_group][0])
     scores = _scores(stages, benchmark, drawn, name)
     return reweighted_leak(scores, log_probs[0], log_probs[1], k, experiment.leak.confidence, experiment.seed)

@@ -23,13 +23,13 @@ from engine.reporting.results import tally
 from engine.stages.base import Stages
 from engine.stages.known_answers import AnswersJob, Known, known_answers
 from engine.stages.likelihood import LikelihoodJob, Likelihoods, read_likelihoods
-from engine.stages.reference import ReferenceJob
-from engine.stages.sample import SampleJob
+from engine.stages.reference import ReferenceJob, read_reference
+from engine.stages.sample import SampleJob, sample_grid
 from engine.stages.sample_adaptive import Pilot, Sequential, sample_on
 from engine.stages.sample_endpoint import NO_LIKELIHOOD, Endpoint, EndpointJob
 from engine.stages.sample_logprobs import RelogJob, read_relog
-from engine.stages.score import GroupScores, group_scores
-from engine.store.store import Stage
+from engine.stages.score import GroupScores, group_scores, score_job
+from engine.store.store import FinishedStage
 
 SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # the reference answer itself scores 1 by these
 RUN_MODELS = ("entailment", "cosine", "fluency")  # metrics that run a model of their own, on a GPU where there is one
@@ -127,7 +127,7 @@ class _Evaluating:
         for name, stage in drawn.items():
             self._score(name, decodings[name], stage)
 
-    def _score(self, name: str, decoding: Decoding, sampled: Stage) -> None:
+    def _score(self, name: str, decoding: Decoding, sampled: FinishedStage) -> None:
         """Score one decoding's samples by every metric, by the core metric alone where more are to follow a pilot."""
         greedy, label = name == "greedy", f"{self.label} {name}"
         pilot = self.experiment.sampling.adaptive is not None and not greedy
@@ -157,12 +157,10 @@ class _Evaluating:
                 job = sample_job(self.experiment, self.benchmark, self.model, decoding)
                 self._answers(name, job, sampled, scored)
 
-    def _answers(self, name: str, job: SampleJob, sampled: Stage, scored: Stage) -> None:
+    def _answers(self, name: str, job: SampleJob, sampled: FinishedStage, scored: FinishedStage) -> None:
         """Look for answers whose exact probability bounds leak@k; sample on from them where that is asked for."""
         options = self.experiment.metric_options.get(self.core, {})
-        stage = self.stages.answers(
-            f"{self.label} {name}", AnswersJob(job, self.core, options, self.experiment.leak.beams)
-        )
+        stage = self.stages.run(f"{self.label} {name}", AnswersJob(job, self.core, options, self.experiment.leak.beams))
         self.seconds += stage.facts["seconds"]
         self.folders[f"answers {name}"] = _below(self.stages, stage)
         rounds = [(sampled.path, scored.path)]
@@ -176,7 +174,7 @@ class _Evaluating:
                     adaptive.half_width,
                     self.confidence,
                     adaptive.max_samples,
-                    lambda job: self.stages.sequential(f"{self.label} {name}", job),
+                    lambda job: self.stages.run(f"{self.label} {name}", job),
                 )
                 self.tokens += found.tokens
                 self.seconds += found.seconds
@@ -199,7 +197,7 @@ class _Evaluating:
         job = sample_job(self.experiment, self.benchmark, self.model, origin)
         generations = str(self.stages.store.root / self.folders[f"generations {drawn}"])
         relog = RelogJob(job, generations, (origin, decoding))
-        stage = self.stages.relog(f"{self.label} {name}", relog)
+        stage = self.stages.run(f"{self.label} {name}", relog)
         self.seconds += stage.facts["seconds"]
         scores = group_scores(self.stages.store.root / self.folders[f"scores {drawn} {self.core}"])
         found: Leaks = {}
@@ -218,7 +216,7 @@ class _Evaluating:
         """What the benchmark's own metrics read."""
         assert not isinstance(self.model, Endpoint)
         job = likelihood_job(self.experiment, self.benchmark, self.model)
-        stage = self.stages.likelihoods(self.label, job)
+        stage = self.stages.run(self.label, job)
         self.seconds += stage.facts["seconds"]
         self.folders["likelihoods"] = _below(self.stages, stage)
         self.likelihoods = read_likelihoods(stage.path, job.examples)
@@ -262,6 +260,7 @@ def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSou
         system=experiment.model.system,
         max_length=MAX_LENGTH,
         gpus=experiment.sampling.gpus or 0.0,
+        workers=experiment.sampling.workers,
     )
 
 
@@ -272,19 +271,19 @@ def _sampled(
     model: ModelSource,
     decodings: dict[str, Decoding],
     label: str,
-) -> dict[str, Stage]:
+) -> dict[str, FinishedStage]:
     """The generations at each decoding. A model at hand is loaded, and reads the prompts, once for all but greedy."""
     if isinstance(model, Endpoint):
         return {
-            name: stages.ask(f"{label} {name}", ask_job(experiment, benchmark, model, decoding))
+            name: stages.run(f"{label} {name}", ask_job(experiment, benchmark, model, decoding))
             for name, decoding in decodings.items()
         }
     jobs = {name: sample_job(experiment, benchmark, model, decoding) for name, decoding in decodings.items()}
     grid = [name for name, decoding in decodings.items() if decoding.temperature > 0]
-    found: dict[str, Stage] = {}
+    found: dict[str, FinishedStage] = {}
     for names in (grid, [name for name in decodings if name not in grid]):
         if names:
-            drawn = stages.sample_grid(f"{label} {', '.join(names)}", [jobs[name] for name in names])
+            drawn = sample_grid(stages, f"{label} {', '.join(names)}", [jobs[name] for name in names])
             found |= zip(names, drawn, strict=True)
     return {name: found[name] for name in decodings}
 
@@ -302,7 +301,7 @@ def reference_logprobs(
     examples = tuple(Example(probe.id, probe.prompt, probe.reference) for probe in probes)
     job = ReferenceJob(model, examples, experiment.model.template, experiment.model.system, MAX_LENGTH)
     found: dict[str, list[float]] = {}
-    for probe, logprob in zip(probes, stages.reference(f"{label} floor", job), strict=True):
+    for probe, logprob in zip(probes, read_reference(stages.run(f"{label} floor", job).path), strict=True):
         found.setdefault(probe.group, []).append(logprob)
     return found
 
@@ -317,8 +316,10 @@ def _accuracy(
         return {}
     pairs = [(each.prompt, option) for each in choices for option in each.options]
     examples = tuple(Example(str(index), *pair) for index, pair in enumerate(pairs))
-    job = LikelihoodJob(model, examples, template="raw", max_length=MAX_LENGTH, gpus=gpus)
-    stage = stages.likelihoods(f"{label} choices", job)
+    job = LikelihoodJob(
+        model, examples, template="raw", max_length=MAX_LENGTH, gpus=gpus, workers=experiment.sampling.workers
+    )
+    stage = stages.run(f"{label} choices", job)
     logprobs = iter([sum(each.logprobs) for each in read_likelihoods(stage.path, examples).of(pairs)])
     right: dict[str, list[bool]] = {}
     for each in choices:
@@ -327,10 +328,11 @@ def _accuracy(
     return {group: float(np.mean(hits)) for group, hits in right.items()}
 
 
-def score(stages: Stages, experiment: Experiment, label: str, sampled: Stage, metric: str) -> Stage:
+def score(stages: Stages, experiment: Experiment, label: str, sampled: FinishedStage, metric: str) -> FinishedStage:
     """The scores of a sampling under one metric, with the experiment's options and devices."""
     gpus = experiment.sampling.gpus or 0.0 if METRICS[metric].module in RUN_MODELS else 0.0
-    return stages.score(label, sampled, metric, experiment.metric_options.get(metric, {}), gpus)
+    job = score_job(sampled, metric, experiment.metric_options.get(metric, {}), gpus)
+    return stages.run(f"{label} by {metric}", job)
 
 
 def sample_job(experiment: Experiment, benchmark: Benchmark, model: ModelSource, decoding: Decoding) -> SampleJob:
@@ -384,8 +386,9 @@ def job_for(
         system=experiment.model.system,
         max_rows=sampling.max_rows,
         gpus=sampling.gpus or 0.0,
+        workers=sampling.workers,
     )
 
 
-def _below(stages: Stages, stage: Stage) -> str:
+def _below(stages: Stages, stage: FinishedStage) -> str:
     return stage.path.relative_to(stages.store.root).as_posix()

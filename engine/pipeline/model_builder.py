@@ -18,10 +18,12 @@ from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
 from engine.pipeline.rule import Rule, RuleRun
 from engine.stages.base import Stages, source_of
-from engine.stages.reference import ReferenceJob
+from engine.stages.base_model import BaseModelJob, brings_model
+from engine.stages.reference import ReferenceJob, read_reference
 from engine.stages.sample import read_units
 from engine.stages.sample_endpoint import endpoint
 from engine.train.job import TrainJob, in_pieces
+from engine.train.launch import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,10 @@ class Maker:
             return endpoint(name=model.path, **model.endpoint.model_dump())
         if model.path is not None:
             return model_source(model.path, model.revision, model.trust_remote_code)
-        base = self.stages.base(self.benchmark, self.experiment.benchmark.options, self.experiment.seed)
-        if base is None:
+        if not brings_model(self.benchmark):
             raise UserError(f"model.path: benchmark {self.benchmark.name} brings no model; give a folder or hub name")
-        return base
+        job = BaseModelJob(self.benchmark, self.experiment.benchmark.options, self.experiment.seed)
+        return source_of(self.stages.run("base model", job))
 
     def target(self) -> Made:
         if self.experiment.model.finetune is None:
@@ -177,7 +179,7 @@ class Maker:
             for name, examples in (("forget", forget), ("alternate", alternate)):
                 wanted = ReferenceJob(source, examples, template, system, settings.max_length)
                 if examples:
-                    reference[f"{name}_reference"] = self.stages.reference(f"{label} {name}", wanted)
+                    reference[f"{name}_reference"] = read_reference(self.stages.run(f"{label} {name}", wanted).path)
         retain = in_pieces(self.benchmark.retain, source, settings) if "retain" in method.needs else ()
         utility = self.benchmark.group(self.benchmark.protocol.utility_group) if settings.eval_samples else []
         return self._train_job(
@@ -209,7 +211,7 @@ class Maker:
             return forget, refusals(forget)
         probes = alternate_probes(forget, method.prompt)
         job = job_for(self.experiment, source, probes, Decoding(), method.samples, self.experiment.seed)
-        sampled = self.stages.sample(f"{label} alternates", job)
+        sampled = self.stages.run(f"{label} alternates", job)
         texts = read_units(sampled.path, ["response"])["response"].to_pylist()
         return paired(forget, [texts[at : at + method.samples] for at in range(0, len(texts), method.samples)])
 
@@ -228,7 +230,7 @@ class Maker:
         )
 
     def trained(self, label: str, role: str, job: TrainJob) -> Made:
-        stage = self.stages.train(label, job)
+        stage = train(self.stages, label, job)
         facts = stage.facts
         return Made(label, role, source_of(stage), job.method, facts["steps"], seconds=facts["seconds"])
 

@@ -19,11 +19,12 @@ from engine.leak.estimator import leak_at_k
 from engine.models.source import ModelSource
 from engine.pipeline.alternate_answers import alternates_like
 from engine.stages.base import Stages, source_of
-from engine.stages.reference import ReferenceJob
+from engine.stages.reference import ReferenceJob, read_reference
 from engine.stages.sample import read_units
 from engine.stages.score import group_scores
-from engine.store.store import Stage
+from engine.store.store import FinishedStage
 from engine.train.job import TrainJob
+from engine.train.launch import train
 
 ROUND_SEED = 1_000_003  # rounds draw other samples than the evaluation does
 TRAINING_GROUP = "forget_training"
@@ -46,7 +47,7 @@ class Leaks:
 class RuleRun:
     """The last round's training, a record of every round, and the steps, tokens and seconds that it all took."""
 
-    stage: Stage
+    stage: FinishedStage
     rounds: list[dict[str, Any]]
     steps: int
     tokens: int
@@ -81,7 +82,7 @@ class Rule:
 
     def run(self) -> RuleRun:
         """Rounds until leak@m is at or below the tolerance, or the rounds are used up."""
-        stage = self.stages.train(f"{self.label} base", self.base)
+        stage = train(self.stages, f"{self.label} base", self.base)
         steps, tokens, seconds = stage.facts["steps"], 0, stage.facts["seconds"]
         tolerance = self._tolerance()
         pool: dict[tuple[str, str], Example] = {}
@@ -115,14 +116,14 @@ class Rule:
 
     def control(self, steps: int) -> RuleRun:
         """As many steps of the base method as RULE took, on the forget set alone: what the samples add is the rest."""
-        stage = self.stages.train(f"{self.label} base", self.base)
+        stage = train(self.stages, f"{self.label} base", self.base)
         taken, seconds = stage.facts["steps"], stage.facts["seconds"]
         if steps > taken:
-            stage = self.stages.train(f"{self.label} control", self._continued(stage, steps - taken, 1))
+            stage = train(self.stages, f"{self.label} control", self._continued(stage, steps - taken, 1))
             seconds += stage.facts["seconds"]
         return RuleRun(stage, [], steps, 0, seconds)
 
-    def _unlearn(self, stage: Stage, leaked: tuple[Example, ...], number: int) -> Stage:
+    def _unlearn(self, stage: FinishedStage, leaked: tuple[Example, ...], number: int) -> FinishedStage:
         """The base objective on the forget set enlarged by what leaked, from where the last round ended."""
         forget, alternate = self.base.forget + leaked, self.base.alternate
         if alternate:
@@ -134,10 +135,10 @@ class Rule:
             forget_reference=self._reference(stage, forget, self.base.forget_reference, number),
             alternate_reference=self._reference(stage, alternate, self.base.alternate_reference, number),
         )
-        return self.stages.train(f"{self.label} round {number}", job)
+        return train(self.stages, f"{self.label} round {number}", job)
 
     def _reference(
-        self, stage: Stage, examples: tuple[Example, ...], known: tuple[float, ...] | None, number: int
+        self, stage: FinishedStage, examples: tuple[Example, ...], known: tuple[float, ...] | None, number: int
     ) -> tuple[float, ...] | None:
         """Reference log-probabilities of `examples`, of which the first are known under the target model."""
         if known is None:
@@ -148,9 +149,9 @@ class Rule:
         wanted = examples[len(known) :]
         settings = self.base.settings
         job = ReferenceJob(model, wanted, self.base.template, self.base.system, settings.max_length)
-        return known + (self.stages.reference(f"{self.label} round {number}", job) if wanted else ())
+        return known + (read_reference(self.stages.run(f"{self.label} round {number}", job).path) if wanted else ())
 
-    def _continued(self, stage: Stage, steps: int, number: int) -> TrainJob:
+    def _continued(self, stage: FinishedStage, steps: int, number: int) -> TrainJob:
         """The base method's training going on from `stage`, at a constant learning rate."""
         constant = {"steps": steps, "warmup": 0.0, "decay_from": 1.0, "stop_at_greedy": None, "stop_at_leak": None}
         return dataclasses.replace(
@@ -163,7 +164,7 @@ class Rule:
     def _find_leaks(self, model: ModelSource, number: int) -> Leaks:
         """m samples of every forget prompt from `model`; each distinct leaking answer as an Example."""
         label = f"{self.label} round {number}" if number else "retain tolerance"
-        sampled = self.stages.sample(label, self._sample_job(model, number))
+        sampled = self.stages.run(label, self._sample_job(model, number))
         scored = score(self.stages, self.experiment, label, sampled, self.metric)
         scores = group_scores(scored.path)[TRAINING_GROUP].scores
         responses = np.array(read_units(sampled.path, ["response"])["response"].to_pylist(), dtype=object)
@@ -196,7 +197,7 @@ class Rule:
         """Mean core metric of greedy answers to the utility probes."""
         protocol, label = self.benchmark.protocol, f"{self.label} round {number} utility"
         probes = self.benchmark.group(protocol.utility_group)
-        sampled = self.stages.sample(
+        sampled = self.stages.run(
             label, job_for(self.experiment, model, probes, Decoding(temperature=0.0), 1, self.experiment.seed)
         )
         scored = score(self.stages, self.experiment, label, sampled, protocol.core_metric)

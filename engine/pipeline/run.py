@@ -70,7 +70,7 @@ def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Endin
     with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
         if ending is not None:
             ending.about(experiment, identity, progress)
-        stages = Stages(store, progress, experiment.sampling.workers, prepare)
+        stages = Stages(store, progress, prepare)
         maker = Maker(experiment, benchmark, stages)  # finds the base model before any work starts
         pending.append(lambda: announce(planned(experiment, benchmark, maker.base, store), progress.say))
         models, failed = _Run(experiment, benchmark, stages, maker).models()

@@ -26,6 +26,7 @@ from engine.search.space import Rung
 from engine.search.trial_evaluation import WORST, Look, Setting, floor, greedy_score, kept, look, surely_too_low
 from engine.stages.base import Stages, source_of
 from engine.store.store import Store
+from engine.train.launch import train
 
 
 def trial(config: dict[str, Any], setting: Setting) -> None:
@@ -56,7 +57,7 @@ def look_again(values: dict[str, Any], setting: Setting, rung: Rung) -> dict[str
 
 
 def _at(values: dict[str, Any], setting: Setting, progress: Progress) -> _Trial:
-    stages = Stages(_store(setting.store), progress, setting.experiment.sampling.workers, lambda: None)
+    stages = Stages(_store(setting.store), progress, lambda: None)
     benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
     return _Trial(values, setting, stages, benchmark)
 
@@ -131,7 +132,7 @@ class _Trial:
     def final(self, rung: Rung) -> dict[str, Any]:
         """The report of a further look at a trial that was looked at before; in full only where it keeps enough."""
         *_, before = self.reports()  # from the store
-        models = [source_of(self.stages.train("trial", job)) for job in self.jobs]
+        models = [source_of(train(self.stages, "trial", job)) for job in self.jobs]
         for each in self.setting.space.rungs[1:]:
             if each.n < rung.n:
                 self._look(models, each)
@@ -150,7 +151,7 @@ class _Trial:
         while asha is not None and jobs[0].steps_in(epoch) < jobs[0].steps:
             steps = jobs[0].steps_in(epoch)
             parts = [
-                self.stages.train("trial", dataclasses.replace(job, until=max(1, steps), keep_state=False))
+                train(self.stages, "trial", dataclasses.replace(job, until=max(1, steps), keep_state=False))
                 for job in jobs
             ]
             models = [source_of(part) for part in parts]
@@ -161,7 +162,7 @@ class _Trial:
             self.known = {"tokens": self.known["tokens"]}  # what was kept so far says little of the end
             jobs = [dataclasses.replace(job, resume=str(part.path)) for job, part in zip(jobs, parts, strict=True)]
             epoch *= asha.reduction
-        return [source_of(self.stages.train("trial", job)) for job in jobs]
+        return [source_of(train(self.stages, "trial", job)) for job in jobs]
 
     def _look(self, models: list[ModelSource], rung: Rung) -> Look:
         seen = [look(self.setting, self.stages, self.benchmark, model, rung) for model in models]

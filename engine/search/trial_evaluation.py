@@ -156,7 +156,7 @@ def surely_too_low(setting: Setting, stages: Stages, benchmark: Benchmark, model
     if set(setting.least) != {"utility"} or protocol.model_utility or len(asked) < 2 * FEW:
         return None
     job = _job(setting, model, asked[:FEW], Decoding(temperature=0.0), 1)
-    sampled = stages.sample("trial few", job)
+    sampled = stages.run("trial few", job)
     scores = group_scores(score(stages, setting.experiment, "trial few", sampled, protocol.core_metric).path)
     values = scores[protocol.utility_group].scores
     _, high = mean_interval(values, setting.experiment.leak.confidence, setting.experiment.seed)
@@ -194,7 +194,7 @@ def _sampled(
     chosen = deciding(benchmark.group(setting.group), setting.experiment.seed)
     chosen = chosen[: max(1, round(rung.prompts * len(chosen)))]
     job = _job(setting, model, chosen, decoding, rung.n)
-    sampled = stages.sample(f"trial {decoding.name}", job)
+    sampled = stages.run(f"trial {decoding.name}", job)
     scored = score(stages, setting.experiment, "trial", sampled, setting.metric)
     tokens: Any = sampled.facts["tokens"]
     return group_scores(scored.path)[setting.group], int(tokens)

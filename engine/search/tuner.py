@@ -108,7 +108,7 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     ray_cluster.connect(distributed_training=True)
     at_once = concurrent_trials(space, experiment)
     with Progress(quiet) as progress:
-        stages = Stages(store, progress, experiment.sampling.workers, lambda: None)
+        stages = Stages(store, progress, lambda: None)
         maker = Maker(experiment, benchmark, stages)
         every = experiment.model_copy(update={"methods": (space.section({}),) * trials_of(space) * space.seeds})
         announce(planned(every, benchmark, maker.base, store), progress.say)

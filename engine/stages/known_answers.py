@@ -10,15 +10,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from benchmarks.base import Example, Probe
+from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Report
+from engine.cluster.units import unit_seconds
 from engine.decode.beam_search import likely_answers
+from engine.decode.law import tie_inputs
 from engine.decode.logprobs import answer_log_probs
 from engine.models.loading import cached_model
+from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of
+from engine.store.manifest import Json
 
 ANSWERS_VERSION = 1  # part of every stage's fingerprint: raise it when other answers are found
 UNIT_PROMPTS = 64
@@ -27,7 +33,7 @@ LEAST_LOG_PROB = -25.0  # an answer below 1.4e-11 adds .014 to leak@k at k = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswersJob:
+class AnswersJob(Stage):
     """Answers to the probes of a sampling, under its decoding, that score above 0 by a metric with its options.
 
     beams: width of the beam search, 0 = the reference answers alone.
@@ -37,10 +43,22 @@ class AnswersJob:
     metric: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     beams: int = 16
+    kind: ClassVar[str] = "answers"
+    title: ClassVar[str] = "known answers"
 
     @property
     def units(self) -> int:
         return -(-len(self.sampling.probes) // UNIT_PROMPTS)
+
+    def inputs(self) -> Json:
+        own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": ANSWERS_VERSION}
+        ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.gpus > 0)
+        return self.sampling.prompting() | own | ties
+
+    def run(self, work: Path, report: Report) -> Json:
+        """Fill `work/units`; returns seconds of work."""
+        fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
+        return {"seconds": unit_seconds(work / "units")}
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """One row an answer: prompt_id, group, token_ids, logprob, response, score."""
@@ -159,15 +177,6 @@ def _table(probes: Sequence[Probe], found: list[dict[tuple[int, ...], float]], t
             "score": pyarrow.array([score for *_, score in kept], pyarrow.float64()),
         }
     )
-
-
-def run_answers(job: AnswersJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
-    """Fill `work/units` with the answers of every unit; returns seconds of work."""
-    from engine.cluster.fan_out import fan_out
-    from engine.cluster.units import unit_seconds
-
-    fan_out(job, job.units, work / "units", report, workers, job.sampling.gpus)
-    return {"seconds": unit_seconds(work / "units")}
 
 
 def known_answers(answers: Path, sampled: Sequence[tuple[Path, Path]] = ()) -> dict[str, dict[str, Known]]:

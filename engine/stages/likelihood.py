@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from benchmarks.base import Example
 from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
+from engine.fingerprint import fingerprint
 from engine.models.loading import cached_model, context_length
 from engine.models.source import ModelSource
+from engine.stages.base import Stage, fingerprint_examples, numerics
+from engine.store.manifest import Json
 
 LIKELIHOOD_VERSION = 1  # part of every likelihood stage's fingerprint: raise it when the numbers change
 UNIT_PAIRS = 256
@@ -26,10 +30,11 @@ BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # held at once: 256 MiB in float32
 
 
 @dataclasses.dataclass(frozen=True)
-class LikelihoodJob:
+class LikelihoodJob(Stage):
     """The likelihood of every example's answer after its question, under one model.
 
-    gradients: ids of the examples whose gradient norm is wanted too, a backward pass each.
+    gradients: ids of the examples whose gradient norm is wanted too, a backward pass each. workers: most at once, None:
+    as many as fit.
     """
 
     model: ModelSource
@@ -39,10 +44,31 @@ class LikelihoodJob:
     system: str | None = None
     max_length: int = 4096
     gpus: float = 0.0
+    workers: int | None = None
+    kind: ClassVar[str] = "likelihood"
+    title: ClassVar[str] = "likelihoods"
 
     @property
     def units(self) -> int:
         return -(-len(self.examples) // UNIT_PAIRS)
+
+    def inputs(self) -> Json:
+        return {
+            "model": self.model.identity,
+            "examples": fingerprint_examples(self.examples),
+            "gradients": fingerprint(sorted(self.gradients)),
+            "template": self.template,
+            "system": self.system,
+            "max_length": self.max_length,
+            "numerics": numerics(self.gpus),
+            "version": LIKELIHOOD_VERSION,
+        }
+
+    def run(self, work: Path, report: Report) -> Json:
+        """Fill `work/units`; returns how many pairs there are and how many of them were cut, and seconds of work."""
+        fan_out(self, self.units, work / "units", report, self.workers, self.gpus)
+        cut = unit_counts(work / "units").get("truncated", 0)
+        return {"pairs": len(self.examples), "truncated": cut, "seconds": unit_seconds(work / "units")}
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """One row an example: `nll`, and of its answer's tokens their ids and what the model says of them."""
@@ -146,15 +172,6 @@ def _batch(
             )
         )
     return rows
-
-
-def run_likelihoods(job: LikelihoodJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
-    """Fill `work/units` with the likelihoods of every unit; returns how many pairs there are and how many of them were
-    cut, and seconds of work."""
-    fan_out(job, job.units, work / "units", report, workers, job.gpus)
-    units = work / "units"
-    cut = unit_counts(units).get("truncated", 0)
-    return {"pairs": len(job.examples), "truncated": cut, "seconds": unit_seconds(units)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,18 +8,22 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from benchmarks.base import Example
+from engine.cluster.reporter import Report
 from engine.models.loading import cached_model
 from engine.models.source import ModelSource
+from engine.stages.base import Stage, fingerprint_examples
+from engine.store.manifest import Json
 from engine.store.work_dir import at_work, open_workplace
 
+REFERENCE_VERSION = 3  # part of every such stage's fingerprint: raise it when the numbers change
 REFERENCE_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class ReferenceJob:
+class ReferenceJob(Stage):
     """Answers whose log-probability under `model` is wanted, encoded as the training encodes them."""
 
     model: ModelSource
@@ -27,21 +31,36 @@ class ReferenceJob:
     template: str = "auto"
     system: str | None = None
     max_length: int = 512
+    kind: ClassVar[str] = "reference"
+    title: ClassVar[str] = "reference log-probabilities"
 
+    @property
+    def units(self) -> int:
+        return 1
 
-def run_reference(job: ReferenceJob, work: Path) -> dict[str, Any]:
-    """Write `logprobs.json`, a float for each example in order; returns their number."""
-    import ray
+    def inputs(self) -> Json:
+        return {
+            "model": self.model.identity,
+            "examples": fingerprint_examples(self.examples),
+            "template": self.template,
+            "system": self.system,
+            "max_length": self.max_length,
+            "version": REFERENCE_VERSION,
+        }
 
-    from engine.cluster import ray_cluster
+    def run(self, work: Path, report: Report) -> Json:
+        """Write `logprobs.json`, a float for each example in order; returns their number."""
+        import ray
 
-    gpus = 1.0 if ray_cluster.resources()[1] >= 1 else 0.0
-    task = ray.remote(at_work).options(
-        name="reference", num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=ray_cluster.ANYWHERE
-    )
-    values = ray.get(task.remote(open_workplace(work), _logprobs, job, gpus > 0))
-    (work / "logprobs.json").write_text(json.dumps(values))
-    return {"examples": len(values)}
+        from engine.cluster import ray_cluster
+
+        gpus = 1.0 if ray_cluster.resources()[1] >= 1 else 0.0
+        task = ray.remote(at_work).options(
+            name="reference", num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=ray_cluster.ANYWHERE
+        )
+        values = ray.get(task.remote(open_workplace(work), _logprobs, self, gpus > 0))
+        (work / "logprobs.json").write_text(json.dumps(values))
+        return {"examples": len(values)}
 
 
 def read_reference(folder: Path) -> tuple[float, ...]:

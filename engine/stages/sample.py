@@ -12,14 +12,18 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Report
 from engine.cluster.units import counted, timed, unit_counts, unit_path, unit_seconds, whole
 from engine.errors import UserError
 from engine.models.loading import cached_model, context_length
 from engine.models.source import ModelSource
+from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
+from engine.store.manifest import Json
+from engine.store.store import FinishedStage
 
 SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
@@ -27,8 +31,12 @@ UNIT_PROMPTS = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleJob:
-    """n samples of every probe from one model under one decoding (greedy: n = 1). retokenise: see data.retokenised."""
+class SampleJob(Stage):
+    """n samples of every probe from one model under one decoding (greedy: n = 1).
+
+    max_rows: most that are decoded at once. workers: most at once, None: as many as fit. retokenise: see
+    engine.models.tokenization.retokenised.
+    """
 
     model: ModelSource
     probes: tuple[Probe, ...]
@@ -41,10 +49,35 @@ class SampleJob:
     max_rows: int | None = None
     gpus: float = 0.0
     retokenise: bool = False
+    workers: int | None = None
+    kind: ClassVar[str] = "sample"
+    title: ClassVar[str] = "sample"
 
     @property
     def units(self) -> int:
         return -(-len(self.probes) // unit_prompts(self.n))
+
+    def prompting(self) -> dict[str, object]:
+        """What decides how the model is prompted and cut, without how many samples of what seed: of the inputs of all
+        stages that ask a model as a sampling does."""
+        return {
+            "model": self.model.identity,
+            "probes": fingerprint_probes(self.probes),
+            "decoding": self.decoding.model_dump(),
+            "max_new_tokens": self.max_new_tokens,
+            "template": self.template,
+            "system": self.system,
+            "retokenise": self.retokenise,
+            "numerics": numerics(self.gpus),
+        }
+
+    def inputs(self) -> Json:
+        stops = {"stop": "ends the sample"} if any(probe.stop for probe in self.probes) else {}
+        return self.prompting() | {"n": self.n, "seed": self.seed, "version": SAMPLE_VERSION} | stops
+
+    def run(self, work: Path, report: Report) -> Json:
+        """Fill `work/units` with the generations; returns prompts, samples and tokens sampled."""
+        return fill_grid([self], [work], report)[0]
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """The generations of one unit as a table (one row a sample), and a note on the speed."""
@@ -97,22 +130,22 @@ def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Any], str]:
     ], f"{speed:,.0f} tokens/s a worker"
 
 
-def run_sampling(job: SampleJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
-    """Fill `work/units` with the generations of every unit; returns prompts, samples and tokens sampled."""
-    return run_grid([job], [work], report, workers)[0]
+def sample_grid(stages: Stages, label: str, jobs: Sequence[SampleJob]) -> list[FinishedStage]:
+    """The generations of each of the jobs, which differ in decoding alone: a stage each, those that are not there yet
+    filled in one pass over the prompts."""
+    return stages.run_together(label, jobs, fill_grid)
 
 
-def run_grid(
-    jobs: Sequence[SampleJob], works: Sequence[Path], report: Any, workers: int | None = None
-) -> list[dict[str, Any]]:
-    """`run_sampling` for jobs that differ in decoding alone, in one pass: the facts of each."""
+def fill_grid(jobs: Sequence[SampleJob], works: Sequence[Path], report: Report) -> list[Json]:
+    """Fill the units of jobs that differ in decoding alone, in one pass: the facts of each."""
     first, *others = folders = [work / "units" for work in works]
-    job = jobs[0] if len(jobs) == 1 else GridJob(tuple(jobs), tuple(map(str, folders)))
-    fan_out(job, jobs[0].units, first, report, workers, jobs[0].gpus, others)
+    job = jobs[0]
+    task = job if len(jobs) == 1 else GridJob(tuple(jobs), tuple(map(str, folders)))
+    fan_out(task, job.units, first, report, job.workers, job.gpus, others)
     return [_facts(each, work) for each, work in zip(jobs, works, strict=True)]
 
 
-def _facts(job: SampleJob, work: Path) -> dict[str, Any]:
+def _facts(job: SampleJob, work: Path) -> Json:
     return {
         "prompts": len(job.probes),
         "samples": len(job.probes) * job.n,

@@ -11,18 +11,22 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.errors import UserError
+from engine.fingerprint import fingerprint
 from engine.leak.adaptive import AdaptiveLeak, Drawn, Request, adaptive_leak, wanted
 from engine.leak.stopping import Rule
 from engine.models.loading import cached_model
+from engine.stages.base import Stage
 from engine.stages.known_answers import known_answers
 from engine.stages.sample import SampleJob, read_units, sample_probes, samples_table
+from engine.store.manifest import Json
 
 SEQUENTIAL_VERSION = 1  # part of every stage's fingerprint: raise it when the samples or what is noted with them change
 UNIT_PROMPTS = 16
@@ -41,7 +45,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class SequentialJob:
+class SequentialJob(Stage):
     """More samples of each of `sampling`'s probes until its request is met, scored by a metric as they come.
 
     sampling.seed: of this round alone. Samples without a score are left out of the count, and counted as failed.
@@ -51,10 +55,27 @@ class SequentialJob:
     asked: tuple[Asked, ...]
     metric: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kind: ClassVar[str] = "sequential"
+    title: ClassVar[str] = "sample on"
 
     @property
     def units(self) -> int:
         return -(-len(self.asked) // UNIT_PROMPTS)
+
+    def inputs(self) -> Json:
+        return self.sampling.prompting() | {
+            "seed": self.sampling.seed,
+            "asked": fingerprint([dataclasses.asdict(each) for each in self.asked]),
+            "metric": self.metric,
+            "options": self.options,
+            "version": SEQUENTIAL_VERSION,
+        }
+
+    def run(self, work: Path, report: Report) -> Json:
+        """Fill `work/units`; returns tokens and seconds of work."""
+        fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
+        counts = unit_counts(work / "units")
+        return {"tokens": counts.get("tokens", 0), "seconds": unit_seconds(work / "units")}
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """One row a sample, in each prompt's order: the columns of a sampling, and its score."""
@@ -124,13 +145,6 @@ def _drawn(rows: Any) -> Drawn:
         [each for each, keep in zip(tokens, valid, strict=True) if keep],
         rows["logprob"].to_numpy()[valid],
     )
-
-
-def run_sequential(job: SequentialJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
-    """Fill `work/units`; returns tokens and seconds of work."""
-    fan_out(job, job.units, work / "units", report, workers, job.sampling.gpus)
-    counts = unit_counts(work / "units")
-    return {"tokens": counts.get("tokens", 0), "seconds": unit_seconds(work / "units")}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

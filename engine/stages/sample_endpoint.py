@@ -12,16 +12,18 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
-from engine.fingerprint import fingerprint
 from engine.models import openai_client
 from engine.models.source import ModelSource
+from engine.stages.base import Stage, fingerprint_probes
 from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Answer, Conversation, Manner
 from engine.stages.sample import before_stop, prompt_columns, unit_prompts
+from engine.store.manifest import Json
 
 ENDPOINT_VERSION = 1  # part of every fingerprint: raise it when what is asked changes
 NO_LIKELIHOOD = "an endpoint gives no likelihoods: log-probabilities and the lower bound (floor) are not computed"
@@ -51,11 +53,11 @@ def endpoint(url: str, name: str, **limits: Any) -> Endpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class EndpointJob:
+class EndpointJob(Stage):
     """n samples of every probe from an endpoint under one decoding (greedy: n = 1).
 
     chat: the server renders the prompt, after `system` where there is one; else the plain form goes
-    to completions. manner, keyed: how the server is asked and whether there is a key, found out by `run_asking`.
+    to completions. manner, keyed: how the server is asked and whether there is a key, found out by `run`.
     """
 
     endpoint: Endpoint
@@ -68,21 +70,41 @@ class EndpointJob:
     system: str | None = None
     manner: Manner = MANNERS[0]
     keyed: bool = False
+    kind: ClassVar[str] = "sample"
+    title: ClassVar[str] = "sample"
 
     @property
     def units(self) -> int:
         return -(-len(self.probes) // unit_prompts(self.n))
 
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """What the samples depend on, for the stage's fingerprint."""
+    def inputs(self) -> Json:
         return {
             "endpoint": self.endpoint.identity,
-            "probes": fingerprint([dataclasses.asdict(each) for each in self.probes]),
+            "probes": fingerprint_probes(self.probes),
             "decoding": self.decoding.model_dump(),
             **{name: getattr(self, name) for name in ("n", "max_new_tokens", "seed", "chat", "system")},
             "samples_a_request": SAMPLES_A_REQUEST,
             "version": ENDPOINT_VERSION,
+        }
+
+    def run(self, work: Path, report: Report) -> Json:
+        """Fill `work/units` with the generations; returns counts, missing samples by reason, and notes.
+
+        UserError where the server is not there, refuses the key, the model or every request, or stops answering.
+        """
+        job = dataclasses.replace(self, keyed=bool(os.environ.get(self.endpoint.key_variable)))
+        with Conversation(job) as conversation:
+            manner, notes = conversation.find_manner()
+        fan_out(dataclasses.replace(job, manner=manner), job.units, work / "units", report, workers=1)
+        counts = unit_counts(work / "units")
+        return {
+            "prompts": len(job.probes),
+            "samples": len(job.probes) * job.n,
+            "tokens": counts.pop("tokens"),
+            "seconds": unit_seconds(work / "units"),
+            "missing": counts,
+            "asked": manner._asdict(),
+            "notes": notes,
         }
 
     def compute(self, unit: int) -> tuple[Any, str]:
@@ -97,27 +119,6 @@ class EndpointJob:
         note = f"{len(answers) / max(time.monotonic() - clock, 1e-9):,.1f} samples/s"
         note += f", {missing.total()} missing" if missing else ""
         return counted(_table(probes, self.n, answers), {"tokens": tokens, **missing}), note
-
-
-def run_asking(job: EndpointJob, work: Path, report: Any) -> dict[str, Any]:
-    """Fill `work/units` with the generations of every unit; returns counts, missing samples by reason, and notes.
-
-    UserError where the server is not there, refuses the key, the model or every request, or stops answering.
-    """
-    job = dataclasses.replace(job, keyed=bool(os.environ.get(job.endpoint.key_variable)))
-    with Conversation(job) as conversation:
-        manner, notes = conversation.find_manner()
-    fan_out(dataclasses.replace(job, manner=manner), job.units, work / "units", report, workers=1)
-    counts = unit_counts(work / "units")
-    return {
-        "prompts": len(job.probes),
-        "samples": len(job.probes) * job.n,
-        "tokens": counts.pop("tokens"),
-        "seconds": unit_seconds(work / "units"),
-        "missing": counts,
-        "asked": manner._asdict(),
-        "notes": notes,
-    }
 
 
 def _table(probes: tuple[Probe, ...], n: int, answers: list[Answer]) -> Any:

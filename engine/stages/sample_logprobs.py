@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from benchmarks.base import Decoding
 from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Report
 from engine.cluster.units import unit_path, unit_seconds
+from engine.decode.law import tie_inputs
 from engine.decode.logprobs import decoded_log_probs
 from engine.models.loading import cached_model
+from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts
+from engine.store.manifest import Json
 from engine.store.replica import readable
 
 RELOG_VERSION = 1  # part of every stage's fingerprint: raise it when the numbers change
@@ -25,13 +29,33 @@ BATCH_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # held at once, float64
 
 
 @dataclasses.dataclass(frozen=True)
-class RelogJob:
+class RelogJob(Stage):
     """Log-probabilities, under `sampling`'s model and each of `decodings`, of the samples of its probes that stand in
     `generations/units`, drawn from this or another model with the same tokenizer."""
 
     sampling: SampleJob
     generations: str
     decodings: tuple[Decoding, ...]
+    kind: ClassVar[str] = "relog"
+    title: ClassVar[str] = "log-probabilities"
+
+    @property
+    def units(self) -> int:
+        return self.sampling.units
+
+    def inputs(self) -> Json:
+        return self.sampling.prompting() | {
+            "n": self.sampling.n,
+            "generations": Path(self.generations).name,
+            "decodings": [decoding.model_dump() for decoding in self.decodings],
+            "version": RELOG_VERSION,
+            **tie_inputs(self.decodings, bf16=self.sampling.gpus > 0),
+        }
+
+    def run(self, work: Path, report: Report) -> Json:
+        """Fill `work/units`; returns seconds of work."""
+        fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
+        return {"seconds": unit_seconds(work / "units")}
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """One row a sample: prompt_id, group and a column of float64 for each decoding, named by its index."""
@@ -73,12 +97,6 @@ class RelogJob:
         for index, values in enumerate(found):
             out = out.append_column(str(index), pyarrow.array(values, pyarrow.float64()))
         return out, ""
-
-
-def run_relog(job: RelogJob, work: Path, report: Any, workers: int | None = None) -> dict[str, Any]:
-    """Fill `work/units`; returns seconds of work."""
-    fan_out(job, job.sampling.units, work / "units", report, workers, job.sampling.gpus)
-    return {"seconds": unit_seconds(work / "units")}
 
 
 def read_relog(folder: Path, job: RelogJob) -> dict[str, np.ndarray]:

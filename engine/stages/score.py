@@ -8,26 +8,51 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from engine.cluster.fan_out import fan_out
+from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_path, unit_seconds
-from engine.store.replica import readable
+from engine.stages.base import Stage
+from engine.store.manifest import Json
+from engine.store.replica import manifest_of, readable
+from engine.store.store import FinishedStage
 
 SCORE_VERSION = 2  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreJob:
-    """One metric with its options over the generations in `generations/units`. gpus: for metrics that run a model."""
+class ScoreJob(Stage):
+    """One metric with its options over the generations, so many files, in `generations/units`. gpus: for metrics that
+    run a model."""
 
     generations: str
-    units: int
+    files: int
     metric: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     gpus: float = 0.0
+    kind: ClassVar[str] = "score"
+    title: ClassVar[str] = "score"
+
+    @property
+    def units(self) -> int:
+        return self.files
+
+    def inputs(self) -> Json:
+        return {
+            "generations": manifest_of(Path(self.generations))["fingerprint"],
+            "metric": self.metric,
+            "options": self.options,
+            "version": SCORE_VERSION,
+        }
+
+    def run(self, work: Path, report: Report) -> Json:
+        """Fill `work/units`; returns how many samples have no score, by reason too."""
+        fan_out(self, self.units, work / "units", report, gpus=self.gpus)
+        failures = unit_counts(work / "units")
+        return {"failed": sum(failures.values()), "failures": failures, "seconds": unit_seconds(work / "units")}
 
     def compute(self, unit: int) -> tuple[Any, str]:
         """The scores of one unit's samples as a table, in their order."""
@@ -53,11 +78,10 @@ class ScoreJob:
         return counted(scored, failures), ""
 
 
-def run_scoring(job: ScoreJob, work: Path, report: Any) -> dict[str, Any]:
-    """Fill `work/units` with the scores of every unit; returns how many failed, by reason too."""
-    fan_out(job, job.units, work / "units", report, gpus=job.gpus)
-    failures = unit_counts(work / "units")
-    return {"failed": sum(failures.values()), "failures": failures, "seconds": unit_seconds(work / "units")}
+def score_job(generations: FinishedStage, metric: str, options: dict[str, Any], gpus: float = 0.0) -> ScoreJob:
+    """The scoring of a finished sampling."""
+    files = sum(name.startswith("units/") for name in generations.manifest["files"])
+    return ScoreJob(str(generations.path), files, metric, options, gpus)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.errors import UserError
@@ -39,7 +39,7 @@ from engine.store.replica import local_copy, mirror_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class FinishedStage:
     """A finished stage: its folder, its manifest, and whether it stood there already. Of a stage asked for `lazily` the
     folder may not be on this machine yet: engine.store.replica.present fetches it."""
 
@@ -88,46 +88,88 @@ class Store:
         """What opens this store on any machine: its URL, or its folder."""
         return self.mirror.url if self.mirror is not None else str(self.root)
 
-    def stage(self, kind: str, inputs: Json, build: Callable[[Path], Json], lazily: bool = False) -> Stage:
+    def stage(self, kind: str, inputs: Json, build: Callable[[Path], Json], lazily: bool = False) -> FinishedStage:
         """Return the finished stage of these inputs, building it first where it is not there.
 
         inputs: JSON-able, and everything that the result depends on. build(work) fills the folder `work`, which may
         hold what an interrupted build left, and returns JSON-able facts for the manifest; what it raises passes
         through, and `work` stays for the next try. lazily: what an object store has is not fetched.
         """
-        key = fingerprint({"kind": kind, "inputs": inputs})
+        return self.stages([(kind, inputs)], lambda works: [build(works[0])], lazily)[0]
+
+    def stages(
+        self,
+        wanted: Sequence[tuple[str, Json]],
+        build: Callable[[dict[int, Path]], Sequence[Json]],
+        lazily: bool = False,
+    ) -> list[FinishedStage]:
+        """`stage` for several (kind, inputs) at once: those that are missing are built by one call of `build`, which is
+        given their work folders by index in `wanted`, and returns the facts of each in that order."""
+        keys = [fingerprint({"kind": kind, "inputs": inputs}) for kind, inputs in wanted]
+        index_of = {key: index for index, key in enumerate(keys)}
+        finished: dict[str, FinishedStage] = {}
+        missing: list[str] = []
+        with contextlib.ExitStack() as locks:
+            for key in sorted(index_of):  # all ask in the same order, so that no two wait for each other
+                folder = self._folder(wanted[index_of[key]][0], key)
+                found = self._open(folder, key)
+                if found is None or (self.mirror is not None and key not in self._agreed):
+                    with contextlib.ExitStack() as lock:
+                        lock.enter_context(locked(folder.with_suffix(".lock")))
+                        found = self._find(folder, key, lazily)  # another process may have built it meanwhile
+                        if found is None:
+                            missing.append(key)
+                            locks.push(lock.pop_all())
+                if found is not None:
+                    finished[key] = found
+            if missing:
+                chosen = {index_of[key]: (key, *wanted[index_of[key]]) for key in missing}
+                finished |= zip(missing, self._build(chosen, build), strict=True)
+        return [finished[key] for key in keys]
+
+    def _folder(self, kind: str, key: str) -> Path:
         folder = self.root / kind / key[:20]
         folder.parent.mkdir(parents=True, exist_ok=True)
-        finished = self._open(folder, key)
-        if finished is not None and (self.mirror is None or key in self._agreed):
-            return finished
-        with locked(folder.with_suffix(".lock")):
-            finished = self._find(folder, key, lazily)  # another process may have built it while this one waited
-            if finished is not None:
-                return finished
-            return self._build(folder, key, kind, inputs, build)
+        return folder
 
-    def _build(self, folder: Path, key: str, kind: str, inputs: Json, build: Callable[[Path], Json]) -> Stage:
-        work = folder.with_suffix(".work")
-        work.mkdir(exist_ok=True)
+    def _build(
+        self, missing: dict[int, tuple[str, str, Json]], build: Callable[[dict[int, Path]], Sequence[Json]]
+    ) -> list[FinishedStage]:
+        """The stages of these (key, kind, inputs), filled by one call of `build`. Under their locks."""
+        works = {index: self._folder(kind, key).with_suffix(".work") for index, (key, kind, _) in missing.items()}
+        for work in works.values():
+            work.mkdir(exist_ok=True)
         clock, processor = time.monotonic(), _processor_seconds()
         try:
-            facts = build(work)
+            facts = build(works)
         except BaseException:
-            with contextlib.suppress(OSError):  # it holds something to go on from
-                work.rmdir()
+            for work in works.values():
+                with contextlib.suppress(OSError):  # it holds something to go on from
+                    work.rmdir()
             raise
-        manifest: Manifest = {
-            "kind": kind,
-            "fingerprint": key,
-            "inputs": inputs,
-            "facts": facts,
-            "versions": versions(),
-            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "wall_seconds": round(time.monotonic() - clock, 3),
-            "driver_cpu_seconds": round(_processor_seconds() - processor, 3),
-            "files": seal(work),
-        }
+        wall, cpu = time.monotonic() - clock, _processor_seconds() - processor
+        return [
+            self._commit(
+                {
+                    "kind": kind,
+                    "fingerprint": key,
+                    "inputs": inputs,
+                    "facts": own,
+                    "versions": versions(),
+                    "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "wall_seconds": round(wall, 3),
+                    "driver_cpu_seconds": round(cpu, 3),
+                }
+            )
+            for (key, kind, inputs), own in zip(missing.values(), facts, strict=True)
+        ]
+
+    def _commit(self, manifest: Manifest) -> FinishedStage:
+        """Seal a filled work folder with its manifest, and let it appear as the finished stage."""
+        key = manifest["fingerprint"]
+        folder = self._folder(manifest["kind"], key)
+        work = folder.with_suffix(".work")
+        manifest["files"] = seal(work)
         manifest["sha256"] = digest_of(manifest)
         write_atomic(work / MANIFEST, text_of(manifest))
         try:
@@ -140,9 +182,9 @@ class Store:
             return other
         sync_folder(folder.parent)
         self._verified.add(key)
-        return self._agree(Stage(folder, manifest, reused=False))
+        return self._agree(FinishedStage(folder, manifest, reused=False))
 
-    def _find(self, folder: Path, key: str, lazily: bool) -> Stage | None:
+    def _find(self, folder: Path, key: str, lazily: bool) -> FinishedStage | None:
         """The stage in `folder`, or in the object store; the same in both where it is in either. Under the lock."""
         finished = self._open(folder, key)
         if self.mirror is None:
@@ -162,9 +204,9 @@ class Store:
                 return None
         self._agreed.add(key)
         self._verified.add(key)
-        return Stage(folder, published, reused=True)
+        return FinishedStage(folder, published, reused=True)
 
-    def _agree(self, stage: Stage) -> Stage:
+    def _agree(self, stage: FinishedStage) -> FinishedStage:
         """Publish what stands on this machine; where another machine was first, take what it has published."""
         if self.mirror is None:
             return stage
@@ -173,7 +215,7 @@ class Store:
         self.mirror.clear(stage.path.with_suffix(".work"))
         if published["sha256"] != stage.manifest["sha256"]:
             self.mirror.fetch(stage.path, published)
-            stage = Stage(stage.path, published, reused=True)
+            stage = FinishedStage(stage.path, published, reused=True)
         self._agreed.add(key)
         return stage
 
@@ -193,7 +235,7 @@ class Store:
         warnings.warn(f"{error}: set aside there, and made again", stacklevel=5)
         self.mirror.set_aside(folder)
 
-    def _open(self, folder: Path, key: str) -> Stage | None:
+    def _open(self, folder: Path, key: str) -> FinishedStage | None:
         """The stage in `folder` if it is whole; a damaged one is set aside so that it is built again."""
         if not folder.is_dir():
             return None
@@ -212,7 +254,7 @@ class Store:
             _set_aside(folder)
             return None
         self._verified.add(key)
-        return Stage(folder, manifest, reused=True)
+        return FinishedStage(folder, manifest, reused=True)
 
 
 def _set_aside(folder: Path) -> None:

@@ -16,8 +16,8 @@ from benchmarks.base import Decoding, Probe
 from engine.cli import main
 from engine.cluster.reporter import Silent
 from engine.errors import UserError
-from engine.stages.sample import SampleJob, read_units, run_sampling
-from engine.stages.sample_endpoint import EndpointJob, endpoint, run_asking
+from engine.stages.sample import SampleJob, read_units
+from engine.stages.sample_endpoint import EndpointJob, endpoint
 from tests.chat_server import ChatServer, asked, words
 
 KEY = "LEAKATK_TEST_KEY"  # the variable; set before Ray starts
@@ -66,7 +66,7 @@ def _wait_for(url, process):
 
 def generations(job, folder):
     folder.mkdir(exist_ok=True)
-    facts = run_asking(job, folder, Silent())
+    facts = job.run(folder, Silent())
     return facts, read_units(folder)
 
 
@@ -74,7 +74,7 @@ def local(folder, probes, decoding, tmp_path, **options):
     from engine.models.source import model_source
 
     tmp_path.mkdir()
-    run_sampling(SampleJob(model_source(folder), probes, decoding, 1, **options), tmp_path, Silent())
+    SampleJob(model_source(folder), probes, decoding, 1, **options).run(tmp_path, Silent())
     return read_units(tmp_path)["response"].to_pylist()
 
 

@@ -21,8 +21,8 @@ from engine.cluster.reporter import Silent
 from engine.cluster.units import unit_path
 from engine.errors import UserError
 from engine.models.source import model_source
-from engine.stages.sample import SampleJob, run_sampling
-from engine.stages.score import ScoreJob, group_scores, run_scoring
+from engine.stages.sample import SampleJob
+from engine.stages.score import ScoreJob, group_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +155,11 @@ def test_a_killed_scoring_worker_changes_no_score(base_model, fictional, tmp_pat
     model = model_source(str(base_model))
     job = SampleJob(model, tuple(fictional.probes[:64]), Decoding(), n=64, max_new_tokens=4)
     (tmp_path / "generations").mkdir()
-    run_sampling(job, tmp_path / "generations", Silent())
+    job.run(tmp_path / "generations", Silent())
     scoring = ScoreJob(str(tmp_path / "generations"), job.units, "rouge_l_recall")
     for name, each in (("killed", Dying(scoring, str(tmp_path / "marker"))), ("undisturbed", scoring)):
         (tmp_path / name).mkdir()
-        assert run_scoring(each, tmp_path / name, Silent())["failures"] == {}
+        assert each.run(tmp_path / name, Silent())["failures"] == {}
     assert (tmp_path / "marker").exists()
     killed, undisturbed = group_scores(tmp_path / "killed"), group_scores(tmp_path / "undisturbed")
     assert (killed["forget"].scores == undisturbed["forget"].scores).all()

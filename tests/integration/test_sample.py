@@ -12,8 +12,8 @@ from benchmarks.base import Decoding
 from engine.cluster.reporter import Silent
 from engine.errors import DivergedError
 from engine.models.source import model_source
-from engine.stages.sample import SampleJob, read_units, run_grid, run_sampling
-from engine.stages.score import ScoreJob, group_scores, run_scoring
+from engine.stages.sample import SampleJob, fill_grid, read_units
+from engine.stages.score import ScoreJob, group_scores
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def job(base_model, fictional):
 
 def sampled(job, folder, report=None, workers=None):
     folder.mkdir(exist_ok=True)
-    facts = run_sampling(job, folder, report or Silent(), workers)
+    facts = dataclasses.replace(job, workers=workers).run(folder, report or Silent())
     return facts, read_units(folder)
 
 
@@ -52,7 +52,7 @@ def test_decodings_in_one_pass_give_what_each_gives_and_only_missing_units_are_d
     works = [tmp_path / "grid", tmp_path / "cool"]
     for work in works:
         work.mkdir()
-    facts = run_grid([job, cool], works, Silent())
+    facts = fill_grid([job, cool], works, Silent())
     assert [read_units(work).equals(table) for work, table in zip(works, (expected, alone), strict=True)] == [True] * 2
     assert [each["tokens"] for each in facts] == [sum(table["tokens"].to_pylist()) for table in (expected, alone)]
     kept = works[0] / "units" / "000001.parquet", works[1] / "units" / "000000.parquet"
@@ -60,7 +60,7 @@ def test_decodings_in_one_pass_give_what_each_gives_and_only_missing_units_are_d
     before = [path.stat().st_mtime_ns for path in kept]
     for path in lost:
         path.unlink()
-    run_grid([job, cool], works, Silent())
+    fill_grid([job, cool], works, Silent())
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert [read_units(work).equals(table) for work, table in zip(works, (expected, alone), strict=True)] == [True] * 2
 
@@ -117,9 +117,7 @@ def test_only_missing_units_are_sampled_again(job, expected, tmp_path):
 def test_scores_stand_beside_their_samples(job, tmp_path):
     sampled(job, tmp_path / "generations")
     (tmp_path / "scores").mkdir()
-    facts = run_scoring(
-        ScoreJob(str(tmp_path / "generations"), job.units, "rouge_l_recall"), tmp_path / "scores", Silent()
-    )
+    facts = ScoreJob(str(tmp_path / "generations"), job.units, "rouge_l_recall").run(tmp_path / "scores", Silent())
     assert facts["failed"] == 0
     groups = group_scores(tmp_path / "scores")
     assert {name: values.scores.shape for name, values in groups.items()} == {

@@ -17,12 +17,12 @@ def test_the_decodings_share_a_pass_and_greedy_asks_every_group_once(fictional):
     experiment = Experiment.model_validate(settings).with_protocol(fictional.protocol)
     passes = []
 
-    def sample_grid(label, jobs):
+    def run_together(label, jobs, fill):
         passes.append((label, [(job.decoding, job.n, len(job.probes)) for job in jobs]))
         return [f"stage of {job.decoding.name}" for job in jobs]
 
     decodings = {"greedy": Decoding(temperature=0.0)} | {each.name: each for each in grid}
-    stages = SimpleNamespace(sample_grid=sample_grid)
+    stages = SimpleNamespace(run_together=run_together)
     found = _sampled(stages, experiment, fictional, ModelSource("m", "m"), decodings, "npo")
     assert found == {name: f"stage of {name}" for name in decodings}
     assert list(found) == list(decodings)

@@ -1,8 +1,11 @@
 """Alternate answers: refusals and samples of the target model, paired with the forget set and kept in step by RULE."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pyarrow import array, parquet
 
 from benchmarks.base import Example
 from engine.cluster.reporter import Silent
@@ -11,9 +14,12 @@ from engine.config.sections import MethodSection
 from engine.pipeline.alternate_answers import REFUSALS, alternate_probes, alternates_like, paired, refusals
 from engine.pipeline.model_builder import Maker
 from engine.pipeline.rule import Rule
-from engine.stages.reference import _logprobs
-from engine.store.store import Stage
+from engine.stages.reference import ReferenceJob, _logprobs
+from engine.stages.sample import SampleJob
+from engine.stages.score import ScoreJob
+from engine.store.store import FinishedStage
 from engine.train.job import Batches
+from engine.train.launch import Training
 from engine.train.loop import _train_alone
 from methods import METHODS
 
@@ -58,47 +64,43 @@ def test_altpo_refuses_a_prompt_that_it_cannot_fill(prompt):
 
 
 class InProcess:
-    """The engine's stages without a store and without Ray: every stage is computed here."""
+    """The engine's runner of stages without a store and without Ray: every stage is computed here."""
 
     def __init__(self, folder):
         self.folder, self.count, self.trained = folder, 0, []
 
-    def _work(self):
+    def run(self, label, stage):
         self.count += 1
         work = self.folder / str(self.count)
         work.mkdir()
-        return work
+        fill = {Training: self._train, ReferenceJob: reference, SampleJob: sample, ScoreJob: score_everything_1}
+        facts = fill[type(stage)](stage, work)
+        return FinishedStage(work, {"fingerprint": str(work), "facts": facts, "files": {}}, reused=False)
 
-    def train(self, label, job):
-        self.trained.append(job)
-        work = self._work()
-        facts = _train_alone(job, str(work), Silent())
-        return Stage(work, {"fingerprint": str(work), "facts": facts}, reused=False)
+    def _train(self, stage, work):
+        self.trained.append(stage.job)
+        return _train_alone(stage.job, str(work), Silent())
 
-    def reference(self, label, job):
-        return tuple(_logprobs(job, False))
 
-    def sample(self, label, job):
-        from pyarrow import parquet
+def reference(job, work):
+    (work / "logprobs.json").write_text(json.dumps(_logprobs(job, False)))
+    return {}
 
-        work = self._work()
-        (work / "units").mkdir()
-        tables = [job.compute(unit)[0] for unit in range(job.units)]
-        for unit, table in enumerate(tables):
-            parquet.write_table(table, work / "units" / f"{unit:06d}.parquet")
-        tokens = sum(sum(table["tokens"].to_pylist()) for table in tables)
-        return Stage(work, {"fingerprint": str(work), "facts": {"tokens": tokens, "seconds": 0.0}}, reused=False)
 
-    def score(self, label, sampled, *metric_and_its_options):
-        from pyarrow import array, parquet
+def sample(job, work):
+    (work / "units").mkdir()
+    tables = [job.compute(unit)[0] for unit in range(job.units)]
+    for unit, table in enumerate(tables):
+        parquet.write_table(table, work / "units" / f"{unit:06d}.parquet")
+    return {"tokens": sum(sum(table["tokens"].to_pylist()) for table in tables), "seconds": 0.0}
 
-        work = self._work()
-        (work / "units").mkdir()
-        for path in (sampled.path / "units").glob("*.parquet"):
-            table = parquet.read_table(path).select(["prompt_id", "group", "sample"])
-            everything_leaks = array([1.0] * table.num_rows)
-            parquet.write_table(table.append_column("score", everything_leaks), work / "units" / path.name)
-        return Stage(work, {"fingerprint": str(work), "facts": {"seconds": 0.0}}, reused=False)
+
+def score_everything_1(job, work):
+    (work / "units").mkdir()
+    for path in (Path(job.generations) / "units").glob("*.parquet"):
+        table = parquet.read_table(path).select(["prompt_id", "group", "sample"])
+        parquet.write_table(table.append_column("score", array([1.0] * table.num_rows)), work / "units" / path.name)
+    return {"seconds": 0.0}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from engine.stages.sample import SampleJob, read_units
 from engine.stages.sample_adaptive import Pilot, sample_on
 from engine.stages.sample_logprobs import RelogJob, read_relog
 from engine.stages.score import ScoreJob, group_scores
-from engine.store.store import Stage
+from engine.store.store import FinishedStage
 
 
 def fill(job, units, folder):
@@ -94,7 +94,7 @@ def test_sampling_on_from_a_pilot_agrees_with_many_samples(job, drawn, answers, 
         folder = fill(asked, asked.units, tmp_path / f"round{len(rounds)}")
         rounds.append(asked)
         tokens = sum(read_units(folder)["tokens"].to_pylist())
-        return Stage(folder, {"fingerprint": "", "facts": {"tokens": tokens, "seconds": 1.0}}, False)
+        return FinishedStage(folder, {"fingerprint": "", "facts": {"tokens": tokens, "seconds": 1.0}}, False)
 
     pilot = Pilot(job, *drawn, answers, "exact_fact", {}, (1, 8, 16))
     found = sample_on(pilot, "forget", 0.3, 0.95, 256, run)

@@ -9,9 +9,9 @@ from benchmarks.base import Decoding
 from engine.cluster.reporter import Silent
 from engine.decode import sampler
 from engine.models.source import model_source
-from engine.stages import base
+from engine.stages import sample
 from engine.stages.base import Stages
-from engine.stages.sample import GridJob, SampleJob
+from engine.stages.sample import GridJob, SampleJob, sample_grid
 from engine.store.store import Store
 
 DECODINGS = (Decoding(), Decoding(temperature=0.8, top_p=0.8), Decoding(temperature=0.2, top_p=0.2, top_k=3))
@@ -65,20 +65,20 @@ def passes(monkeypatch):
     """The decodings of each pass; a pass writes nothing but its facts."""
     found = []
 
-    def run(jobs, works, report, workers):
+    def run(jobs, works, report):
         found.append({job.decoding for job in jobs})
         assert all(work.is_dir() for work in works)
         return [{"decoding": job.decoding.model_dump()} for job in jobs]
 
-    monkeypatch.setattr(base, "run_grid", run)
+    monkeypatch.setattr(sample, "fill_grid", run)
     return found
 
 
 def test_each_decoding_is_a_stage_of_its_own_and_only_new_ones_are_drawn(jobs, passes, tmp_path):
-    bound = Stages(Store(tmp_path), Quiet(), None, lambda: None)
-    (alone,) = bound.sample_grid("x", jobs[1:2])
-    together = bound.sample_grid("x", jobs)
-    again = bound.sample_grid("x", jobs[::-1])
+    bound = Stages(Store(tmp_path), Quiet(), lambda: None)
+    (alone,) = sample_grid(bound, "x", jobs[1:2])
+    together = sample_grid(bound, "x", jobs)
+    again = sample_grid(bound, "x", jobs[::-1])
     assert passes == [{jobs[1].decoding}, {jobs[0].decoding, jobs[2].decoding}]
     assert together[1].path == alone.path
     assert [stage.path for stage in again[::-1]] == [stage.path for stage in together]
@@ -86,12 +86,12 @@ def test_each_decoding_is_a_stage_of_its_own_and_only_new_ones_are_drawn(jobs, p
 
 
 def test_a_pass_that_fails_leaves_every_stage_to_be_gone_on_with(jobs, monkeypatch, tmp_path):
-    def fails(jobs, works, report, workers):
+    def fails(jobs, works, report):
         for work in works:
             (work / "units").mkdir()
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(base, "run_grid", fails)
+    monkeypatch.setattr(sample, "fill_grid", fails)
     with pytest.raises(RuntimeError, match="killed"):
-        Stages(Store(tmp_path), Quiet(), None, lambda: None).sample_grid("x", jobs)
+        sample_grid(Stages(Store(tmp_path), Quiet(), lambda: None), "x", jobs)
     assert len(list((tmp_path / "sample").glob("*.work/units"))) == 3
