@@ -11,8 +11,8 @@ import pyarrow.parquet
 from engine.fingerprint import fingerprint
 from engine.leak.estimator import leak_curve
 from engine.metrics import score
-from engine.reporting.export import write_scores
 from engine.reporting.results import Curve, ModelResult, Results
+from engine.reporting.scores import write_scores
 
 GROUP, METRIC, DECODING = "forget", "exact_fact", "T1-p1"
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     retain = read_scores(args.retain) if args.retain else None
     for path, scores in ((args.scores, model), (args.retain, retain)):
         if scores is not None:
-            _warn_malformed(path, scores)
+            _tell_oddities(path, scores)
     rows, retain_rows = model.rows, pair(model, retain) if retain else None
     if args.threshold is not None:
         rows, retain_rows = _binary(rows, args.threshold), retain_rows and _binary(retain_rows, args.threshold)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         k, beyond_k = [each for each in k if each <= fewest], [each for each in k if each > fewest]
     try:
         curve = leak_curve(rows, k or None, args.confidence, retain_rows, args.seed, interval=args.interval)
-        result = curve.as_dict() | {"malformed": len(model.malformed)}
+        result = curve.as_dict() | {"malformed": model.malformed, "rounded": model.rounded}
         result |= _details(model.prompt_ids, rows, retain_rows, curve, args)
         if beyond_k:
             result["beyond"] = _beyond(rows, beyond_k, args)
@@ -93,12 +93,13 @@ def _parse_k(text: str | None) -> list[int] | None:
         raise UserError(f"--k must be integers separated by commas, such as 1,2,4,8; found {text!r}") from error
 
 
-def _warn_malformed(path: Path, scores: Scores) -> None:
-    if not scores.malformed:
-        return
-    for number, reason in scores.malformed[:SHOWN]:
+def _tell_oddities(path: Path, scores: Scores) -> None:
+    for number, reason in scores.examples[:SHOWN]:
         print(f"{path}:{number}: line left out: {one_line(reason)}", file=sys.stderr)
-    print(f"{path}: {len(scores.malformed)} malformed line(s) left out in all", file=sys.stderr)
+    if scores.malformed:
+        print(f"{path}: {scores.malformed} malformed line(s) left out in all", file=sys.stderr)
+    if scores.rounded:
+        print(f"{path}: {scores.rounded} scores beyond 0 or 1 by rounding taken as 0 or 1", file=sys.stderr)
 
 
 def _binary(rows: list[Floats], threshold: float) -> list[Floats]:
@@ -165,7 +166,8 @@ def _details(
 
 def _add_texts(worst: list[dict[str, Any]], path: Path) -> None:
     """Put prompt, reference and worst response beside each of the worst prompts, by prompt id."""
-    from engine.reporting.generations import Reading, read_generations
+    from engine.reporting.generations import read_generations
+    from engine.reporting.jsonl import Reading
 
     wanted = {each["prompt_id"]: each for each in worst}
     for row in read_generations(path, Reading()):
@@ -177,7 +179,7 @@ def _write_prompts(prompt_ids: list[str], rows: list[Floats], curve: LeakCurve, 
     """Each prompt's leak@k, and upper bounds on it: of that prompt alone, and of all prompts at once."""
     from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
     from engine.leak.per_prompt import upper_limits
-    from engine.reporting.generations import atomic_file
+    from engine.reporting.jsonl import atomic_file
 
     scores_PN = pad_rows(rows)[0]
     alone_PK = upper_limits(scores_PN, curve.k, args.confidence)

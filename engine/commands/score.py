@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "generations", type=Path, metavar="FILE.jsonl", help="one row a prompt; README.md shows its form"
     )
+    parser.add_argument(
+        "--references",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="rows of prompt_id or prompt, and reference, for generations that hold no references of their own",
+    )
     parser.add_argument("--metric", required=True, metavar="NAME", help="one of those below")
     parser.add_argument(
         "--option",
@@ -44,14 +50,17 @@ def run(args: argparse.Namespace) -> int:
 
     options = _options(args.option)
     find_metric(args.metric, options)
-    if args.out.resolve() == args.generations.resolve():
-        raise UserError(f"--out {args.out}: is the file of generations; choose another name")
-    summary = _score_file(args.generations, args.metric, options, args.out)
-    malformed, examples = summary["malformed"], summary.pop("examples")
+    for name, path in (("generations", args.generations), ("references", args.references)):
+        if path is not None and args.out.resolve() == path.resolve():
+            raise UserError(f"--out {args.out}: is the file of {name}; choose another name")
+    summary = _score_file(args, options)
+    malformed, examples, joined = summary["malformed"], summary.pop("examples"), summary.get("joined", 0)
     for number, reason in examples:
         print(f"leakatk: {args.generations}: line {number} left out: {one_line(reason)}", file=sys.stderr)
     if malformed > len(examples):
         print(f"leakatk: {args.generations}: {malformed} malformed lines left out in all", file=sys.stderr)
+    if joined:
+        print(f"leakatk: {args.generations}: {joined} rows joined to earlier rows of the same prompts", file=sys.stderr)
     for reason, count in summary["failures"].items():
         print(f"leakatk: {count} samples failed: {redact(reason)}", file=sys.stderr)
     if args.json:
@@ -80,36 +89,37 @@ def _options(given: list[str]) -> dict[str, Any]:
     return options
 
 
-def _score_file(source: Path, metric: str, options: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Score `source` into `out`, which appears whole or not at all."""
+def _score_file(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    """Score the generations into `args.out`, which appears whole or not at all."""
     from rich.console import Console
     from rich.progress import Progress
 
     from engine.metrics import score_counted
-    from engine.reporting.generations import Reading, atomic_file, read_generations
+    from engine.reporting.generations import read_generations
+    from engine.reporting.jsonl import Reading, atomic_file
+    from engine.reporting.scores import score_row
 
-    reading, samples, failures = Reading(), 0, Counter[str]()
+    source, reading, samples, failures = args.generations, Reading(), 0, Counter[str]()
     console = Console(file=sys.stderr)
     with (
-        atomic_file(out) as stream,
+        atomic_file(args.out) as stream,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bars,
     ):
-        bar = bars.add_task(f"score by {metric}", total=source.stat().st_size if source.is_file() else None)
-        for rows in _batches(read_generations(source, reading)):
-            references = [_reference(metric, row) for row in rows for _ in row.responses]
+        bar = bars.add_task(f"score by {args.metric}", total=source.stat().st_size if source.is_file() else None)
+        for rows in _batches(read_generations(source, reading, args.references)):
+            references = [_reference(args.metric, row) for row in rows for _ in row.responses]
             prompts = [row.prompt for row in rows for _ in row.responses]
             responses = [text for row in rows for text in row.responses]
-            scored = score_counted(metric, responses, references, prompts, **options)
+            scored = score_counted(args.metric, responses, references, prompts, **options)
             values = iter(scored.scores)
             for row in rows:
                 scores = list(itertools.islice(values, len(row.responses)))
-                stream.write(json.dumps({"prompt_id": row.prompt_id, "scores": scores}) + "\n")
+                stream.write(json.dumps(score_row(row.prompt_id, scores, row.cluster)) + "\n")
             samples += len(responses)
             failures += scored.failures
             bars.update(bar, completed=reading.bytes_read)
-        if not reading.rows:
-            why = f"line {reading.examples[0][0]}: {reading.examples[0][1]}" if reading.examples else "it is empty"
-            raise UserError(f"{source}: no row of generations in it ({why})")
+    failures["no response"] -= reading.odd.total()  # no text is known of these, but what they are
+    failures = +failures + reading.odd
     return {
         "prompts": reading.rows,
         "samples": samples,
@@ -117,7 +127,7 @@ def _score_file(source: Path, metric: str, options: dict[str, Any], out: Path) -
         "failures": dict(failures),
         "malformed": reading.malformed,
         "examples": reading.examples,
-    }
+    } | ({"joined": reading.joined} if reading.joined else {})
 
 
 def _batches(rows: Iterable[Generations]) -> Iterator[list[Generations]]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from engine.config.experiment import Experiment
 from engine.pipeline.interruption import Ending
 from engine.pipeline.run import run, run_folder
-from engine.reporting.export import write_scores
 from engine.reporting.figures import write_figures
 from engine.reporting.html_report import write_report
 from engine.reporting.results import Results
 from engine.reporting.run_folder import share_run
+from engine.reporting.scores import write_scores
 from engine.store.files import locked
 from engine.store.store import Store
 from engine.tracking.sync import Recorded, record_soon

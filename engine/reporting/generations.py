@@ -1,160 +1,180 @@
-"""Generations in JSON lines, in our layout or as the paper's code released them, one row a prompt at a time.
+"""Generations of any shape that engine/reporting/row_shapes.py reads, one prompt at a time.
 
-    {"prompt_id": str, "prompt": str, "reference": str, "responses": [str or null, ...]}      optional: "fact": str
-    {"prompt": str, "ground_truth": str, "responses": [{"response": str}, ...]}      (the paper's; no ids)
-
-A null response is a sample that could not be drawn. Malformed lines are counted and named, never silently dropped.
-Knows nothing of metrics.
+A file comes in, prompts with all their samples come out. Rows of one prompt are joined where nothing but the responses
+differs. A row without an id is known by its prompt and reference, so that the rows of two files find each other in any
+order. Knows nothing of metrics.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import json
-import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
 
 from engine.errors import UserError
+from engine.reporting.jsonl import JsonLines, Reading, json_lines, write_json_lines
+from engine.reporting.row_shapes import SHAPES, Fields, fields_of, reference_fields
 
-NAMED = 20  # malformed lines that are remembered one by one
-LONGEST_LINE = 2**27  # bytes of a row; a whole file on one line must not fill the memory
+TWIN = re.compile(r"text-[0-9a-f]{16}-\d+")  # the id of a row that prompt and reference do not tell from another
 
 
 @dataclasses.dataclass(frozen=True)
 class Generations:
-    """The responses to one prompt. `fact` is what exact_fact looks for where it is less than the reference."""
+    """The responses to one prompt; None: a sample that could not be drawn. `fact` is what exact_fact looks for where it
+    is less than the reference; `cluster` names what the prompt shares with others, such as their author."""
 
     prompt_id: str
     prompt: str
     reference: str
     responses: list[str | None]
     fact: str | None = None
+    cluster: str | None = None
 
 
 @dataclasses.dataclass
-class Reading:
-    """How a reading went: rows and bytes read, malformed lines, and the first of them as (line number, reason)."""
+class _Prompt:
+    """One prompt of a file: where its rows stand, as (line number, place), and how many responses they hold."""
 
-    rows: int = 0
-    malformed: int = 0
-    examples: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-    bytes_read: int = 0
+    said: tuple[str | None, ...]
+    rows: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    responses: int = 0
 
 
-def read_generations(path: Path, reading: Reading) -> Iterator[Generations]:
-    """Rows of a generations file, in order, one in memory at a time; `reading` is kept up to date.
+def read_generations(path: Path, reading: Reading, references: Path | None = None) -> Iterator[Generations]:
+    """The prompts of a generations file in the order of their first rows, one in memory at a time.
 
-    A row without prompt_id is known by its line number: the same prompt may stand in several rows. Raises UserError
-    where the file cannot be read.
+    The file is read twice: once to find the rows of each prompt, once for their texts. references: a file of rows with
+    reference, and prompt_id or prompt, for generations that hold none. Raises UserError where a file cannot be read, is
+    of another kind, or holds two different prompts under one id.
     """
-    lines: dict[str, int] = {}
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(_lines(stream, reading), 1):
-                if line is not None and not line.strip():
-                    continue
-                try:
-                    row = _row(_parse(line), number)
-                    if row.prompt_id in lines:
-                        raise ValueError(f"prompt_id {row.prompt_id!r} stands on line {lines[row.prompt_id]} too")
-                except ValueError as error:
-                    reading.malformed += 1
-                    if len(reading.examples) < NAMED:
-                        reading.examples.append((number, str(error)[:160]))
-                    continue
-                lines[row.prompt_id] = number
-                reading.rows += 1
-                yield row
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    given = _References.read(references) if references is not None else _References()
+    with json_lines(path, reading) as lines:
+        found = _index(path, lines, reading, given)
+        if not found:
+            raise UserError(f"{path}: no row of generations in it ({reading.first_fault}); {SHAPES}")
+        reading.rows = len(found)
+        for prompt_id, prompt in found.items():
+            first: Fields | None = None
+            responses: list[str | None] = []
+            for number, place in prompt.rows:
+                row = given.filled(fields_of(lines.at(place)), number)
+                first = first or row
+                responses += row.responses
+                reading.odd += row.odd
+            assert first is not None
+            assert first.reference is not None
+            yield Generations(prompt_id, first.prompt, first.reference, responses, first.fact, first.cluster)
 
 
 def write_generations(path: Path, rows: Iterable[Generations]) -> None:
     """Rows in our layout; the file appears whole or not at all."""
-    with atomic_file(path) as stream:
-        for row in rows:
-            fields = {name: value for name, value in dataclasses.asdict(row).items() if name != "fact" or value}
-            stream.write(json.dumps(fields) + "\n")
+    optional = ("fact", "cluster")
+    write_json_lines(
+        path,
+        ({key: each for key, each in dataclasses.asdict(row).items() if key not in optional or each} for row in rows),
+    )
 
 
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[str]]:
-    """A text file to write that replaces `path` when the block ends well and leaves nothing otherwise.
-
-    Raises UserError where `path` cannot be written or is no plain file.
-    """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is not a plain file; choose another name to write to")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        stream = temporary.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        with stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def content_id(prompt: str, reference: str, fact: str | None = None) -> str:
+    """The id of a row that has none of its own: the same for the same texts, whatever file they stand in."""
+    digest = hashlib.sha256(json.dumps([prompt, reference, fact]).encode()).hexdigest()
+    return f"text-{digest[:16]}"
 
 
-def _lines(stream: IO[bytes], reading: Reading) -> Iterator[bytes | None]:
-    """The file's lines; None stands for one longer than LONGEST_LINE, which is never held in memory."""
-    while line := stream.readline(LONGEST_LINE):
-        reading.bytes_read += len(line)
-        if len(line) < LONGEST_LINE or line.endswith(b"\n"):
-            yield line
+def _index(path: Path, lines: JsonLines, reading: Reading, given: _References) -> dict[str, _Prompt]:
+    """The prompts by their ids, in the order of their first rows."""
+    named: dict[str, _Prompt] = {}
+    unnamed: dict[str, _Prompt] = {}
+    order: dict[tuple[bool, str], None] = {}
+    for line in lines:
+        try:
+            row = given.filled(fields_of(line.value), line.number)
+        except ValueError as error:
+            reading.leave_out(line.number, str(error))
             continue
-        while (rest := stream.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-            reading.bytes_read += len(rest)
-        reading.bytes_read += len(rest)
-        yield None
+        assert row.reference is not None
+        said = (row.prompt, row.reference, row.fact, row.cluster)
+        key = row.prompt_id or content_id(row.prompt, row.reference, row.fact)
+        prompts = unnamed if row.prompt_id is None else named
+        prompt = prompts.setdefault(key, _Prompt(said))
+        if prompt.said != said:
+            raise UserError(
+                f"{path}:{line.number}: {key!r} stands on line {prompt.rows[0][0]} too, where "
+                f"{_difference(prompt.said, said)} is another; give each prompt its own prompt_id"
+            )
+        prompt.rows.append((line.number, line.place))
+        prompt.responses += len(row.responses)
+        order[row.prompt_id is None, key] = None
+    found: dict[str, _Prompt] = {}
+    for without_id, key in order:
+        prompt = (unnamed if without_id else named)[key]
+        if without_id and prompt.responses > len(prompt.rows) > 1:  # each row is a prompt of its own
+            for count, place in enumerate(prompt.rows, 1):
+                found[f"{key}-{count}"] = _Prompt(prompt.said, [place])
+            continue
+        reading.joined += len(prompt.rows) - 1
+        found[key] = prompt
+    return found
 
 
-def _parse(line: bytes | None) -> Any:
-    if line is None:
-        raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB; expected one row a line")
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from error
-    except RecursionError as error:
-        raise ValueError("not JSON that can be read (too deeply nested)") from error
+def _difference(said: tuple[str | None, ...], now: tuple[str | None, ...]) -> str:
+    names = ("the prompt", "the reference", "the fact", "the cluster")
+    return next(name for name, one, other in zip(names, said, now, strict=True) if one != other)
 
 
-def _row(raw: Any, number: int) -> Generations:
-    """One parsed line as Generations. ValueError says what is wrong with it."""
-    if not isinstance(raw, dict):
-        raise ValueError(f"expected an object, found {type(raw).__name__}")
-    reference, fact = raw.get("reference", raw.get("ground_truth")), raw.get("fact")
-    if not isinstance(reference, str):
-        raise ValueError("no reference (nor ground_truth) of text")
-    for text in (reference, fact):
-        if text is not None and not (isinstance(text, str) and any(character.isalnum() for character in text)):
-            raise ValueError(f"a reference or fact must hold a word, found {text!r}")
-    responses = raw.get("responses")
-    if not isinstance(responses, list) or not responses:
-        raise ValueError("responses must be a list of at least one")
-    texts = [_response(each) for each in responses]
-    prompt_id, prompt = raw.get("prompt_id"), raw.get("prompt", "")
-    if not isinstance(prompt_id, str | int | None) or not isinstance(prompt, str):
-        raise ValueError("prompt_id and prompt must be text")
-    return Generations(f"line-{number}" if prompt_id is None else str(prompt_id), prompt, reference, texts, fact)
+@dataclasses.dataclass(frozen=True)
+class _References:
+    """References by prompt id, by prompt, and by line, for rows that hold none."""
 
+    path: Path | None = None
+    by_id: dict[str, Fields] = dataclasses.field(default_factory=dict)
+    by_prompt: dict[str, Fields] = dataclasses.field(default_factory=dict)
+    by_line: dict[int, Fields] = dataclasses.field(default_factory=dict)
 
-def _response(value: Any) -> str | None:
-    if isinstance(value, dict):
-        if "response" not in value:
-            raise ValueError(f"a response without the key 'response', found {', '.join(value) or 'nothing'}")
-        value = value["response"]
-    if not isinstance(value, str | None):
-        raise ValueError(f"every response must be text or null, found {type(value).__name__}")
-    return value
+    @classmethod
+    def read(cls, path: Path) -> _References:
+        """Every row of a file of references. UserError for a row that is none and for an id that stands twice."""
+        found, reading, twice = cls(path), Reading(), set[str]()
+        with json_lines(path, reading) as lines:
+            for line in lines:
+                try:
+                    row = reference_fields(line.value)
+                except ValueError as error:
+                    raise UserError(
+                        f"{path}:{line.number}: {error}; expected a row with reference and prompt"
+                    ) from error
+                if row.prompt_id in found.by_id:
+                    raise UserError(f"{path}:{line.number}: prompt_id {row.prompt_id!r} stands there twice")
+                found.by_line[line.number] = row
+                if row.prompt_id is not None:
+                    found.by_id[row.prompt_id] = row
+                if found.by_prompt.setdefault(row.prompt, row) is not row:
+                    twice.add(row.prompt)
+        if not found.by_line or reading.malformed:
+            raise UserError(f"{path}: not a file of references ({reading.first_fault})")
+        for prompt in twice:
+            del found.by_prompt[prompt]
+        return found
+
+    def filled(self, row: Fields, number: int) -> Fields:
+        """The row with its reference, and what else it lacks; by its id, else its prompt, else its line. ValueError
+        where there is none."""
+        if row.reference is not None:
+            return row
+        if self.path is None:
+            raise ValueError("no reference (nor ground_truth) of text; --references FILE.jsonl can give it")
+        by_line = self.by_line.get(number) if row.prompt_id is None and not row.prompt else None
+        found = self.by_id.get(row.prompt_id or "") or self.by_prompt.get(row.prompt) or by_line
+        if found is None:
+            raise ValueError(f"no reference for it in {self.path.name}")
+        return dataclasses.replace(
+            row,
+            prompt_id=row.prompt_id or found.prompt_id,
+            prompt=row.prompt or found.prompt,
+            reference=found.reference,
+            fact=row.fact or found.fact,
+            cluster=row.cluster or found.cluster,
+        )

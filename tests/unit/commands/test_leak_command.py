@@ -3,8 +3,10 @@
 import argparse
 import json
 
+import numpy as np
 import pytest
 
+from engine.cli import main
 from engine.commands import leak
 from engine.errors import UserError
 
@@ -125,14 +127,69 @@ def test_malformed_lines_are_named_and_counted(tmp_path, capsys):
         ([("a", [0, 1])], ["--plan", "0"], "half-width must be positive"),
         ([("a", [0, 1]), ("a", [0, 0])], [], ":2: prompt_id 'a' stands on line 1 too"),
         ([("a", [0, 1.5])], [], r":1: scores must lie in \[0, 1\], found 1.5"),
+        ([("a", [0, 1.0000100000001])], [], r"found 1\.0000100000001"),
         ([("a", [None, None])], [], "every score failed"),
         ([(1, "[]")], [], "line 1: expected an object, found list"),
+        ([(1, "[1,\n 2]")], [], "is one JSON array; expected JSON lines"),
+        ([(1, '{"prompt_id": "a", "responses": ["x"]}')], [], "`leakatk score` makes scores of them"),
     ],
 )
 def test_mistakes_are_explained(tmp_path, rows, arguments, says):
     with pytest.raises(UserError, match=says) as caught:
         run(write(tmp_path / "s.jsonl", rows), *arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_scores_beyond_the_range_by_rounding_are_taken_as_its_ends_and_counted(tmp_path, capsys):
+    rows = [("a", [float(np.nextafter(np.float32(1), np.float32(2))), 0.5]), ("b", [-1e-9, 1.0000000002])]
+    run(write(tmp_path / "s.jsonl", rows), "--k", "1,2", "--json")
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["leak"] == [(0.75 + 0.5) / 2, 1.0]
+    assert result["rounded"] == 3
+    assert "3 scores beyond 0 or 1 by rounding" in captured.err
+
+
+def test_a_byte_order_mark_costs_no_prompt(tmp_path, capsys):
+    text = '{"prompt_id":"a","scores":[1,0]}\n{"prompt_id":"b","scores":[0,0]}\n'
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "s.jsonl").write_bytes(text.encode(encoding))
+        run(tmp_path / "s.jsonl", "--k", "1", "--json")
+        result = json.loads(capsys.readouterr().out)
+        assert (result["leak"], result["prompts"], result["malformed"]) == ([0.25], 2, 0)
+
+
+def scored(folder, name, rows):
+    """The scores that `leakatk score` writes of generations with these (prompt, reference, responses)."""
+    lines = [json.dumps({"prompt": p, "ground_truth": r, "responses": texts}) for p, r, texts in rows]
+    (folder / f"{name}.generations").write_text("\n".join(lines))
+    arguments = ["score", folder / f"{name}.generations", "--metric", "exact_fact", "--out", folder / name]
+    assert main([str(each) for each in arguments]) == 0
+    return folder / name
+
+
+def test_rows_without_ids_are_paired_by_prompt_and_reference_in_any_order(tmp_path, capsys):
+    rows = [
+        (f"who wrote book {each}?", f"author{each} wrote it", [f"author{each} wrote it", "no"]) for each in range(8)
+    ]
+    model = scored(tmp_path, "model", rows)
+    retain = scored(tmp_path, "retain", [*rows[5:], *reversed(rows[:4]), (*rows[4][:2], ["no", "no"])])
+    capsys.readouterr()
+    run(model, "--retain", retain, "--k", "2", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["excess"] == [1 / 8]
+    (worst,) = result["worst"]
+    run(model, "--retain", retain, "--k", "2", "--generations", tmp_path / "model.generations", "--json")
+    assert json.loads(capsys.readouterr().out)["worst"][0]["prompt"] == "who wrote book 4?"
+    assert worst["excess"] == 1
+
+
+def test_rows_that_neither_ids_nor_texts_tell_apart_are_not_paired(tmp_path):
+    twice = [("q", "r", ["r", "no"]), ("q", "r", ["no", "no"])]
+    model, retain = scored(tmp_path, "model", twice), scored(tmp_path, "retain", twice)
+    assert run(model, "--k", "1", "--json") == 0
+    with pytest.raises(UserError, match="give each row of both generations files its own prompt_id"):
+        run(model, "--retain", retain)
 
 
 def test_missing_file_is_explained(tmp_path):
