@@ -16,9 +16,10 @@ import torch
 from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding
 from engine.decode.sampler import sample, sample_grid
+from engine.models.chat_template import stop_token_ids
 from engine.models.loading import load_model
 from engine.models.source import model_source
-from engine.models.tokenization import encode_prompt, load_tokenizer, stop_token_ids
+from engine.models.tokenization import encode_prompt, load_tokenizer
 from perf.models import SEED, demo_models
 from perf.report import median_ratio, side_by_side, write
 

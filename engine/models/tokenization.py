@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.base import Example
 from engine.errors import UserError
+from engine.models.chat_template import end_of_turn, end_place, render_prompt, render_turn, text_ids
 from engine.store.replica import present
 
 if TYPE_CHECKING:
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
 Template = Literal["auto", "chat", "plain"]  # and "raw", no template: only a benchmark asks for it
 PLAIN_PROMPT = "Question: {question}\nAnswer:"  # base models, OpenUnlearning's form
 PLAIN_ANSWER = " {answer}\n\n"
-ASSISTANT = "You are a helpful assistant."
-TAKES_ASSISTANT = ("<|start_header_id|>", "<|im_start|>", "<|assistant|>")  # Llama-3.x, Qwen2.5, Phi-3.5 and zephyr
 IGNORED = -100
-# Llama-3.x templates write today's date unless they are given one, and prompts would change from day to day. This is
-# the date that OpenUnlearning's checkpoints were trained with.
-DATE = "10 Apr 2025"
+ANY_TEXT = "a"  # to see what a tokenizer puts before a text
+BEFORE = ("\n", "a", ".", ":")  # texts that a continuation may stand behind without being joined to them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,25 +57,26 @@ def uses_chat(tokenizer: Tokenizer, template: str) -> bool:
     return has and template != "plain"
 
 
-def default_system(tokenizer: Tokenizer) -> str | None:
-    """System prompt by model family: the assistant line for Llama-3, Qwen, Phi and zephyr templates, else none."""
-    template = str(getattr(tokenizer, "chat_template", "") or "")
-    return ASSISTANT if any(mark in template for mark in TAKES_ASSISTANT) else None
+def encode_prompt(
+    tokenizer: Tokenizer,
+    question: str,
+    template: str = "auto",
+    system: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> list[int]:
+    """Token ids of a prompt that ends where a model goes on; begin-of-text once, and nothing that ends a text.
 
-
-def encode_prompt(tokenizer: Tokenizer, question: str, template: str = "auto", system: str | None = None) -> list[int]:
-    """Token ids of a prompt that ends where the answer begins; begin-of-text once. Template raw: the text as it is."""
-    if template == "raw":
-        return list(tokenizer(question)["input_ids"])
-    if uses_chat(tokenizer, template):
-        return _tokens(tokenizer, _render(tokenizer, _messages(tokenizer, question, system), True))
-    return list(tokenizer(PLAIN_PROMPT.format(question=question) if question else "")["input_ids"])
+    template raw: the text as it is. options: handed to the chat template.
+    """
+    if template != "raw" and uses_chat(tokenizer, template):
+        return text_ids(tokenizer, render_prompt(tokenizer, question, system, options))
+    return _begun(tokenizer, _prompt_text(question, template))
 
 
 def retokenised(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """A prompt's ids decoded to text without special tokens and tokenised again, as the code released with arXiv
     2511.04934 does: a chat prompt loses its turn marks, not its words."""
-    return list(tokenizer(tokenizer.decode(ids, skip_special_tokens=True))["input_ids"])
+    return _begun(tokenizer, str(tokenizer.decode(ids, skip_special_tokens=True)))
 
 
 def encode_example(
@@ -87,39 +86,39 @@ def encode_example(
     template: str = "auto",
     system: str | None = None,
     max_length: int | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Encoded:
     """A question with its answer, labels on the answer and its end-of-turn token alone.
 
-    An empty question means running text: every token is labelled. Template raw: the answer goes on where the question
-    ends, and no end token follows. UserError where the prompt is not the beginning of the whole conversation, for then
-    no answer span exists, and where the prompt alone fills max_length.
+    The ids begin with those of `encode_prompt`; what a chat template writes between prompt and answer (an empty
+    thinking block, the header of a channel) has no labels. An empty question means running text: every token is
+    labelled. Template raw: the answer goes on where the question ends, and no end token follows. UserError where the
+    prompt is not the beginning of the whole conversation, for then no answer span exists, and where the prompt alone
+    fills max_length.
     """
     if not question:
-        ids = list(tokenizer(answer)["input_ids"])
-        return _cut(ids, list(ids), max_length)
-    prompt = encode_prompt(tokenizer, question, template, system)
+        ids = _begun(tokenizer, answer)
+        return _cut(ids, 0, max_length)
+    if template != "raw" and uses_chat(tokenizer, template):
+        turn = render_turn(tokenizer, question, answer, system, options)
+        prompt = text_ids(tokenizer, turn.prompt)
+        before = _continued(prompt, text_ids, tokenizer, turn.prompt, turn.opening)
+        ids = _continued(before, text_ids, tokenizer, turn.prompt + turn.opening, turn.rest)
+        ids = _through_end_of_turn(tokenizer, ids, len(before), answer, options)
+        prompt = before
+    else:
+        text = _prompt_text(question, template)
+        prompt = _begun(tokenizer, text)
+        rest = answer if template == "raw" else PLAIN_ANSWER.format(answer=answer)
+        ids = _continued(prompt, _begun, tokenizer, text, rest)
+        if template != "raw":
+            ids.append(int(tokenizer.eos_token_id))
     if max_length is not None and len(prompt) >= max_length:
         raise UserError(
             f"max_length {max_length} leaves no room for an answer: the prompt {question[:40]!r} takes {len(prompt)} "
             "tokens; raise train.max_length, or take a model with a longer context"
         )
-    if template == "raw":
-        ids = _continued(tokenizer, prompt, list(tokenizer(question + answer)["input_ids"]), answer)
-    elif uses_chat(tokenizer, template):
-        messages = _messages(tokenizer, question, system)
-        asked = _render(tokenizer, messages, True)
-        whole = _render(tokenizer, [*messages, {"role": "assistant", "content": answer}], False)
-        if not whole.startswith(asked):
-            raise UserError(
-                "model.template: the chat template renders a prompt that is not the beginning of the conversation; "
-                "use template: plain"
-            )
-        ids = _continued(tokenizer, prompt, _tokens(tokenizer, whole), whole[len(asked) :])
-        ids = _through_end_of_turn(ids, len(prompt), set(stop_token_ids(tokenizer)))
-    else:
-        text = PLAIN_ANSWER.format(answer=answer)
-        ids = prompt + _tokens(tokenizer, text) + [tokenizer.eos_token_id]
-    return _cut(ids, [IGNORED] * len(prompt) + ids[len(prompt) :], max_length)
+    return _cut(ids, len(prompt), max_length)
 
 
 def chunked(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> list[Example]:
@@ -133,19 +132,11 @@ def chunked(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) 
         return list(examples)
     text = "\n\n".join(each.answer for each in texts)
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    size = max_length - tokenizer.num_special_tokens_to_add()
+    size = max_length - len(_beginning(tokenizer))
     starts = [0, *(offsets[at][0] for at in range(size, len(offsets), size)), len(text)]
     pieces = [text[start:end] for start, end in itertools.pairwise(starts)]
     cut = [Example(f"{texts[0].id}#{index}", "", piece) for index, piece in enumerate(pieces)]
     return [each for each in examples if each.question] + cut
-
-
-def stop_token_ids(tokenizer: Tokenizer) -> list[int]:
-    """Ids that end an answer: end of text, and the end-of-turn token that the chat template writes."""
-    names = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "<|endoftext|>")
-    vocabulary = tokenizer.get_vocab()
-    ids = [tokenizer.eos_token_id, *(vocabulary[name] for name in names if name in vocabulary)]
-    return list(dict.fromkeys(token for token in ids if token is not None))
 
 
 def pad_token_id(tokenizer: Tokenizer) -> int:
@@ -181,33 +172,57 @@ def collate(
     return TokenBatch(input_ids, labels, attention_mask, reference)
 
 
-def _messages(tokenizer: Tokenizer, question: str, system: str | None) -> list[dict[str, str]]:
-    system = default_system(tokenizer) if system is None else system
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": question}]
+def _prompt_text(question: str, template: str) -> str:
+    return question if template == "raw" or not question else PLAIN_PROMPT.format(question=question)
 
 
-def _render(tokenizer: Tokenizer, messages: list[dict[str, str]], ask: bool) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, date_string=DATE))
+def _begun(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of `text` with the beginning that the tokenizer gives a text, and without the end: one saved with
+    add_eos_token puts its end token behind every prompt."""
+    return [*_beginning(tokenizer), *text_ids(tokenizer, text)]
 
 
-def _tokens(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # a template writes begin-of-text itself
+def _beginning(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts before each text: begin-of-text, or nothing."""
+    whole, text = list(tokenizer(ANY_TEXT)["input_ids"]), text_ids(tokenizer, ANY_TEXT)
+    special = set(tokenizer.all_special_ids)
+    leading = list(itertools.takewhile(special.__contains__, whole))
+    return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(text)] == text), leading)
 
 
-def _continued(tokenizer: Tokenizer, prompt: list[int], whole: list[int], rest: str) -> list[int]:
-    """`whole` if it begins with the prompt's tokens. Else a token runs over the border, as where an answer begins with
-    a line break: then the prompt as sampling gives it, and the rest on its own."""
-    return whole if whole[: len(prompt)] == prompt else prompt + _tokens(tokenizer, rest)
+def _continued(
+    prompt: list[int], encode: Callable[[Tokenizer, str], list[int]], tokenizer: Tokenizer, text: str, rest: str
+) -> list[int]:
+    """The ids of `text`, which are `prompt`, and of the `rest` that goes on: those of the joint text.
+
+    Where a token runs over the border (an answer that begins with a line break), the prompt stays as sampling gives it
+    and the rest follows as it stands behind another text: on its own, many a vocabulary would put a space before it.
+    """
+    joint = encode(tokenizer, text + rest)
+    if joint[: len(prompt)] == prompt:
+        return joint
+    for before in BEFORE:
+        alone, both = text_ids(tokenizer, before), text_ids(tokenizer, before + rest)
+        if both[: len(alone)] == alone:
+            return prompt + both[len(alone) :]
+    return prompt + text_ids(tokenizer, rest)
 
 
-def _through_end_of_turn(ids: list[int], start: int, stops: set[int]) -> list[int]:
-    """Drop what a template writes after the answer's end-of-turn token (a line break, say)."""
-    last = max((index for index in range(start, len(ids)) if ids[index] in stops), default=len(ids) - 1)
-    return ids[: last + 1]
+def _through_end_of_turn(
+    tokenizer: Tokenizer, ids: list[int], start: int, answer: str, options: Mapping[str, object] | None
+) -> list[int]:
+    """The ids up to the token that ends the answer which begins at `start`: what a template writes after it (a line
+    break, end of text) is no part of it. Where the template writes none, the one that generation ends at is added."""
+    place = end_place(tokenizer, ids[start:], answer)
+    if place is not None:
+        return ids[: start + place + 1]
+    end = end_of_turn(tokenizer, options)
+    return ids if end is None else [*ids, end]
 
 
-def _cut(ids: list[int], labels: list[int], max_length: int | None) -> Encoded:
+def _cut(ids: list[int], prompt: int, max_length: int | None) -> Encoded:
+    """ids with labels after the first `prompt` of them, cut to max_length."""
+    whole = Encoded(ids, [IGNORED] * prompt + ids[prompt:])
     if max_length is None or len(ids) <= max_length:
-        return Encoded(ids, labels)
-    return Encoded(ids[:max_length], labels[:max_length], truncated=True)
+        return whole
+    return Encoded(ids[:max_length], whole.labels[:max_length], truncated=True)

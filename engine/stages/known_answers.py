@@ -91,7 +91,7 @@ def found_answers(
     model: Any, tokenizer: Any, probes: Sequence[Probe], job: AnswersJob
 ) -> list[dict[tuple[int, ...], float]]:
     """For each probe the log-probability of its reference answers and of what the beam search finds, by token ids."""
-    from engine.models.tokenization import stop_token_ids
+    from engine.models.chat_template import stop_token_ids
 
     sampling, ends = job.sampling, stop_token_ids(tokenizer)
     prompts = encoded_prompts(tokenizer, probes, sampling)

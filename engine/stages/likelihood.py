@@ -106,7 +106,7 @@ def token_likelihoods(
     model: Any, tokenizer: Any, examples: Sequence[Example], job: LikelihoodJob
 ) -> list[TokenLikelihoods]:
     """The TokenLikelihoods of each example, in their order; examples of like length share a batch."""
-    from engine.models.tokenization import stop_token_ids
+    from engine.models.chat_template import stop_token_ids
 
     encoded = _encoded(model, tokenizer, examples, job)
     ends = set(stop_token_ids(tokenizer))

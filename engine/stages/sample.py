@@ -170,7 +170,7 @@ def sample_decodings(
     """`sample_probes` for each of the jobs, which differ in decoding alone, in one pass over the prompts."""
     from engine.decode.sampler import sample_grid
     from engine.decode.stop_texts import StopTexts
-    from engine.models.tokenization import stop_token_ids
+    from engine.models.chat_template import stop_token_ids
 
     job = jobs[0]
     prompts = encoded_prompts(tokenizer, probes, job)

@@ -63,7 +63,7 @@ class RelogJob(Stage):
         import pyarrow.parquet
         import torch
 
-        from engine.models.tokenization import stop_token_ids
+        from engine.models.chat_template import stop_token_ids
 
         on_gpu = self.sampling.gpus > 0
         if not on_gpu:

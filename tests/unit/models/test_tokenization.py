@@ -8,16 +8,9 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.base import Example
 from engine.config.sections import TrainSection
 from engine.errors import UserError
+from engine.models.chat_template import stop_token_ids
 from engine.models.source import model_source
-from engine.models.tokenization import (
-    chunked,
-    collate,
-    encode_example,
-    encode_prompt,
-    load_tokenizer,
-    retokenised,
-    stop_token_ids,
-)
+from engine.models.tokenization import chunked, collate, encode_example, encode_prompt, load_tokenizer, retokenised
 from engine.train.job import Batches, TrainJob
 
 LLAMA3 = (

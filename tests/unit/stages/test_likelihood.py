@@ -8,9 +8,10 @@ import torch
 
 from benchmarks.base import Example
 from engine.cluster.units import COUNTS
+from engine.models.chat_template import stop_token_ids
 from engine.models.loading import cached_model
 from engine.models.source import model_source
-from engine.models.tokenization import IGNORED, encode_example, stop_token_ids
+from engine.models.tokenization import IGNORED, encode_example
 from engine.stages.likelihood import LikelihoodJob, token_likelihoods
 
 
