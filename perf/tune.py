@@ -1,7 +1,7 @@
-"""What a search saves by looking cheaply first: tokens and winner beside sampling every trial in full.
+"""What a search saves by sampling little first: tokens and winner beside sampling every trial in full.
 
-Replays the finals on the samples of a finished search whose trials were all sampled in full (`rungs: []`): the first n
-samples of a prompt are what a look at n would have drawn, so tokens and winner are exact.
+Replays the selection of finalists on the samples of a finished search whose trials were all sampled in full
+(`rungs: []`): the first n samples of a prompt are what a rung of n would have drawn, so tokens and winner are exact.
 
     python -m perf.tune STORE/tune/NAME
 """
@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from engine.leak.estimator import Floats, prompt_leak
-from engine.search.final_selection import finals
-from engine.search.scheduler import short
+from engine.search.final_selection import sample_finalists
+from engine.search.prompt_split import rank
 from engine.search.space import TRAIN, Rung
-from engine.search.trial import _report
-from engine.search.trial_evaluation import FEW, Look, _rank, predict
+from engine.search.trial_evaluation import FEW, predict
+from engine.search.trial_report import LeakEstimate, TrialReport, short
 from engine.stages.sample import read_units
 from engine.stages.score import group_scores
 from perf.report import machine, table, write_page
@@ -35,7 +35,7 @@ LADDERS = ((4, 16, 64), (8, 32))
 @dataclasses.dataclass(frozen=True)
 class Known:
     """A trial that was sampled in full: its report, scores and tokens of each sample [prompts, n], and the tokens of
-    its greedy answers: to the prompts that decide, to the few prompts of a first look at utility, to all."""
+    its greedy answers: to the prompts that decide, to the few prompts of a first estimate of utility, to all."""
 
     report: dict[str, Any]
     scores: Floats
@@ -91,19 +91,19 @@ def point(inputs: dict[str, Any], name: str) -> Any:
 
 
 def few_tokens(folder: Path) -> int:
-    """Tokens of the greedy answers that a first look at utility takes."""
+    """Tokens of the greedy answers that a first estimate of utility takes."""
     rows = read_units(folder, ["prompt_id", "group", "tokens"]).to_pylist()
     utility = BENCHMARKS["fictional"].load().protocol.utility_group
-    asked = sorted((each for each in rows if each["group"] == utility), key=lambda each: _rank(0, each["prompt_id"]))
+    asked = sorted((each for each in rows if each["group"] == utility), key=lambda each: rank(0, each["prompt_id"]))
     return sum(each["tokens"] for each in asked[:FEW])
 
 
-def replayed(trials: dict[str, Known], ladder: Sequence[int], k: int) -> tuple[dict[str, dict[str, Any]], int]:
-    """The reports after the finals, and all tokens that the search takes with this ladder of rungs."""
+def replayed(trials: dict[str, Known], ladder: Sequence[int], k: int) -> tuple[dict[str, TrialReport], int]:
+    """The last reports, and all tokens that the search takes with this ladder of rungs."""
     whole = next(iter(trials.values())).scores.shape[1]
     spent = 0
 
-    def look(name: str, rung: Rung) -> dict[str, Any]:
+    def sample(name: str, rung: Rung) -> TrialReport:
         nonlocal spent
         one = trials[name]
         spent += int(one.tokens[:, : rung.n].sum()) + (one.kept if rung.n == whole else 0)
@@ -112,40 +112,41 @@ def replayed(trials: dict[str, Known], ladder: Sequence[int], k: int) -> tuple[d
         bound = float(prompt_leak(first, np.array([k])).mean())
         guess = max(bound, predict(one.scores[:, : rung.n], bound, k))
         full = rung.n == whole
-        seen = Look(rung.n, min(k, rung.n), bound, 0.0, 1.0, bound, guess)
-        return _report(seen, full=full, feasible=one.report["feasible"] or not full)
+        report = TrialReport.of(LeakEstimate(rung.n, min(k, rung.n), bound, 0.0, 1.0, bound, guess))
+        return dataclasses.replace(report, full=full, feasible=one.report["feasible"] or not full)
 
     spent += sum(one.deciding + one.few for one in trials.values())
-    first = {name: look(name, Rung(n=ladder[0])) for name in trials}
-    return finals(first, [*(Rung(n=n) for n in ladder), Rung(n=whole)], look), spent
+    first = {name: sample(name, Rung(n=ladder[0])) for name in trials}
+    return sample_finalists(first, [*(Rung(n=n) for n in ladder), Rung(n=whole)], sample), spent
 
 
 def page(found: dict[str, Any], trials: dict[str, Known], k: int) -> list[str]:
     """The paragraphs of the result's page."""
     total = sum(int(one.tokens.sum()) + one.deciding + one.kept for one in trials.values())
     winner = min((one.report["leak"], name) for name, one in trials.items() if one.report["feasible"])
-    rows, seen = [], {}
+    rows, last = [], {}
     for ladder in LADDERS:
         reports, spent = replayed(trials, ladder, k)
-        seen[ladder] = reports
-        full = {name: each["leak"] for name, each in reports.items() if each["full"] and each["feasible"]}
+        last[ladder] = reports
+        full = {name: each.leak for name, each in reports.items() if each.full and each.feasible}
         best = min((leak, name) for name, leak in full.items())
         same = "the same" if best[1] == winner[1] else f"{best[1]}, {best[0]:.3f}"
-        count = f"{sum(each['full'] for each in reports.values())} of {len(trials)}"
+        count = f"{sum(each.full for each in reports.values())} of {len(trials)}"
         rows.append([", ".join(map(str, ladder)), same, count, f"{spent:,}", f"{total / spent:.1f}x"])
     names = list(next(iter(trials.values())).report["values"])
     return [
-        "# A search that looks cheaply first, beside sampling every trial in full",
+        "# A search that samples little first, beside sampling every trial in full",
         machine("python -m perf.tune STORE/tune/NAME"),
         f"{len(trials)} trials of tune_spaces/fictional-npo.yaml, chosen by TPE and all sampled in full: leak@{k} by "
-        "exact fact from 200 samples of each of the 36 forget prompts that decide. The finals are replayed on the "
-        "first n of those samples. Tokens: all that is generated for the trials, greedy answers for utility included. "
+        "exact fact from 200 samples of each of the 36 forget prompts that decide. The selection of finalists is "
+        "replayed on the first n of those samples. Tokens: all that is generated for the trials, greedy answers for "
+        "utility included. "
         f"All in full: {total:,} tokens; the winner is {winner[1]} with {winner[0]:.3f}.",
         table(("rungs", "winner", "sampled in full", "tokens", "fewer by"), rows),
         f"Every trial, and where rungs {', '.join(map(str, LADDERS[0]))} leave it:",
         table(
             (*names, "utility", "greedy", f"leak@{k}", "samples a prompt"),
-            [_row(one, seen[LADDERS[0]][name], names) for name, one in sorted(trials.items(), key=_leak_of)],
+            [_row(one, last[LADDERS[0]][name], names) for name, one in sorted(trials.items(), key=_leak_of)],
         ),
         f"Greedy beside leak@{k}: Spearman correlation {found['greedy_rank_correlation']:.2f}. By greedy answers "
         f"{len(_best_greedy(trials))} trials are best alike, with none that leaks; they leak "
@@ -158,10 +159,10 @@ def _leak_of(item: tuple[str, Known]) -> float:
     return float(item[1].report["leak"])
 
 
-def _row(one: Known, seen: dict[str, Any], names: list[str]) -> list[str]:
+def _row(one: Known, last: TrialReport, names: list[str]) -> list[str]:
     report = one.report
     leak = f"{report['leak']:.3f} [{report['low']:.3f}, {report['high']:.3f}]"
-    numbers = [f"{report['utility']:.3f}", f"{report['greedy']:.3f}", leak, str(seen["n"])]
+    numbers = [f"{report['utility']:.3f}", f"{report['greedy']:.3f}", leak, str(last.n)]
     return [*(short(report["values"][name]) for name in names), *numbers]
 
 

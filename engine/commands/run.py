@@ -103,7 +103,7 @@ def _show(written: WrittenRun, store: Store) -> None:
 
 def _show_next(written: WrittenRun, store: Store) -> None:
     """Where MLflow's record is, and what a user may do with the run."""
-    from engine.tracking.mlflow_run import tracking_uri
+    from engine.tracking.recorder import tracking_uri
 
     results, scores = written.results, written.scores
     retain = scores / f"retain.{results.leak_group}.jsonl"

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     from engine.redact import redact
     from engine.reporting.run_folder import run_path
     from engine.store.location import check_store, store_path
-    from engine.tracking.mlflow_run import tracking_uri
+    from engine.tracking.recorder import tracking_uri
     from engine.tracking.sync import runs_of, sync
 
     root = store_path(args.store)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from engine.redact import redact
     from engine.store.location import check_store, store_path
-    from engine.tracking.mlflow_run import tracking_uri
+    from engine.tracking.recorder import tracking_uri
 
     root = store_path(args.store)
     uri = tracking_uri(root)

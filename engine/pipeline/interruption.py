@@ -99,7 +99,8 @@ class Ending:
 
 def _record(run: dict[str, Any], folder: Path, root: Path) -> None:
     """An MLflow run of status KILLED, which the finished run will replace; the mark on disk is enough without it."""
-    from engine.tracking.mlflow_run import record_interrupted, tracking_uri
+    from engine.tracking.mlflow_run import record_interrupted
+    from engine.tracking.recorder import tracking_uri
     from engine.tracking.sync import reachable
 
     with contextlib.suppress(Exception):

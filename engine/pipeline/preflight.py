@@ -120,7 +120,7 @@ def _store(store: Store) -> Check:
 
 
 def _mlflow(store: Store) -> Check:
-    from engine.tracking.mlflow_run import tracking_uri
+    from engine.tracking.recorder import tracking_uri
     from engine.tracking.sync import reachable
 
     uri = tracking_uri(store.root)

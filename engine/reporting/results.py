@@ -1,4 +1,4 @@
-"""What an experiment found, as plain typed records that go to JSON and back.
+"""The results of an experiment, as plain typed records that go to JSON and back.
 
 One source for the table, the report, the comparison and MLflow. Knows nothing of how the numbers were made.
 """
@@ -9,11 +9,21 @@ import dataclasses
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from engine.errors import UserError
+from engine.reporting.formatting import Estimate, JsonObject
 
 RESULTS_FILE = "results.json"
+
+
+def generations_stage(decoding: str) -> str:
+    """The name, in ModelResult.stages, of the samples under a decoding."""
+    return f"generations {decoding}"
+
+
+def scores_stage(decoding: str, metric: str) -> str:
+    """The name, in ModelResult.stages, of the scores by a metric of the samples under a decoding."""
+    return f"scores {decoding} {metric}"
 
 
 def tally(failures: dict[str, int]) -> str:
@@ -60,15 +70,15 @@ class Curve:
     half_width: float | None = None
     excluded: int = 0
 
-    def at(self, k: int) -> tuple[float, float, float] | None:
-        """(estimate, low, high) of leak@k, None where k was not asked for."""
+    def at(self, k: int) -> Estimate | None:
+        """leak@k with its interval, None where k is none of the curve's."""
         if k not in self.k:
             return None
         index = self.k.index(k)
         return self.leak[index], self.low[index], self.high[index]
 
-    def excess_at(self, k: int) -> tuple[float, float, float] | None:
-        """(estimate, low, high) of the excess over the retain model at k, None without one."""
+    def excess_at(self, k: int) -> Estimate | None:
+        """The excess over the retain model at k with its interval, None without one."""
         if self.excess is None or self.excess_low is None or self.excess_high is None or k not in self.k:
             return None
         index = self.k.index(k)
@@ -85,26 +95,26 @@ class ModelResult:
     reason by name in missing. tokens: sampled in all, RULE's rounds included. seconds: of work for this model alone,
     over all workers. stages: folder of the model and of its generations and scores, below the store.
     failures: samples without a score by the core metric, by reason, at all decodings. notes: how it was sampled.
-    beyond: leak@k above the number of samples, a record for each estimator that was asked for
+    beyond: leak@k above the number of samples, a record for each estimator of the experiment
     (engine/evaluation/beyond_n.py).
     """
 
     name: str
     role: str
-    method: dict[str, Any]
+    method: JsonObject
     greedy: dict[str, float]
     curves: list[Curve]
     utility: float
     tokens: int
     seconds: float
     steps: int = 0
-    rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    rounds: list[JsonObject] = dataclasses.field(default_factory=list)
     stages: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
-    beyond: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    beyond: list[JsonObject] = dataclasses.field(default_factory=list)
 
     @property
     def remarks(self) -> list[str]:
@@ -126,14 +136,19 @@ class Results:
 
     name: str
     fingerprint: str
-    benchmark: dict[str, Any]
+    benchmark: JsonObject
     core_metric: str
     leak_group: str
     confidence: float
     models: list[ModelResult]
     failed: dict[str, str]
     seconds: float
-    experiment: dict[str, Any]
+    experiment: JsonObject
+
+    @property
+    def retain(self) -> ModelResult | None:
+        """The retain model's row, where one was measured."""
+        return next((model for model in self.models if model.role == "retain"), None)
 
     @property
     def headline(self) -> list[tuple[ModelResult, Curve]]:
@@ -164,8 +179,8 @@ class Results:
 
 def groups(results: Results) -> list[str]:
     """The groups of forget prompts, the headline's first."""
-    found = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
-    return sorted(found, key=lambda group: group != results.leak_group)
+    names = dict.fromkeys(curve.group for model in results.models for curve in model.curves)
+    return sorted(names, key=lambda group: group != results.leak_group)
 
 
 def read_results(run: Path | str) -> Results:

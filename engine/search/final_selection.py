@@ -1,39 +1,38 @@
-"""The finals of a search: which trials get more samples, until none of them can win any more.
+"""The end of a search: which trials get more samples, until none of them can win any more.
 
-Reports of trials come in, each with a bound below which its full look cannot fall; the same come out, the finalists'
-sampled in full. Knows nothing of models or of how a look is taken.
+Reports of trials come in, each with a bound that sampling it in full cannot undercut; the same come out, the finalists'
+sampled in full. Knows nothing of models or of how samples are drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from engine.search.space import Rung
+from engine.search.trial_report import TrialReport
 
-Report = dict[str, Any]
 
+def sample_finalists(
+    reports: Mapping[str, TrialReport], ladder: Sequence[Rung], sample: Callable[[str, Rung], TrialReport]
+) -> dict[str, TrialReport]:
+    """Sample the most promising trial at its next rung, until every other is surely no better than the best.
 
-def finals(
-    reports: dict[str, Report], ladder: Sequence[Rung], look: Callable[[str, Rung], Report]
-) -> dict[str, Report]:
-    """Look again at the most promising trial, one rung dearer, until every other is surely no better than the best.
-
-    reports: of each trial by its id. ladder: rungs, the last one the full look. look: takes one of a trial. A trial is
-    promising by its bound, then by what is predicted. One that was stopped while training is out; so is one that keeps
-    too little, or fails. The winner is the one that sampling all in full would find, or one that leaks as much.
+    reports: of each trial by its id. ladder: rungs, the last one sampling in full. sample: the report of a trial at a
+    rung. A trial is promising by its bound, then by what is predicted. One that was stopped while training is out; so
+    is one that keeps too little, or fails. The winner is the one that sampling all in full would give, or one that
+    leaks as much.
     """
-    seen = dict(reports)
+    latest = dict(reports)
     while True:
-        least = min((each["leak"] for each in seen.values() if each["full"] and each["feasible"]), default=float("inf"))
-        open_ = [name for name, each in seen.items() if can_win(each, least)]
-        if not open_:
-            return seen
-        name = min(open_, key=lambda one: (seen[one]["bound"], seen[one]["value"], one))
-        seen[name] = look(name, next(rung for rung in ladder if rung.n > seen[name]["n"]))
+        least = min((each.leak for each in latest.values() if each.full and each.feasible), default=float("inf"))
+        candidates = [name for name, report in latest.items() if can_win(report, least)]
+        if not candidates:
+            return latest
+        name = min(candidates, key=lambda one: (latest[one].bound, latest[one].value, one))
+        latest[name] = sample(name, next(rung for rung in ladder if rung.n > latest[name].n))
 
 
-def can_win(report: Report, least: float) -> bool:
-    """Whether a trial may yet leak less than `least` in full."""
-    out = report["failed"] or not report["feasible"] or report["full"] or report["epoch"] > 0
-    return not out and report["bound"] < least
+def can_win(report: TrialReport, least: float) -> bool:
+    """Whether a trial may yet leak less than `least` when sampled in full."""
+    out = report.failed or not report.feasible or report.full or report.epoch > 0
+    return not out and report.bound < least

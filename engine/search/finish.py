@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from engine.config.experiment import Experiment
 from engine.pipeline.interruption import Ending
 from engine.pipeline.run import run
+from engine.reporting.formatting import JsonObject
 from engine.reporting.results import Results
 from engine.reporting.run_folder import share_run
-from engine.search.figures import draw
+from engine.search.figures import write_figures
 from engine.search.mlflow_run import record_search
+from engine.search.result import Search
 from engine.search.space import Space
-from engine.search.summary import as_json, halves, write_best
-from engine.search.tuner import Search, best_experiment, search
+from engine.search.summary import Halves, as_json, halves, rank_correlation, write_best
+from engine.search.tuner import search
 from engine.store.store import Store
 
 
@@ -32,9 +33,9 @@ class FinishedSearch:
     search: Search
     winner: Results | None
     best_file: Path | None
-    halves: dict[str, dict[str, list[float]]]
+    halves: Halves
     pictures: list[Path]
-    document: dict[str, Any]
+    document: JsonObject
 
 
 def run_search(experiment: Experiment, space: Space, store: Store, quiet: bool = False) -> FinishedSearch:
@@ -43,14 +44,14 @@ def run_search(experiment: Experiment, space: Space, store: Store, quiet: bool =
     SIGTERM or ctrl-C, where this is the main thread: finished work is kept and the process ends. quiet: no progress.
     """
     with Ending(store.root) as ending:
-        found = search(experiment, space, store, quiet)
-        best = best_experiment(found)
+        result = search(experiment, space, store, quiet)
+        best = result.best_experiment()
         winner = run(best, store, quiet=quiet, ending=ending) if best is not None else None
-    best_file = write_best(best, found) if best is not None else None
-    parts = halves(found, winner, store.root) if winner is not None else {}
-    pictures = draw(found)
-    document = as_json(found, winner, parts)
-    (found.folder / "search.json").write_text(json.dumps(document, indent=1))
-    share_run(found.folder)
-    record_search(found, document, pictures, store.root)
-    return FinishedSearch(found, winner, best_file, parts, pictures, document)
+    best_file = write_best(best, result) if best is not None else None
+    parts = halves(result, winner, store.root) if winner is not None else {}
+    pictures = write_figures(result)
+    document = as_json(result, winner, parts)
+    (result.folder / "search.json").write_text(json.dumps(document, indent=1))
+    share_run(result.folder)
+    record_search(result, rank_correlation(result)[0], pictures, store.root)
+    return FinishedSearch(result, winner, best_file, parts, pictures, document)

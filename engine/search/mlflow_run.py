@@ -6,73 +6,74 @@ command, run again, records it anew in place of what there was.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from engine.errors import one_line
 from engine.redact import redact
-from engine.search.tuner import Search
-from engine.tracking.sync import PATIENCE_SECONDS, reachable
+from engine.search.result import Search, Trial
+from engine.tracking.recorder import Measurement, Recorder, tracking_uri
+from engine.tracking.sync import PATIENCE_SECONDS, is_server, reachable
 
 NUMBERS = ("leak", "low", "high", "excess", "greedy", "utility", "n", "k", "tokens")
 
 
-def record_search(found: Search, document: dict[str, Any], pictures: list[Path], root: Path) -> None:
-    """Record it; one line on stderr where that was not possible."""
-    from engine.tracking.mlflow_run import tracking_uri
-
+def record_search(search: Search, correlation: float, pictures: list[Path], root: Path) -> None:
+    """Record it; one line on stderr where that was not possible. correlation: of greedy and leak@k, NaN unknown."""
     uri = tracking_uri(root)
-    server = uri.startswith("http")
-    if server and not reachable(uri):
-        _lost(f"{redact(uri)} does not answer")
+    if is_server(uri) and not reachable(uri):
+        _warn(f"{uri} does not answer")
         return
-    recording = threading.Thread(target=_record, args=(found, document, pictures, root, uri), daemon=True)
+    recording = threading.Thread(target=_record, args=(search, correlation, pictures, root), daemon=True)
     recording.start()
-    recording.join(PATIENCE_SECONDS if server else None)
+    recording.join(PATIENCE_SECONDS if is_server(uri) else None)
     if recording.is_alive():
-        _lost(f"{redact(uri)} took longer than {PATIENCE_SECONDS:.0f} s")
+        _warn(f"{uri} took longer than {PATIENCE_SECONDS:.0f} s")
 
 
-def _record(found: Search, document: dict[str, Any], pictures: list[Path], root: Path, uri: str) -> None:
-    from engine.tracking.mlflow_run import client_of, experiment_of, log_metrics, log_params, start_run
-
+def _record(search: Search, correlation: float, pictures: list[Path], root: Path) -> None:
     try:
-        client = client_of(uri)
-        where = experiment_of(client, uri, root)
-        tags = {"leakatk.kind": "search", "leakatk.search": found.folder.name, "leakatk.method": document["method"]}
-        for old in client.search_runs([where], f"tags.`leakatk.search` = '{found.folder.name}'", max_results=5000):
-            client.delete_run(old.info.run_id)
-        parent = start_run(client, where, found.folder.name, tags)
-        log_params(client, parent, {"space": found.setting.space.model_dump(mode="json")})
-        log_metrics(client, parent, _numbers(found, document))
-        for each in found.trials:
-            child = start_run(client, where, each.id, tags | {"leakatk.kind": "trial"}, parent)
-            log_params(client, child, each.values)
-            log_metrics(client, child, [(name, float(each.seen[name]), 0) for name in NUMBERS])
-            client.set_tag(child, "leakatk.state", each.state)
-            if each.seen["failed"]:
-                client.set_tag(child, "leakatk.failed", redact(each.seen["failed"]))
-            client.set_terminated(child, status="FAILED" if each.seen["failed"] else "FINISHED")
-        for path in [*pictures, found.folder / "best.yaml", found.folder / "search.json"]:
+        recorder = Recorder(root)
+        name, method = search.folder.name, search.setting.space.method
+        recorder.delete(recorder.runs({"leakatk.search": name}))
+        tags = {"leakatk.kind": "search", "leakatk.search": name, "leakatk.method": method}
+        parent = recorder.start(name, tags)
+        recorder.log_params(parent, {"space": search.setting.space.model_dump(mode="json")})
+        recorder.log_metrics(parent, _numbers(search, correlation))
+        for trial in search.trials:
+            _record_trial(recorder, trial, tags | {"leakatk.kind": "trial"}, parent)
+        for path in [*pictures, search.folder / "best.yaml", search.folder / "search.json"]:
             if path.exists():
-                client.log_artifact(parent, str(path))
-        client.set_terminated(parent)
+                recorder.client.log_artifact(parent, str(path))
+        recorder.client.set_terminated(parent)
     except Exception as error:  # whatever the server or the network raises
-        _lost((str(error).splitlines() or [type(error).__name__])[0][:200])
+        _warn(one_line(str(error) or type(error).__name__)[:200])
 
 
-def _numbers(found: Search, document: dict[str, Any]) -> list[tuple[str, float, int]]:
+def _record_trial(recorder: Recorder, trial: Trial, tags: dict[str, str], parent: str) -> None:
+    run = recorder.start(trial.id, tags, parent)
+    recorder.log_params(run, dict(trial.values))
+    recorder.log_metrics(run, [Measurement(name, float(getattr(trial.report, name))) for name in NUMBERS])
+    recorder.client.set_tag(run, "leakatk.state", trial.state)
+    if trial.report.failed:
+        recorder.client.set_tag(run, "leakatk.failed", redact(trial.report.failed))
+    recorder.client.set_terminated(run, status="FAILED" if trial.report.failed else "FINISHED")
+
+
+def _numbers(search: Search, correlation: float) -> list[Measurement]:
     """The parent's metrics; what is not finite is left out when they are logged."""
-    correlation = document["greedy_rank_correlation"]
-    numbers = {"tokens_sampled": float(found.tokens), "seconds": found.seconds}
-    numbers["greedy_rank_correlation"] = np.nan if correlation is None else float(correlation)
-    if found.best is not None:
-        numbers |= {f"best.{name}": float(found.best.seen[name]) for name in ("leak", "utility")}
-    return [(name, value, 0) for name, value in numbers.items()]
+    best = search.best.report if search.best is not None else None
+    numbers = {
+        "tokens_sampled": float(search.tokens),
+        "seconds": search.seconds,
+        "greedy_rank_correlation": correlation,
+        "best.leak": best.leak if best is not None else math.nan,
+        "best.utility": best.utility if best is not None else math.nan,
+    }
+    return [Measurement(name, value) for name, value in numbers.items()]
 
 
-def _lost(reason: str) -> None:
+def _warn(reason: str) -> None:
     print(f"leakatk: the search is not in MLflow: {redact(reason)}; run the same command again", file=sys.stderr)

@@ -6,9 +6,10 @@ Every mistake is a UserError of one line. Knows nothing of how a search is run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +24,7 @@ from engine.evaluation.benchmark_metrics import metric_names
 
 Range = tuple[float, float]
 Integers = tuple[int, int]
+Scalar = str | int | float | bool | None
 Share = Annotated[float, Field(gt=0, le=1)]
 TRAIN = "train."  # parameters of this prefix are keys of the training, the others the method's own
 
@@ -34,8 +36,8 @@ class Parameter(Section):
     loguniform: Range | None = None
     uniform: Range | None = None
     int: Integers | None = None
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    when: dict[str, tuple[Any, ...]] = {}
+    choice: Annotated[tuple[Scalar, ...], Field(min_length=1)] | None = None
+    when: dict[str, tuple[Scalar, ...]] = {}
 
     @model_validator(mode="after")
     def _one_kind(self) -> Parameter:
@@ -50,22 +52,22 @@ class Parameter(Section):
         return self
 
     @property
-    def corners(self) -> tuple[Any, ...]:
+    def corners(self) -> tuple[Scalar, ...]:
         """Values that stand for all: every choice, or both ends of a range."""
         return self.choice or self.loguniform or self.uniform or self.int or ()
 
 
 class Rung(Section):
-    """A cheap first look at a trial: n samples of this share of the prompts that decide."""
+    """A cheap estimate of a trial's leakage: n samples of this share of the prompts that decide."""
 
     n: Positive
     prompts: Share = 1.0
 
 
 class Asha(Section):
-    """Looks while a trial is trained, asynchronous successive halving (Li et al., arXiv 1810.05934): after `first`,
-    first * reduction, first * reduction^2, ... epochs over the forget set leak@n is looked at, and only the best
-    1 / reduction of the trials that came so far are trained on. n, prompts: of each such look."""
+    """Ending trials while they are trained, by asynchronous successive halving (Li et al., arXiv 1810.05934): after
+    `first`, first * reduction, first * reduction^2, ... epochs over the forget set leak@n is estimated, and only the
+    best 1 / reduction of the trials that came so far are trained on. n, prompts: of each such estimate."""
 
     first: float = Field(default=1.0, gt=0)
     reduction: float = Field(default=3.0, gt=1)
@@ -91,12 +93,12 @@ class Space(Section):
     experiment (mean over greedy answers to the utility group), or of a metric that the benchmark reports beside leak@k.
     search: tpe (Optuna), pareto (Optuna, leakage against utility), random, grid. trials, hours, tokens (sampled):
     whichever is used up first ends the making of trials. seeds: trainings of one configuration, whose mean counts.
-    rungs: looks at a trial before it is sampled in full, the first at each, the others at those that may still win.
-    asha: looks while it is trained. With pareto, or without rungs, every trial is sampled in full.
+    rungs: estimates of a trial before it is sampled in full, the first of every trial, the others of those that may
+    still win. asha: estimates while it is trained. With pareto, or without rungs, every trial is sampled in full.
     """
 
     method: str
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, object] = {}
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
     objective: Objective = Objective()
     keep: Annotated[dict[str, Share], Field(min_length=1)] = {"utility": 0.95}
@@ -116,17 +118,24 @@ class Space(Section):
         return self
 
     @model_validator(mode="after")
-    def _pareto_sees_all(self) -> Space:
+    def _pareto_samples_all(self) -> Space:
         if self.search == "pareto" and self.asha is not None:
             raise ValueError("asha ends trials by leakage alone; search: pareto wants each of them in full")
         return self
 
-    def corner_points(self) -> list[dict[str, Any]]:
+    @property
+    def trial_count(self) -> int:
+        """Trials of a search; of a grid, its points."""
+        if self.search != "grid":
+            return self.trials
+        return math.prod(len(parameter.choice or ()) for parameter in self.parameters.values())
+
+    def corner_points(self) -> list[dict[str, object]]:
         """A point for every corner of every parameter, the others at their first."""
-        first = {name: parameter.corners[0] for name, parameter in self.parameters.items()}
+        first: dict[str, object] = {name: parameter.corners[0] for name, parameter in self.parameters.items()}
         return [first | {name: value} for name, each in self.parameters.items() for value in each.corners]
 
-    def section(self, values: Mapping[str, Any]) -> MethodSection:
+    def section(self, values: Mapping[str, object]) -> MethodSection:
         """The experiment's method at one point of the space."""
         point = {**self.fixed, **values}
         train = {key.removeprefix(TRAIN): value for key, value in point.items() if key.startswith(TRAIN)}
@@ -156,16 +165,16 @@ def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -
     if space.rungs and space.rungs[-1].n >= n:
         raise UserError(f"{where}: rungs: n = {space.rungs[-1].n} is no cheaper than sampling.n = {n}; take it out")
     if space.objective.metric is not None and space.objective.metric not in (experiment.metrics or ()):
-        found = ", ".join(experiment.metrics or ())
-        raise UserError(f"{where}: objective.metric: the experiment scores by {found}, not {space.objective.metric}")
+        metrics = ", ".join(experiment.metrics or ())
+        raise UserError(f"{where}: objective.metric: the experiment scores by {metrics}, not {space.objective.metric}")
     group = space.objective.group
     if group is not None and not (is_leak_group(group) and benchmark.group(group)):
         groups = ", ".join(dict.fromkeys(each.group for each in benchmark.probes if is_leak_group(each.group)))
         raise UserError(f"{where}: objective.group: no forget prompts {group!r}; {benchmark.name} has {groups}")
     if space.objective.excess and experiment.model.retain is None and experiment.model.finetune is None:
         raise UserError(f"{where}: objective.excess: the experiment has no retain model; give model.retain")
-    asked = benchmark.group(benchmark.protocol.utility_group)
-    measured = ("utility", *((experiment.metrics or ()) if asked else ()), *metric_names(benchmark))
+    has_utility_prompts = bool(benchmark.group(benchmark.protocol.utility_group))
+    measured = ("utility", *((experiment.metrics or ()) if has_utility_prompts else ()), *metric_names(benchmark))
     for name in space.keep:
         known(name, measured, f"{where}: keep", "leakatk score --help")
     return space
@@ -177,12 +186,12 @@ def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
     known(space.method, METHODS, f"{where}: method", "leakatk methods")
     if space.method in ("rule", "retrain"):
         raise UserError(f"{where}: method: {space.method} is not searched; search the method that RULE goes on with")
-    seen: list[str] = []
+    above: list[str] = []
     for name, parameter in space.parameters.items():
         for other in parameter.when:
-            if other not in seen:
+            if other not in above:
                 raise UserError(f"{where}: parameters.{name}.when: {other!r} must be a parameter that stands above it")
-        seen.append(name)
+        above.append(name)
         if space.search == "grid" and parameter.choice is None:
             raise UserError(f"{where}: parameters.{name}: a grid takes `choice` alone; list the values")
         if space.search == "grid" and parameter.when:

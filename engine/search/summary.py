@@ -1,185 +1,191 @@
 """What a finished search says: its table, its JSON, the winner on both halves of the prompts, and its experiment file.
 
-A Search and the winner's full Results come in. Knows nothing of how trials were made.
+A Search and the winner's full Results come in. Knows nothing of how trials were run.
 """
 
 from __future__ import annotations
 
-import sys
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks import BENCHMARKS
 from engine.config.experiment import Experiment
 from engine.leak.estimator import leak_curve
-from engine.reporting.results import Results
-from engine.search.scheduler import plain, short
-from engine.search.trial_evaluation import deciding
-from engine.search.tuner import Search, Trial
+from engine.reporting.formatting import Estimate, JsonObject, finite, interval_text
+from engine.reporting.results import Results, scores_stage
+from engine.search.prompt_split import deciding_prompts
+from engine.search.result import Search, Trial
+from engine.search.trial_report import TrialReport, short
 from engine.stages.score import GroupScores, group_scores
 
-Interval = list[float]  # estimate, low, high
+Halves = dict[str, dict[str, Estimate]]  # part of the prompts -> "leak", "excess" -> estimate with its interval
 
 
-def ordered(found: Search) -> list[Trial]:
-    """Winner first: full looks by leakage, then what was stopped, then what failed."""
-    return sorted(found.trials, key=lambda each: (not each.won, bool(each.seen["failed"]), each.seen["value"], each.id))
+def ordered(search: Search) -> list[Trial]:
+    """Winner first: trials sampled in full by leakage, then those that were stopped, then those that failed."""
+    return sorted(
+        search.trials,
+        key=lambda trial: (not trial.eligible, bool(trial.report.failed), trial.report.value, trial.id),
+    )
 
 
-def write_best(best: Experiment, found: Search) -> Path:
+def write_best(best: Experiment, search: Search) -> Path:
     """best.yaml in the search's folder, an experiment that runs as it is."""
     import yaml
 
-    path = found.folder / "best.yaml"
-    head = f"# The winner of the search of {found.setting.space.method} over {found.folder.name}; it runs as it is.\n"
+    path = search.folder / "best.yaml"
+    head = f"# The winner of the search of {search.setting.space.method} over {search.folder.name}; it runs as it is.\n"
     path.write_text(head + yaml.safe_dump(best.model_dump(mode="json", exclude_none=True), sort_keys=False))
     return path
 
 
-def halves(found: Search, rerun: Results, root: Path) -> dict[str, dict[str, Interval]]:
+def halves(search: Search, rerun: Results, root: Path) -> Halves:
     """The winner's leak@k and excess over the retain model on the prompts that decided, and on what no trial was judged
     by: the other half of them, and every other group of forget prompts. A much larger number there is overfitting to
     the prompts."""
-    setting = found.setting
+    setting = search.setting
     benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
-    chosen = {each.id for each in deciding(benchmark.group(setting.group), setting.experiment.seed)}
-    name = f"scores {setting.decoding.name} {setting.metric}"
+    deciding = {probe.id for probe in deciding_prompts(benchmark.group(setting.group), setting.experiment.seed)}
+    name = scores_stage(setting.decoding.name, setting.metric)
     rows = {model.name: group_scores(root / model.stages[name]) for model in rerun.models}
     winner, retain = rows[rerun.models[-1].name], rows.get("retain", {})
-    parts = {}
-    for group in sorted(winner, key=lambda each: each != setting.group):
+    parts: Halves = {}
+    for group in sorted(winner, key=lambda name: name != setting.group):
         scored = winner[group]
-        ids = scored.prompt_ids
         if group != setting.group:
-            parts[group] = _part(found, scored, retain.get(group), list(range(len(ids))))
+            parts[group] = _part(search, scored, retain.get(group), range(len(scored.prompt_ids)))
             continue
-        parts["decided"] = _part(
-            found, scored, retain.get(group), [at for at, each in enumerate(ids) if each in chosen]
-        )
-        if others := [at for at, each in enumerate(ids) if each not in chosen]:
-            parts["held out"] = _part(found, scored, retain.get(group), others)
+        inside = [index for index, prompt in enumerate(scored.prompt_ids) if prompt in deciding]
+        outside = [index for index, prompt in enumerate(scored.prompt_ids) if prompt not in deciding]
+        parts["decided"] = _part(search, scored, retain.get(group), inside)
+        if outside:
+            parts["held out"] = _part(search, scored, retain.get(group), outside)
     return parts
 
 
-def _part(found: Search, scored: GroupScores, retain: GroupScores | None, index: list[int]) -> dict[str, Interval]:
-    experiment = found.setting.experiment
-    yardstick = retain.scores[index] if retain is not None else None
-    k = [found.setting.space.objective.k]
-    curve = leak_curve(scored.scores[index], k, experiment.leak.confidence, yardstick, experiment.seed)
-    numbers = {"leak": [float(each[0]) for each in (curve.leak, curve.low, curve.high)]}
+def _part(
+    search: Search, scored: GroupScores, retain: GroupScores | None, prompts: Sequence[int]
+) -> dict[str, Estimate]:
+    experiment, index = search.setting.experiment, list(prompts)
+    retain_scores = retain.scores[index] if retain is not None else None
+    k = [search.setting.space.objective.k]
+    curve = leak_curve(scored.scores[index], k, experiment.leak.confidence, retain_scores, experiment.seed)
+    numbers = {"leak": (float(curve.leak[0]), float(curve.low[0]), float(curve.high[0]))}
     if curve.excess is not None and curve.excess_low is not None and curve.excess_high is not None:
-        numbers["excess"] = [float(each[0]) for each in (curve.excess, curve.excess_low, curve.excess_high)]
+        numbers["excess"] = (float(curve.excess[0]), float(curve.excess_low[0]), float(curve.excess_high[0]))
     return numbers
 
 
-def rank_correlation(found: Search) -> tuple[float, int]:
+def rank_correlation(search: Search) -> tuple[float, int]:
     """Spearman's correlation between the greedy score and leak@k over the trials that were sampled in full, and their
     number; NaN where they are fewer than three or one of the two does not vary."""
     from scipy.stats import spearmanr
 
-    pairs = [(each.seen["greedy"], each.seen["leak"]) for each in found.trials if each.seen["full"]]
+    pairs = [(trial.report.greedy, trial.report.leak) for trial in search.full]
     greedy, leak = np.array(pairs).reshape(-1, 2).T
     if len(pairs) < 3 or np.ptp(greedy) == 0 or np.ptp(leak) == 0:
         return float("nan"), len(pairs)
     return float(spearmanr(greedy, leak).statistic), len(pairs)
 
 
-def by_greedy(found: Search) -> list[Trial]:
+def by_greedy(search: Search) -> list[Trial]:
     """The trials, sampled in full, that a search on greedy answers cannot tell from its best, by rising leak@k."""
-    won = sorted((each for each in found.trials if each.won), key=lambda each: each.seen["leak"])
-    return [each for each in won if each.seen["greedy"] == min(one.seen["greedy"] for one in won)]
+    eligible = sorted((trial for trial in search.trials if trial.eligible), key=lambda trial: trial.report.leak)
+    best = min((trial.report.greedy for trial in eligible), default=math.nan)
+    return [trial for trial in eligible if trial.report.greedy == best]
 
 
-def said_of_greedy(found: Search) -> str:
+def greedy_sentence(search: Search) -> str:
     """What going by greedy answers would have meant for the search, in a sentence; empty where nothing can be said."""
-    correlation, trials = rank_correlation(found)
-    best = by_greedy(found)
-    if np.isnan(correlation) or not best:
+    correlation, trials = rank_correlation(search)
+    best = by_greedy(search)
+    if math.isnan(correlation) or not best:
         return ""
-    many = "1 trial is" if len(best) == 1 else f"{len(best)} trials are"
-    first, last = (f"{each.seen['leak']:.3f}" for each in (best[0], best[-1]))
+    subject = "1 trial is" if len(best) == 1 else f"{len(best)} trials are"
+    first, last = (f"{trial.report.leak:.3f}" for trial in (best[0], best[-1]))
     return (
         f"Spearman correlation of greedy and leak@k over the {trials} trials sampled in full: {correlation:.2f}; "
-        f"{many} best by greedy ({best[0].seen['greedy']:.3f}), and {'leaks' if len(best) == 1 else 'leak'} "
+        f"{subject} best by greedy ({best[0].report.greedy:.3f}), and {'leaks' if len(best) == 1 else 'leak'} "
         f"{first if first == last else f'{first} to {last}'}"
     )
 
 
-def reason_for_none(found: Search) -> str:
+def reason_for_none(search: Search) -> str:
     """Why a search has no winner."""
-    failed = [each.seen["failed"] for each in found.trials if each.seen["failed"]]
-    if failed and len(failed) == len(found.trials):
+    failed = [trial.report.failed for trial in search.trials if trial.report.failed]
+    if failed and len(failed) == len(search.trials):
         return f"all {len(failed)} trials failed, the first: {failed[0]}"
-    wanted = ", ".join(f"{name} {least:.3f}" for name, least in found.setting.least.items())
-    return f"no trial of {len(found.trials)} kept {wanted} through a full look"
+    wanted = ", ".join(f"{name} {least:.3f}" for name, least in search.setting.least.items())
+    return f"no trial of {len(search.trials)} kept {wanted} when sampled in full"
 
 
-def as_json(found: Search, rerun: Results | None, parts: dict[str, Any]) -> dict[str, Any]:
+def as_json(search: Search, rerun: Results | None, parts: Halves) -> JsonObject:
     """The machine-readable result of a search; null for what was not measured."""
-    from engine.reporting.table import as_json as rows
+    from engine.reporting.table import as_json as run_json
 
-    correlation, trials = rank_correlation(found)
-    best, greedy = found.best, [each.seen["leak"] for each in by_greedy(found)]
-    document = {
-        "method": found.setting.space.method,
-        "objective": found.setting.space.objective.model_dump(),
-        "least": dict(found.setting.least),
-        "trials": [{"id": each.id, "values": each.values, "state": each.state, **each.seen} for each in ordered(found)],
+    correlation, trials = rank_correlation(search)
+    best, greedy = search.best, [trial.report.leak for trial in by_greedy(search)]
+    document: JsonObject = {
+        "method": search.setting.space.method,
+        "objective": search.setting.space.objective.model_dump(),
+        "least": dict(search.setting.least),
+        "trials": [
+            {"id": trial.id, "values": trial.values, "state": trial.state, **trial.report.as_dict()}
+            for trial in ordered(search)
+        ],
         "best": None if best is None else {"id": best.id, "values": best.values},
-        "front": [each.id for each in found.front],
+        "front": [trial.id for trial in search.front],
         "halves": parts,
-        "run": rows(rerun) if rerun is not None else None,
+        "run": run_json(rerun) if rerun is not None else None,
         "greedy_rank_correlation": correlation,
         "compared_trials": trials,
         "best_by_greedy": {"trials": len(greedy), "leak": [greedy[0], greedy[-1]]} if greedy else None,
-        "tokens": found.tokens,
-        "seconds": found.seconds,
+        "tokens": search.tokens,
+        "seconds": search.seconds,
     }
-    return dict(plain(document))
+    return {key: finite(value) for key, value in document.items()}
 
 
-def print_search(found: Search, parts: dict[str, Any]) -> None:
+def print_search(search: Search, parts: Halves) -> None:
     """One row a trial, the winner first; then the winner on both halves of the prompts, and greedy against leak@k."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from engine.reporting.terminal import plain_table, wide_console
 
-    space = found.setting.space
-    kept = ", ".join(f"{name} at least {least:.3f}" for name, least in found.setting.least.items())
-    title = f"{space.method}: leak@{space.objective.k} on half of {found.setting.group}; {kept}; * Pareto front"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    space = search.setting.space
+    kept = ", ".join(f"{name} at least {least:.3f}" for name, least in search.setting.least.items())
+    objective = f"leak@{space.objective.k} on half of {search.setting.group}"
+    table = plain_table(f"{space.method}: {objective}; {kept}; * Pareto front")
     for name in ("trial", *space.parameters, "n", "k", "leak@k", "greedy", "utility", "tokens", "state"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("trial", "state") else "right")
-    front = {each.id for each in found.front}
-    for each in ordered(found):
+    front = {trial.id for trial in search.front}
+    for trial in ordered(search):
         table.add_row(
-            each.id + ("*" if each.id in front else ""),
-            *(short(each.values.get(name, "")) for name in space.parameters),
-            *_row(each),
-            each.state if not each.seen["failed"] else f"failed: {each.seen['failed'][:60]}",
+            trial.id + ("*" if trial.id in front else ""),
+            *(short(trial.values.get(name, "")) for name in space.parameters),
+            *_cells(trial.report),
+            f"failed: {trial.report.failed[:60]}" if trial.report.failed else trial.state,
         )
-    console = Console(width=None if sys.stdout.isatty() else 220, highlight=False)
+    console = wide_console(220)
     console.print(table)
     for part, numbers in parts.items():
-        shown = ", ".join(f"{name} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]" for name, value in numbers.items())
-        console.print(f"winner at k = {space.objective.k} on {said(part)}: {shown}")
-    if sentence := said_of_greedy(found):
-        console.print(sentence)
+        shown = ", ".join(f"{name} {interval_text(estimate)}" for name, estimate in numbers.items())
+        console.print(f"winner at k = {space.objective.k} on {part_name(part)}: {shown}", highlight=False)
+    if sentence := greedy_sentence(search):
+        console.print(sentence, highlight=False)
 
 
-def _row(each: Trial) -> list[str]:
+def _cells(report: TrialReport) -> list[str]:
     """n, k, leak@k, greedy, utility and tokens as the table shows them."""
-    seen = each.seen
-    known = {key: f"{seen[key]:.3f}" if seen[key] == seen[key] else "" for key in ("greedy", "utility")}
-    leak = f"{seen['leak']:.3f} [{seen['low']:.3f}, {seen['high']:.3f}]" if seen["n"] else ""
-    if not seen["n"] and seen["low"] > 0:
-        leak = f"at least {seen['low']:.3f}"
-    return [str(seen["n"]), str(seen["k"]), leak, known["greedy"], known["utility"], f"{seen['tokens']:,}"]
+    leak = interval_text((report.leak, report.low, report.high)) if report.n else ""
+    if not report.n and report.low > 0:
+        leak = f"at least {report.low:.3f}"
+    measured = ("" if math.isnan(value) else f"{value:.3f}" for value in (report.greedy, report.utility))
+    return [str(report.n), str(report.k), leak, *measured, f"{report.tokens:,}"]
 
 
-def said(part: str) -> str:
+def part_name(part: str) -> str:
     """A part of the prompts in words."""
     words = {"decided": "the half of the prompts that decided", "held out": "the half held out"}
     return words.get(part, f"the group {part}, which decided nothing")

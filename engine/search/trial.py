@@ -1,8 +1,8 @@
-"""One trial of a search: unlearn at one point of the space, and look at the model, cheaply first.
+"""One trial of a search: unlearn at one point of the space and estimate how the model leaks, cheaply first.
 
-A point and the search's Setting come in; reports of what was seen come out, look by look, each with an interval. Runs
-in a process of its own on the cluster and calls the same stages as everything else: a trial that was cut off finds what
-it had finished. Knows nothing of other trials.
+A point and the search's Setting come in; reports come out, one for each estimate. Runs in a process of its own on the
+cluster and calls the same stages as everything else: a trial that was cut off finds what it had finished. Knows nothing
+of other trials.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
 
@@ -21,42 +20,43 @@ from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
 from engine.errors import DivergedError, UserError
 from engine.models.source import ModelSource
-from engine.pipeline.model_builder import Made, Maker
+from engine.pipeline.model_builder import Maker
 from engine.search.space import Rung
-from engine.search.trial_evaluation import WORST, Look, Setting, floor, greedy_score, kept, look, surely_too_low
+from engine.search.trial_evaluation import Setting, estimate_leak, exact_floor, greedy_score, kept, surely_too_low
+from engine.search.trial_report import LeakEstimate, TrialReport
 from engine.stages.base import Stages, source_of
 from engine.store.store import Store
 from engine.train.launch import train
 
 
-def trial(config: dict[str, Any], setting: Setting) -> None:
-    """Ray Tune's trainable: one report a look."""
+def trainable(config: Mapping[str, object], setting: Setting) -> None:
+    """What Ray Tune runs for each trial."""
     from ray import tune
 
-    for report in looks(config, setting):
-        tune.report(report)
+    for report in run_trial(config, setting):
+        tune.report(report.as_dict())
 
 
-def looks(values: dict[str, Any], setting: Setting) -> Iterator[dict[str, Any]]:
-    """Train and look: a report for each look. A failure is a report with its cause."""
+def run_trial(values: Mapping[str, object], setting: Setting) -> Iterator[TrialReport]:
+    """Train and estimate: a report for each estimate. A failure is a report with its cause."""
     ray_cluster.data_context()
     with Progress(quiet=True) as progress:
         try:
-            yield from _at(values, setting, progress).reports()
+            yield from _trial(values, setting, progress).reports()
         except Exception as error:  # one trial's failure must not end the search
-            yield failure(_cause(error))
+            yield TrialReport.of_failure(_cause(error))
 
 
-def look_again(values: dict[str, Any], setting: Setting, rung: Rung) -> dict[str, Any]:
-    """The report of a further look at a trial that `looks` has reported."""
+def sample_further(values: Mapping[str, object], setting: Setting, rung: Rung) -> TrialReport:
+    """The report at a further rung of a trial that `run_trial` has run."""
     with Progress(quiet=True) as progress:
         try:
-            return _at(values, setting, progress).final(rung)
+            return _trial(values, setting, progress).at(rung)
         except Exception as error:
-            return failure(_cause(error))
+            return TrialReport.of_failure(_cause(error))
 
 
-def _at(values: dict[str, Any], setting: Setting, progress: Progress) -> _Trial:
+def _trial(values: Mapping[str, object], setting: Setting, progress: Progress) -> _Trial:
     stages = Stages(_store(setting.store), progress, lambda: None)
     benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
     return _Trial(values, setting, stages, benchmark)
@@ -69,82 +69,73 @@ def _store(root: str) -> Store:
 
 
 def _cause(error: Exception) -> str:
-    known = isinstance(error, DivergedError | UserError)
-    return str(error) if known else f"{type(error).__name__}: {error}"
+    expected = isinstance(error, DivergedError | UserError)
+    return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
-def failure(cause: str) -> dict[str, Any]:
-    """The report of a trial that came to nothing."""
-    nothing = Look(0, 0, math.nan, 0.0, 1.0, 0.0, WORST)
-    return _report(nothing, value=WORST, feasible=False, failed=" ".join(cause.split())[:300])
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What is known of a trial beside its leakage. lack: by how much it misses what must be kept, summed over it."""
 
+    tokens: int = 0
+    greedy: float = math.nan
+    utility: float = math.nan
+    kept: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    lack: float = 0.0
 
-def reported(result: dict[str, Any]) -> dict[str, Any]:
-    """A trial's own report, without what Ray Tune adds to it."""
-    return {name: result[name] for name in failure("") if name in result}
-
-
-def _report(seen: Look, **more: Any) -> dict[str, Any]:
-    """What a look says. n, k, leak, low, high, bound, predicted, excess: see Look; epoch: of a look while training, 0
-    after it; greedy: on the prompts that decide; utility, kept: NaN and empty until measured; value: what the search
-    makes small; full: sampled as every finalist is; tokens: sampled so far for this trial; failed: why it came to
-    nothing."""
-    known = {"epoch": 0.0, "greedy": math.nan, "utility": math.nan, "kept": {}, "value": seen.predicted}
-    rest = {"feasible": True, "full": False, "tokens": 0, "failed": ""}
-    return dataclasses.asdict(seen) | known | rest | more
+    @property
+    def feasible(self) -> bool:
+        return self.lack == 0
 
 
 class _Trial:
-    """The models of one point, one for each of the space's seeds, and what has been seen of them so far."""
+    """The models of one point, one for each of the space's seeds, and what is known of them so far."""
 
-    def __init__(self, values: dict[str, Any], setting: Setting, stages: Stages, benchmark: Benchmark) -> None:
+    def __init__(self, values: Mapping[str, object], setting: Setting, stages: Stages, benchmark: Benchmark) -> None:
         self.setting, self.stages, self.benchmark = setting, stages, benchmark
-        self.section = setting.space.section(values)
-        experiment = setting.experiment
-        seeds = [experiment.seed + each for each in range(setting.space.seeds)]
-        self.makers = [Maker(experiment.model_copy(update={"seed": seed}), benchmark, stages) for seed in seeds]
-        self.target: Made = Maker(experiment, benchmark, stages).target()
-        self.jobs = [
-            maker.unlearning(self.section.name, self.section, tuple(benchmark.forget), self.target)
-            for maker in self.makers
-        ]
-        self.known: dict[str, Any] = {"tokens": 0}
-        self.floor: Look | None = None
+        experiment, section = setting.experiment, setting.space.section(values)
+        target = Maker(experiment, benchmark, stages).target()
+        seeds = [experiment.seed + number for number in range(setting.space.seeds)]
+        makers = [Maker(experiment.model_copy(update={"seed": seed}), benchmark, stages) for seed in seeds]
+        self.jobs = [maker.unlearning(section.name, section, tuple(benchmark.forget), target) for maker in makers]
+        self.measured = _Measured()
+        self.floor: LeakEstimate | None = None
 
-    def reports(self) -> Iterator[dict[str, Any]]:
-        """A report for each look: enough to tell finalists; in full without rungs, or for the whole front."""
-        pareto = self.setting.space.search == "pareto"
+    def reports(self) -> Iterator[TrialReport]:
+        """A report for each estimate: at the first rung after training; in full without rungs, or for a whole front."""
+        space = self.setting.space
+        pareto = space.search == "pareto"
         models = yield from self._trained()
         answers = [greedy_score(self.setting, self.stages, self.benchmark, model) for model in models]
-        self.known["greedy"] = float(np.mean([each.leak for each in answers]))
-        self.known["tokens"] += sum(each.tokens for each in answers)
-        self.floor = self._mean([floor(self.setting, self.stages, self.benchmark, model) for model in models])
-        whole = pareto or not self.setting.space.rungs
-        if whole or not self._few_say(models):
-            self._keep(models)
-        if not self.known.get("feasible", True) and not pareto:
-            yield self._told(self.floor)
-        elif whole:
-            yield self._told(self._look(models, self.setting.whole), full=True)
+        self._add_tokens(sum(tokens for _, tokens in answers))
+        self.measured = dataclasses.replace(self.measured, greedy=float(np.mean([score for score, _ in answers])))
+        self.floor = _mean([exact_floor(self.setting, self.stages, self.benchmark, model) for model in models])
+        in_full = pareto or not space.rungs
+        if in_full or not self._few_prompts_tell(models):
+            self._measure_kept(models)
+        if not self.measured.feasible and not pareto:
+            yield self._report(self.floor)
+        elif in_full:
+            yield self._report(self._estimate(models, self.setting.full), full=True)
         else:
-            yield self._told(self._look(models, self.setting.space.rungs[0]))
+            yield self._report(self._estimate(models, space.rungs[0]))
 
-    def final(self, rung: Rung) -> dict[str, Any]:
-        """The report of a further look at a trial that was looked at before; in full only where it keeps enough."""
+    def at(self, rung: Rung) -> TrialReport:
+        """The report at a further rung of a trial that ran before; in full only where it keeps enough."""
         *_, before = self.reports()  # from the store
         models = [source_of(train(self.stages, "trial", job)) for job in self.jobs]
-        for each in self.setting.space.rungs[1:]:
-            if each.n < rung.n:
-                self._look(models, each)
-        if rung != self.setting.whole:
-            return self._told(self._look(models, rung))
-        self._keep(models)
-        if not self.known["feasible"]:
-            return before | self.known | {"value": 1.0 + self.lack}
-        return self._told(self._look(models, rung), full=True)
+        for earlier in self.setting.space.rungs[1:]:
+            if earlier.n < rung.n:
+                self._estimate(models, earlier)
+        if rung != self.setting.full:
+            return self._report(self._estimate(models, rung))
+        self._measure_kept(models)
+        if not self.measured.feasible:
+            return self._report(before)
+        return self._report(self._estimate(models, rung), full=True)
 
-    def _trained(self) -> Any:
-        """The trained models; with ASHA, looked at on the way."""
+    def _trained(self) -> Generator[TrialReport, None, list[ModelSource]]:
+        """The trained models; with ASHA, a report after each part of the training."""
         jobs = self.jobs
         asha = self.setting.space.asha
         epoch = asha.first if asha is not None else math.inf
@@ -155,51 +146,81 @@ class _Trial:
                 for job in jobs
             ]
             models = [source_of(part) for part in parts]
-            seen = self._look(models, Rung(n=asha.n, prompts=asha.prompts))
-            if not self._few_say(models):
-                self._keep(models)
-            yield self._told(seen, epoch=epoch)
-            self.known = {"tokens": self.known["tokens"]}  # what was kept so far says little of the end
+            estimate = self._estimate(models, Rung(n=asha.n, prompts=asha.prompts))
+            if not self._few_prompts_tell(models):
+                self._measure_kept(models)
+            yield self._report(estimate, epoch=epoch)
+            self.measured = _Measured(self.measured.tokens)  # what is kept so far says little of the end
             jobs = [dataclasses.replace(job, resume=str(part.path)) for job, part in zip(jobs, parts, strict=True)]
             epoch *= asha.reduction
         return [source_of(train(self.stages, "trial", job)) for job in jobs]
 
-    def _look(self, models: list[ModelSource], rung: Rung) -> Look:
-        seen = [look(self.setting, self.stages, self.benchmark, model, rung) for model in models]
-        self.known["tokens"] += sum(each.tokens for each in seen)
-        return self._mean(seen)
+    def _estimate(self, models: list[ModelSource], rung: Rung) -> LeakEstimate:
+        estimates = [estimate_leak(self.setting, self.stages, self.benchmark, model, rung) for model in models]
+        self._add_tokens(sum(estimate.tokens for estimate in estimates))
+        return _mean(estimates)
 
-    def _few_say(self, models: list[ModelSource]) -> bool:
+    def _few_prompts_tell(self, models: list[ModelSource]) -> bool:
         """Whether a few prompts are enough to judge, for now, what the models keep."""
-        found = [surely_too_low(self.setting, self.stages, self.benchmark, model) for model in models]
-        looked = [each for each in found if each is not None]
-        self.known["tokens"] += sum(each.tokens for each in looked)
-        low = [each.values["utility"] for each in looked if each.values]
-        if looked and len(low) == len(models):
-            self.known |= {"utility": float(np.mean(low)), "feasible": False}
-            self.lack = self.setting.least["utility"] - self.known["utility"]
-        return bool(looked)
+        asked = [surely_too_low(self.setting, self.stages, self.benchmark, model) for model in models]
+        measured = [kept for kept in asked if kept is not None]
+        self._add_tokens(sum(kept.tokens for kept in measured))
+        low = [kept.values["utility"] for kept in measured if kept.values]
+        if measured and len(low) == len(models):
+            utility = float(np.mean(low))
+            lack = self.setting.least["utility"] - utility
+            self.measured = dataclasses.replace(self.measured, utility=utility, lack=lack)
+        return bool(measured)
 
-    def _keep(self, models: list[ModelSource]) -> None:
+    def _measure_kept(self, models: list[ModelSource]) -> None:
         """Measure what the models keep, and whether it is enough."""
-        found = [kept(self.setting, self.stages, self.benchmark, model, "trial") for model in models]
-        self.known["tokens"] += sum(each.tokens for each in found)
-        values = {name: float(np.mean([each.values[name] for each in found])) for name in found[0].values}
-        self.known["utility"] = values["utility"]
-        self.known["kept"] = {name: values[name] for name in self.setting.least}
-        self.lack = sum(max(0.0, least - values[name]) for name, least in self.setting.least.items())
-        self.known["feasible"] = self.lack == 0
+        measured = [kept(self.setting, self.stages, self.benchmark, model, "trial") for model in models]
+        self._add_tokens(sum(each.tokens for each in measured))
+        values = {name: float(np.mean([each.values[name] for each in measured])) for name in measured[0].values}
+        self.measured = dataclasses.replace(
+            self.measured,
+            utility=values["utility"],
+            kept={name: values[name] for name in self.setting.least},
+            lack=sum(max(0.0, least - values[name]) for name, least in self.setting.least.items()),
+        )
 
-    def _told(self, seen: Look, **more: Any) -> dict[str, Any]:
-        # A trial that keeps too little is worse than any other, the more so the less it keeps. Before the full look the
-        # floor tells apart what few samples cannot.
-        predicted = max(seen.predicted, self.floor.leak) if not more.get("full") and self.floor else seen.predicted
-        value = predicted if self.known.get("feasible", True) else 1.0 + self.lack
-        return _report(seen, **(self.known | {"value": value} | more))
+    def _add_tokens(self, tokens: int) -> None:
+        self.measured = dataclasses.replace(self.measured, tokens=self.measured.tokens + tokens)
 
-    @staticmethod
-    def _mean(seen: list[Look]) -> Look:
-        """The mean over seeds, and the tokens of all of them."""
-        names = ("leak", "low", "high", "bound", "predicted", "excess", "excess_low", "excess_high")
-        means: dict[str, Any] = {name: float(np.mean([getattr(each, name) for each in seen])) for name in names}
-        return dataclasses.replace(seen[0], tokens=sum(each.tokens for each in seen), **means)
+    def _report(self, estimate: LeakEstimate, epoch: float = 0.0, full: bool = False) -> TrialReport:
+        # A trial that keeps too little is worse than any other, the more so the less it keeps. Before it is sampled in
+        # full the floor tells apart what few samples cannot.
+        known, predicted = self.measured, estimate.predicted
+        if self.floor is not None and not full:
+            predicted = max(predicted, self.floor.leak)
+        return dataclasses.replace(
+            TrialReport.of(estimate),
+            epoch=epoch,
+            greedy=known.greedy,
+            utility=known.utility,
+            kept=known.kept,
+            value=predicted if known.feasible else 1.0 + known.lack,
+            feasible=known.feasible,
+            full=full,
+            tokens=known.tokens,
+        )
+
+
+def _mean(estimates: list[LeakEstimate]) -> LeakEstimate:
+    """The mean over seeds, and the tokens of all of them."""
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(estimate, name) for estimate in estimates]))
+
+    return dataclasses.replace(
+        estimates[0],
+        leak=mean("leak"),
+        low=mean("low"),
+        high=mean("high"),
+        bound=mean("bound"),
+        predicted=mean("predicted"),
+        excess=mean("excess"),
+        excess_low=mean("excess_low"),
+        excess_high=mean("excess_high"),
+        tokens=sum(estimate.tokens for estimate in estimates),
+    )

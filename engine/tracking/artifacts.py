@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from engine.reporting.leaked_passages import worst_prompts
-from engine.reporting.results import ModelResult, Results
+from engine.reporting.results import ModelResult, Results, generations_stage
 from engine.store.replica import at_home, manifest_of, present
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 LARGEST_MODEL_COPY = 64 * 2**20  # bytes; larger models are recorded by their path
 TABLE_PROMPTS = 100
 DIGEST = 36  # MLflow's longest digest
 
 
-def log_files(client: Any, run: str, results: Results, model: ModelResult, store_root: Path) -> None:
+def log_files(client: MlflowClient, run: str, results: Results, model: ModelResult, store_root: Path) -> None:
     """Log the data sets, samples.json and the model of one row of the results."""
     folder = at_home(Path(model.stages["model"]), store_root)
     _log_datasets(client, run, results, model, folder, store_root)
@@ -26,7 +29,9 @@ def log_files(client: Any, run: str, results: Results, model: ModelResult, store
     _log_model(client, run, folder)
 
 
-def _log_datasets(client: Any, run: str, results: Results, model: ModelResult, folder: Path, store_root: Path) -> None:
+def _log_datasets(
+    client: MlflowClient, run: str, results: Results, model: ModelResult, folder: Path, store_root: Path
+) -> None:
     """Forget set, retain set and probes by the digests that fingerprinted their stages."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -34,7 +39,7 @@ def _log_datasets(client: Any, run: str, results: Results, model: ModelResult, f
     trained = manifest_of(folder.parent).get("inputs", {})
     digests = {name: trained.get(name) for name in ("forget", "retain")}
     if curve is not None:
-        sampled = manifest_of(store_root / model.stages[f"generations {curve.decoding}"]).get("inputs", {})
+        sampled = manifest_of(store_root / model.stages[generations_stage(curve.decoding)]).get("inputs", {})
         digests["probes"] = sampled.get("probes")
     name, source = results.benchmark["name"], json.dumps(results.benchmark)
     inputs = [
@@ -49,23 +54,23 @@ def _log_datasets(client: Any, run: str, results: Results, model: ModelResult, f
         client.log_inputs(run, datasets=inputs)
 
 
-def _log_samples(client: Any, run: str, results: Results, model: ModelResult, store_root: Path) -> None:
+def _log_samples(client: MlflowClient, run: str, results: Results, model: ModelResult, store_root: Path) -> None:
     """samples.json: the prompts that leak most with the highest-scoring samples, as a table of MLflow's UI."""
     worst = worst_prompts(results, model, store_root, TABLE_PROMPTS)
     if not worst:
         return
-    columns: dict[str, list[Any]] = {
-        "prompt": [each.prompt for each in worst],
-        "reference": [each.reference for each in worst],
-        "highest-scoring sample": [each.answer.text for each in worst],
-        "score": [each.answer.score for each in worst],
-        "mean score": [each.mean for each in worst],
-        "retain model's": [each.retain.text if each.retain else "" for each in worst],
+    columns: dict[str, list[object]] = {
+        "prompt": [leaked.prompt for leaked in worst],
+        "reference": [leaked.reference for leaked in worst],
+        "highest-scoring sample": [leaked.answer.text for leaked in worst],
+        "score": [leaked.answer.score for leaked in worst],
+        "mean score": [leaked.mean for leaked in worst],
+        "retain model's": [leaked.retain.text if leaked.retain else "" for leaked in worst],
     }
     client.log_table(run, data=columns, artifact_file="samples.json")
 
 
-def _log_model(client: Any, run: str, model: Path) -> None:
+def _log_model(client: MlflowClient, run: str, model: Path) -> None:
     """Copy a small model as an artifact; of a large one, or of one on a hub, log where it is."""
     size = _bytes_of(model)
     if size is not None and size <= LARGEST_MODEL_COPY:

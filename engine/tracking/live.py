@@ -1,4 +1,4 @@
-"""What is seen of models while they are trained, in MLflow at once: for whoever watches a long training.
+"""Metrics of models while they are trained, in MLflow at once: for whoever watches a long training.
 
 Rows come in from the progress board, MLflow runs tagged `live` come out, written by a process of its own: a server that
 is slow or down delays nothing. The recording at the end, which has every row, takes their place
@@ -9,23 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
-from engine.tracking.mlflow_run import (
-    client_of,
-    experiment_of,
-    log_metrics,
-    recording_of,
-    row_metrics,
-    start_run,
-    tracking_uri,
-)
-from engine.tracking.sync import is_server, reachable
+from engine.tracking.mlflow_run import recording_of, step_metrics
+from engine.tracking.recorder import Recorder, tracking_uri
+from engine.tracking.sync import is_server, own_environment, reachable
 
 SERVER_SECONDS = 3.0  # given at the end to what is on its way
 FILE_SECONDS = 60.0  # a database file that is being made must not be left half made
@@ -64,20 +55,18 @@ class Live:
             self.process.wait()
 
     def _start(self) -> subprocess.Popen[str]:
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "engine.tracking.live"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment,
+            env=own_environment(),
         )
         self._send(self.header)
         return self.process
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: object) -> None:
         assert self.process is not None
         with contextlib.suppress(OSError):  # the writer has given up: the end's recording has it all
             print(json.dumps(message), file=self.process.stdin, flush=True)
@@ -86,33 +75,31 @@ class Live:
 def main() -> None:
     """The writing process: the header and then rows, a line each, until standard input ends."""
     header = json.loads(sys.stdin.readline())
-    uri = tracking_uri(Path(header["store"]))
+    store, folder = Path(header["store"]), Path(header["folder"])
+    uri = tracking_uri(store)
     if is_server(uri) and not reachable(uri):
         return
-    client, store, folder = client_of(uri), Path(header["store"]), Path(header["folder"])
+    recorder = Recorder(store)
     folder.mkdir(parents=True, exist_ok=True)
-    experiment = experiment_of(client, uri, store)
     tags = {
         "leakatk.kind": "live",
         "leakatk.fingerprint": header["fingerprint"],
         "leakatk.recording": recording_of(folder),
     }
-    mine = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    for run in client.search_runs([experiment], mine):  # of an earlier try that was killed
-        client.delete_run(run.info.run_id)
-    parent = start_run(client, experiment, f"{header['name']} (live)", tags)
+    recorder.delete(recorder.runs(tags))  # of an earlier try that was killed
+    parent = recorder.start(f"{header['name']} (live)", tags)
     runs: dict[str, str] = {}
-    seen = set()
+    written = set()
     for line in sys.stdin:
         label, step, row = json.loads(line)
-        if (label, step) in seen:  # a training that goes on from a checkpoint sees some steps twice
+        if (label, step) in written:  # a training that goes on from a checkpoint reports some steps twice
             continue
-        seen.add((label, step))
+        written.add((label, step))
         if label not in runs:
-            runs[label] = start_run(client, experiment, label, tags, parent)
-        log_metrics(client, runs[label], [(key, value, step) for key, value in row_metrics(row).items()])
+            runs[label] = recorder.start(label, tags, parent)
+        recorder.log_metrics(runs[label], step_metrics(row, step))
     for run in (*runs.values(), parent):
-        client.set_terminated(run)
+        recorder.client.set_terminated(run)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Recording a finished run in MLflow: one parent run, a child for each model, a grandchild for each round of RULE.
 
-Results and their folder come in; nothing comes out but the tracking URI. Exactly once: a run that was recorded is found
-again, one that was half recorded is replaced. Only the driver calls this. The names of all tags, parameters and metrics
-stand in docs/recording.md.
+Results and their folder come in. Exactly once: a run that was recorded is not recorded again, one that was half
+recorded is replaced. The names of all tags, parameters and metrics are in docs/recording.md.
 """
 
 from __future__ import annotations
@@ -10,33 +9,26 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
-import math
-import os
-import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from engine.fingerprint import fingerprint
 from engine.redact import redact
-from engine.reporting.results import Curve, ModelResult, Results
+from engine.reporting.formatting import JsonObject
+from engine.reporting.results import Curve, ModelResult, Results, generations_stage
 from engine.store.files import locked, write_atomic
 from engine.store.replica import at_home, manifest_of, mirror_of, readable
 from engine.tracking.artifacts import log_files
+from engine.tracking.recorder import Measurement, Recorder, tracking_uri
 from engine.tracking.system_metrics import read_system_metrics
 
-EXPERIMENT = "leakatk"
 MARK = "mlflow.json"
-BATCH = 900  # MLflow takes at most 1000 metrics a call
-
-
-def tracking_uri(store_root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or a sqlite file in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root / 'mlflow.db'}"
+ROUND_METRICS = ("leak_at_m", "leaking_samples", "pool", "tokens", "utility")
 
 
 def record(results: Results, folder: Path, store_root: Path) -> bool:
-    """Record `results`, whose report and picture stand in `folder`; False where they were recorded there already."""
+    """Record `results`, whose report and picture are in `folder`; False where they were recorded there already."""
     uri = tracking_uri(store_root)
     digest = results_digest(results)
     if _recorded(folder, uri) == digest:
@@ -44,105 +36,94 @@ def record(results: Results, folder: Path, store_root: Path) -> bool:
     with locked(folder / ".mlflow.lock"):
         if _recorded(folder, uri) == digest:  # by another process while this one waited
             return False
-        client = client_of(uri)
-        experiment_id = experiment_of(client, uri, store_root)
-        tags = _common_tags(results, folder, store_root)
-        found = client.search_runs(
-            [experiment_id], f"tags.`leakatk.fingerprint` = '{results.fingerprint}'", max_results=5000
-        )
-        own = [each for each in found if each.data.tags.get("leakatk.recording") == tags["leakatk.recording"]]
-        for run in found:
-            if run.data.tags.get("leakatk.results") == digest and run.info.status == "FINISHED":
-                _delete(client, [each for each in own if each.data.tags.get("leakatk.kind") == "live"])
-                _note(folder, uri, run.info.run_id, digest)
-                return False
-        _delete(client, own)  # what was seen live, and what an interrupted recording, or one of older results, left
-        parent = _record_run(client, experiment_id, results, folder, store_root, tags, digest)
-        _note(folder, uri, parent, digest)
-        return True
+        return _Recording(results, folder, store_root, digest).record()
 
 
-def _delete(client: Any, runs: list[Any]) -> None:
-    for run in runs:
-        client.delete_run(run.info.run_id)
-
-
-def record_interrupted(run: dict[str, str], folder: Path, store_root: Path) -> None:
+def record_interrupted(run: Mapping[str, str], folder: Path, store_root: Path) -> None:
     """A run of status KILLED in the place of one that was asked to end; recording the finished one replaces it."""
-    client = client_of(uri := tracking_uri(store_root))
+    recorder = Recorder(store_root)
     tags = {"leakatk.recording": recording_of(folder), "leakatk.fingerprint": run["fingerprint"]}
     tags |= {"leakatk.benchmark": run["benchmark"], "leakatk.kind": "interrupted", "mlflow.source.name": "leakatk"}
-    started = start_run(client, experiment_of(client, uri, store_root), run["name"], tags)
-    client.set_terminated(started, status="KILLED")
+    recorder.client.set_terminated(recorder.start(run["name"], tags), status="KILLED")
 
 
 def results_digest(results: Results) -> str:
-    """Identity of what was found: the results without the wall-clock time that finding them took."""
+    """Identity of what was measured: the results without the wall-clock time that it took."""
     return fingerprint(dataclasses.asdict(results) | {"seconds": None})
 
 
-def client_of(uri: str) -> Any:
-    """MLflow's client of a tracking URI, quiet."""
-    import logging
+class _Recording:
+    """One run on its way into MLflow."""
 
-    from mlflow import MlflowClient
+    def __init__(self, results: Results, folder: Path, store_root: Path, digest: str) -> None:
+        self.results, self.folder, self.store_root, self.digest = results, folder, store_root, digest
+        self.recorder = Recorder(store_root)
+        self.tags = _common_tags(results, folder, store_root)
 
-    for name in ("alembic", "mlflow"):  # after the import, which sets levels of its own
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(uri)
+    def record(self) -> bool:
+        """False where another folder recorded the same results there."""
+        same = self.recorder.runs({"leakatk.fingerprint": self.results.fingerprint})
+        own = [run for run in same if run.data.tags.get("leakatk.recording") == self.tags["leakatk.recording"]]
+        for run in same:
+            if run.data.tags.get("leakatk.results") == self.digest and run.info.status == "FINISHED":
+                self.recorder.delete(each for each in own if each.data.tags.get("leakatk.kind") == "live")
+                _note(self.folder, self.recorder.uri, run.info.run_id, self.digest)
+                return False
+        self.recorder.delete(own)  # live runs, and what an interrupted recording, or one of older results, left
+        _note(self.folder, self.recorder.uri, self._run(), self.digest)
+        return True
 
+    def _run(self) -> str:
+        recorder, results = self.recorder, self.results
+        own = {"leakatk.kind": "experiment", "leakatk.results": self.digest}
+        parent = recorder.start(results.name, self.tags | own)
+        recorder.log_params(parent, results.experiment)
+        recorder.log_metrics(parent, read_system_metrics(self.folder))
+        for model in results.models:
+            self._model(model, parent)
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and path.name != MARK and not path.name.startswith("."):
+                recorder.client.log_artifact(parent, str(path))
+        recorder.client.set_terminated(parent)
+        return parent
 
-def experiment_of(client: Any, uri: str, store_root: Path) -> str:
-    """The id of MLflow's experiment named leakatk, made where it is not there."""
-    from mlflow.exceptions import MlflowException
+    def _model(self, model: ModelResult, parent: str) -> None:
+        recorder = self.recorder
+        folders = {
+            f"leakatk.folder.{name.replace(' ', '.')}": str(self.store_root / path)
+            for name, path in model.stages.items()
+        }
+        own = {"leakatk.kind": model.role, "leakatk.method": str(model.method.get("name", model.role))}
+        run = recorder.start(model.name, self.tags | own | folders, parent)
+        recorder.log_params(run, {"method": model.method, "role": model.role})
+        measurements = _scalars(model)
+        for curve in model.curves:
+            measurements += _curve_metrics(curve, _suffix(self.results, model, curve))
+        measurements += _history(at_home(Path(model.stages["model"]), self.store_root))
+        for round_ in model.rounds:
+            for key in ROUND_METRICS:
+                if key in round_:
+                    measurements.append(Measurement(f"rule.{key}", float(round_[key]), int(round_["round"])))
+            self._round(round_, run)
+        recorder.log_metrics(run, measurements)
+        log_files(recorder.client, run, self.results, model, self.store_root)
+        recorder.client.set_terminated(run)
 
-    location = (store_root / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
-    for _ in range(2):
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        try:
-            tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
-            return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
-        except MlflowException:  # another process made it between the two calls
-            continue
-    raise RuntimeError(f"MLflow makes no experiment {EXPERIMENT!r}")
-
-
-def start_run(client: Any, experiment_id: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
-    """Start an MLflow run, below `parent` if one is given; returns its id."""
-    nested = {"mlflow.parentRunId": parent} if parent else {}
-    return str(client.create_run(experiment_id, tags=tags | nested, run_name=name).info.run_id)
-
-
-def _record_run(
-    client: Any,
-    experiment_id: str,
-    results: Results,
-    folder: Path,
-    store_root: Path,
-    tags: dict[str, str],
-    digest: str,
-) -> str:
-    own = {"leakatk.kind": "experiment", "leakatk.results": digest}
-    parent = start_run(client, experiment_id, results.name, tags | own)
-    log_params(client, parent, results.experiment)
-    log_metrics(client, parent, read_system_metrics(folder))
-    for model in results.models:
-        _record_model(client, experiment_id, parent, results, model, store_root, tags)
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != MARK and not path.name.startswith("."):
-            client.log_artifact(parent, str(path))
-    client.set_terminated(parent)
-    return parent
+    def _round(self, round_: JsonObject, method_run: str) -> None:
+        own = {"leakatk.kind": "round", "leakatk.method": "rule"}
+        run = self.recorder.start(f"round {round_['round']}", self.tags | own, method_run)
+        numbers = [Measurement(key, float(value)) for key, value in round_.items() if isinstance(value, int | float)]
+        numbers += [Measurement("leak_at_k", value, int(k)) for k, value in round_.get("leak", {}).items()]
+        self.recorder.log_metrics(run, numbers)
+        self.recorder.client.set_terminated(run)
 
 
 def _common_tags(results: Results, folder: Path, store_root: Path) -> dict[str, str]:
     """Tags of every MLflow run of this experiment. recording: tells what this run's folder recorded from all else."""
     model, curve = results.headline[0] if results.headline else (None, None)
-    versions = {}
+    versions: Mapping[str, str] = {}
     if model is not None and curve is not None:
-        versions = manifest_of(store_root / model.stages[f"generations {curve.decoding}"]).get("versions", {})
+        versions = manifest_of(store_root / model.stages[generations_stage(curve.decoding)]).get("versions", {})
     commit = versions.get("leakatk_commit", "")
     tags = {
         "leakatk.recording": recording_of(folder),
@@ -159,15 +140,6 @@ def _common_tags(results: Results, folder: Path, store_root: Path) -> dict[str, 
     return {key: value for key, value in tags.items() if value}
 
 
-def _read_mark(folder: Path) -> dict[str, Any]:
-    """{"recording": id, "recorded": {uri: {"run": id, "results": digest}}}; empty where it is not there."""
-    try:
-        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return mark if isinstance(mark, dict) and "recording" in mark else {}
-
-
 def recording_of(folder: Path) -> str:
     """The id by which what this run folder recorded is known."""
     mark = _read_mark(folder)
@@ -177,6 +149,15 @@ def recording_of(folder: Path) -> str:
         mark = {"recording": shared or uuid.uuid4().hex, "recorded": {}}
         write_atomic(folder / MARK, json.dumps(mark))
     return str(mark["recording"])
+
+
+def _read_mark(folder: Path) -> JsonObject:
+    """{"recording": id, "recorded": {uri: {"run": id, "results": digest}}}; empty where it is not there."""
+    try:
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) and "recording" in mark else {}
 
 
 def _recorded(folder: Path, uri: str) -> str | None:
@@ -191,47 +172,17 @@ def _note(folder: Path, uri: str, run: str, digest: str) -> None:
     write_atomic(folder / MARK, json.dumps(mark))
 
 
-def _record_model(
-    client: Any,
-    experiment_id: str,
-    parent: str,
-    results: Results,
-    model: ModelResult,
-    store_root: Path,
-    tags: dict[str, str],
-) -> None:
-    folders = {
-        f"leakatk.folder.{name.replace(' ', '.')}": str(store_root / path) for name, path in model.stages.items()
+def _scalars(model: ModelResult) -> list[Measurement]:
+    """The model's numbers that have no step."""
+    numbers: dict[str, float | None] = {
+        "utility": model.utility,
+        "tokens_sampled": model.tokens,
+        "seconds": model.seconds,
+        "steps": model.steps,
+        **{f"greedy.{group}": value for group, value in model.greedy.items()},
+        **model.metrics,
     }
-    own = {"leakatk.kind": model.role, "leakatk.method": str(model.method.get("name", model.role))}
-    run = start_run(client, experiment_id, model.name, tags | own | folders, parent)
-    log_params(client, run, {"method": model.method, "role": model.role})
-    scalars = {"utility": model.utility, "tokens_sampled": model.tokens, "seconds": model.seconds, "steps": model.steps}
-    scalars |= {f"greedy.{group}": value for group, value in model.greedy.items()}
-    scalars |= {name: value for name, value in model.metrics.items() if value is not None}
-    metrics = [(key, float(value), 0) for key, value in scalars.items()]
-    for curve in model.curves:
-        metrics += _curve_metrics(curve, _suffix(results, model, curve))
-    metrics += _history(at_home(Path(model.stages["model"]), store_root))
-    for round_ in model.rounds:
-        for key in ("leak_at_m", "leaking_samples", "pool", "tokens", "utility"):
-            if key in round_:
-                metrics.append((f"rule.{key}", float(round_[key]), int(round_["round"])))
-        _record_round(client, experiment_id, run, round_, tags)
-    log_metrics(client, run, metrics)
-    log_files(client, run, results, model, store_root)
-    client.set_terminated(run)
-
-
-def _record_round(
-    client: Any, experiment_id: str, method_run: str, round_: dict[str, Any], tags: dict[str, str]
-) -> None:
-    own = {"leakatk.kind": "round", "leakatk.method": "rule"}
-    run = start_run(client, experiment_id, f"round {round_['round']}", tags | own, method_run)
-    metrics = [(key, float(value), 0) for key, value in round_.items() if isinstance(value, (int, float))]
-    metrics += [("leak_at_k", value, int(k)) for k, value in round_.get("leak", {}).items()]
-    log_metrics(client, run, metrics)
-    client.set_terminated(run)
+    return [Measurement(key, float(value)) for key, value in numbers.items() if value is not None]
 
 
 def _suffix(results: Results, model: ModelResult, curve: Curve) -> str:
@@ -241,57 +192,30 @@ def _suffix(results: Results, model: ModelResult, curve: Curve) -> str:
     return suffix if headline is None or curve.decoding == headline.decoding else f"{suffix}.{curve.decoding}"
 
 
-def _curve_metrics(curve: Curve, suffix: str) -> list[tuple[str, float, int]]:
+def _curve_metrics(curve: Curve, suffix: str) -> list[Measurement]:
     """leak_at_k and its bounds with step = k, so that MLflow draws the curve."""
     series = {"leak_at_k": curve.leak, "leak_at_k_low": curve.low, "leak_at_k_high": curve.high}
     if curve.excess is not None:
         series["excess_leak_at_k"] = curve.excess
     return [
-        (f"{name}.{curve.metric}{suffix}", value, k)
+        Measurement(f"{name}.{curve.metric}{suffix}", value, k)
         for name, values in series.items()
         for k, value in zip(curve.k, values, strict=True)
     ]
 
 
-def _history(model: Path) -> list[tuple[str, float, int]]:
-    """The losses of the model's last training by step, and what was seen when it was looked at."""
+def _history(model: Path) -> list[Measurement]:
+    """The losses of the model's last training by step, and what was measured while it was trained."""
     if "history.json" not in manifest_of(model.parent).get("files", {}):
         return []
     history = readable(model.parent / "history.json")
     steps = json.loads(history.read_text() if isinstance(history, Path) else history.read())
-    return [(key, value, step) for step, row in enumerate(steps, 1) for key, value in row_metrics(row).items()]
+    return [measurement for step, row in enumerate(steps, 1) for measurement in step_metrics(row, step)]
 
 
-def row_metrics(row: dict[str, float]) -> dict[str, float]:
+def step_metrics(row: Mapping[str, float], step: int) -> list[Measurement]:
     """One step of a training's history under its names in MLflow."""
-    return {key if key.startswith("watch.") else f"loss.{key}": float(value) for key, value in row.items()}
-
-
-def log_metrics(client: Any, run: str, values: list[tuple[str, float, int]]) -> None:
-    """Log (key, value, step) triples; MLflow draws a metric against its step."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, step) for key, value, step in values if math.isfinite(value)]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run, metrics=metrics[start : start + BATCH])
-
-
-def log_params(client: Any, run: str, nested: dict[str, Any]) -> None:
-    """Log nested settings as parameters named by their path, such as train.lr."""
-    from mlflow.entities import Param
-
-    params = [Param(key, str(value)[:5000]) for key, value in _flat(nested, "").items()]
-    for start in range(0, len(params), 90):
-        client.log_batch(run, params=params[start : start + 90])
-
-
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, each in value.items():
-        flat |= _flat(each, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+    return [
+        Measurement(key if key.startswith("watch.") else f"loss.{key}", float(value), step)
+        for key, value in row.items()
+    ]

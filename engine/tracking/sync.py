@@ -1,7 +1,7 @@
 """Recording that never stops or slows an experiment: results are on disk first, MLflow follows when it can.
 
-A run's folder comes in; a Recorded says what happened to it. A server is given a little time in a process of its own,
-which may be ended at any moment: `leakatk sync` records later what is missing, exactly once.
+A run's folder comes in, a Recorded comes out. A server is given a little time in a process of its own, which may be
+ended at any moment: `leakatk sync` records later what is missing, exactly once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from engine.errors import UserError
 from engine.redact import redact
 from engine.reporting.results import Results, read_results
 from engine.reporting.run_folder import collect_runs
-from engine.tracking.mlflow_run import record, tracking_uri
+from engine.tracking.mlflow_run import record
+from engine.tracking.recorder import tracking_uri
 
 PATIENCE_SECONDS = 30.0  # for a server at the end of an experiment, model copies included
 CONNECT_SECONDS = 3.0
@@ -27,7 +28,7 @@ CONNECT_SECONDS = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What became of one run folder: "recorded", "already there" or "waiting", and why it waits."""
+    """The state of one run folder in MLflow: "recorded", "already there" or "waiting", and why it waits."""
 
     run: str
     state: str
@@ -40,8 +41,7 @@ def record_soon(results: Results, folder: Path, store_root: Path, patience: floa
     if not is_server(uri) or not reachable(uri):
         return _tried(results, folder, store_root)
     command = [sys.executable, "-m", "engine", "sync", str(folder), "--store", str(store_root), "--json"]
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = own_environment()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=environment, check=False)
         return Recorded(**json.loads(done.stdout)["runs"][0])
@@ -62,10 +62,16 @@ def sync(runs: list[Path], store_root: Path) -> list[Recorded]:
 def runs_of(store_root: Path) -> list[Path]:
     """The folders of a store's finished runs, oldest first. UserError where there is none."""
     collect_runs(store_root)
-    found = sorted((store_root / "runs").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    results = sorted((store_root / "runs").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
+    if not results:
         raise UserError(f"{store_root}: no finished run there; run an experiment first, or name the store by --store")
-    return [path.parent for path in found]
+    return [path.parent for path in results]
+
+
+def own_environment() -> dict[str, str]:
+    """The environment of a Python process that imports the same engine as this one, wherever it starts."""
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def reachable(uri: str) -> bool:

@@ -10,7 +10,12 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from engine.tracking.recorder import Measurement
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 
 FILE = "system_metrics.jsonl"
 EVERY_SECONDS = 5.0
@@ -51,7 +56,7 @@ class SystemMetrics:
             self.rows.append(row)
 
 
-def _monitors() -> list[Any]:
+def _monitors() -> list[BaseMetricsMonitor]:
     """MLflow's monitors of this machine; that of the GPUs only where the libraries for them are there."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -62,14 +67,14 @@ def _monitors() -> list[Any]:
         return [CPUMonitor()]
 
 
-def read_system_metrics(folder: Path) -> list[tuple[str, float, int]]:
-    """(key, value, seconds since the start) of a run folder, by the names that MLflow's UI shows as system metrics."""
+def read_system_metrics(folder: Path) -> list[Measurement]:
+    """The rows of a run folder by MLflow's names of system metrics; step: seconds since the start."""
     path = folder / FILE
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
-        (f"system/{key}", float(value), round(row["seconds"]))
+        Measurement(f"system/{key}", float(value), round(row["seconds"]))
         for row in rows
         for key, value in row.items()
         if key != "seconds"

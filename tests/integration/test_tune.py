@@ -49,9 +49,9 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
     assert best["excess_low"] <= best["excess"] <= best["excess_high"]
     assert set(best["kept"]) == {"utility", "rouge_l_recall"}
     record = [json.loads(line) for line in (folder / "looks.jsonl").read_text().splitlines()]
-    seen = [row["seen"] for row in record if row["trial"] == best["id"]]
-    assert [each["n"] for each in seen] == [2, 4, 8]
-    assert seen[0]["bound"] <= seen[1]["bound"] <= best["leak"]
+    reports = [row["seen"] for row in record if row["trial"] == best["id"]]
+    assert [each["n"] for each in reports] == [2, 4, 8]
+    assert reports[0]["bound"] <= reports[1]["bound"] <= best["leak"]
 
     # The winner's file makes the same numbers in a store that has nothing of the search.
     assert main(["run", str(folder / "best.yaml"), "--store", str(tmp_path / "fresh"), "--json"]) == 0
@@ -68,7 +68,7 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
     assert parent.data.metrics["best.leak"] == best["leak"]
 
     # Looked at while it is trained, a trial ends as it would have otherwise.
-    assert followed(tmp_path, store, best["values"])[-1]["leak"] == seen[0]["leak"]
+    assert followed(tmp_path, store, best["values"])[-1].leak == reports[0]["leak"]
 
 
 def numbers(run):
@@ -82,16 +82,16 @@ def followed(folder, store, values):
     from engine.config.experiment import load_experiment
     from engine.pipeline.run import prepared
     from engine.search.space import load_space
-    from engine.search.trial import looks
+    from engine.search.trial import run_trial
     from engine.search.trial_evaluation import Setting
 
     benchmark = BENCHMARKS["fictional"].load(split="forget01")
     experiment = prepared(load_experiment(folder / "e.yaml"), benchmark)
     (folder / "asha.yaml").write_text(yaml.safe_dump(SPACE | {"asha": {"first": 3, "reduction": 2, "n": 2}}))
     space = load_space(folder / "asha.yaml", experiment, benchmark)
-    reports = list(looks(values, Setting(experiment, space, str(store), "forget", "rouge_l_recall")))
-    assert [each["epoch"] for each in reports] == [3.0, 0.0]
-    assert not any(each["failed"] for each in reports)
+    reports = list(run_trial(values, Setting(experiment, space, str(store), "forget", "rouge_l_recall")))
+    assert [each.epoch for each in reports] == [3.0, 0.0]
+    assert not any(each.failed for each in reports)
     return reports
 
 

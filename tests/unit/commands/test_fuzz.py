@@ -169,7 +169,7 @@ def workplace(tmp_path_factory):
         for name in ("run", "demo", "evaluate"):
             __import__(f"engine.commands.{name}")
             patch.setattr(sys.modules[f"engine.commands.{name}"], "run_experiment", lambda *_: 0)
-        patch.setattr("engine.search.tuner.search", lambda *_, **__: sys.exit(0))
+        patch.setattr("engine.search.finish.search", lambda *_, **__: sys.exit(0))
         patch.setattr(os, "execv", lambda *_: sys.exit(0))
         yield folder
 

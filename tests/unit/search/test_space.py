@@ -9,8 +9,8 @@ import yaml
 from benchmarks.base import Probe
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
+from engine.search.prompt_split import deciding_prompts
 from engine.search.space import load_space
-from engine.search.trial_evaluation import deciding
 from methods import METHODS
 
 SPACE = {
@@ -98,7 +98,7 @@ def suggested(space, gamma):
     """Names that an Optuna trial is asked for where gamma is chosen so."""
     import optuna
 
-    from engine.search.tuner import _Suggest
+    from engine.search.suggestions import _Suggest
 
     trial = optuna.trial.FixedTrial({"gamma": gamma, "beta": 3.0})
     _Suggest(space)(trial)
@@ -118,33 +118,33 @@ def test_an_excess_needs_a_retain_model(fictional, tmp_path):
 
 def test_half_of_the_entities_decide_and_none_stands_on_both_sides():
     probes = [Probe(f"author{author}/q{item}", "?", "!", "forget") for author in range(10) for item in range(4)]
-    half = deciding(probes, 0)
+    half = deciding_prompts(probes, 0)
     authors = {probe.id.split("/")[0] for probe in half}
     assert len(half) == 20
     assert len(authors) == 5
-    assert {probe.id for probe in deciding(probes, 1)} != {probe.id for probe in half}
+    assert {probe.id for probe in deciding_prompts(probes, 1)} != {probe.id for probe in half}
     first = {probe.id.split("/")[0] for probe in half[:10]}
     assert len(first) > 3  # the first few are a sample of all, not one author after the other
     assert np.unique([probe.id for probe in half]).size == 20
     alone = [Probe(f"author1/q{item}", "?", "!", "forget") for item in range(4)]
-    assert len(deciding(alone, 0)) == 2  # one entity is no reason to hold nothing back
+    assert len(deciding_prompts(alone, 0)) == 2  # one entity is no reason to hold nothing back
 
 
 @pytest.mark.parametrize("search", ["tpe", "random", "pareto"])
 def test_every_kind_of_search_suggests_points_of_the_space(load, search):
-    from engine.search.tuner import searcher
+    from engine.search.suggestions import optuna_search
 
-    suggest = searcher(load(search=search), seed=0)
+    suggest = optuna_search(load(search=search), seed=0)
     points = [suggest.suggest(f"t{index}") for index in range(6)]
     assert all(0.1 <= point["beta"] <= 10 and point["train.lr"] in (1e-4, 1e-3) for point in points)
-    again = searcher(load(search=search), seed=0)
+    again = optuna_search(load(search=search), seed=0)
     assert [again.suggest(f"t{index}") for index in range(6)] == points
 
 
 def test_a_grid_takes_every_combination_once(load):
-    from engine.search.tuner import searcher, trials_of
+    from engine.search.suggestions import optuna_search
 
     space = load(search="grid", parameters={"beta": {"choice": [1.0, 2.0]}, "train.lr": {"choice": [1e-4, 1e-3]}})
-    suggest = searcher(space, seed=0)
-    points = [tuple(suggest.suggest(f"t{index}").values()) for index in range(trials_of(space))]
+    suggest = optuna_search(space, seed=0)
+    points = [tuple(suggest.suggest(f"t{index}").values()) for index in range(space.trial_count)]
     assert sorted(points) == [(1.0, 1e-4), (1.0, 1e-3), (2.0, 1e-4), (2.0, 1e-3)]

@@ -1,29 +1,32 @@
 """What a search says of its trials: winner, Pareto front, greedy beside leak@k, and why there is no winner."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
 from engine.config.experiment import parse_experiment
-from engine.search.figures import draw
+from engine.search.figures import write_figures
+from engine.search.result import Search, Trial
 from engine.search.space import Space
-from engine.search.summary import as_json, by_greedy, print_search, rank_correlation, reason_for_none, said_of_greedy
-from engine.search.trial import _report, failure
-from engine.search.trial_evaluation import Look, Setting
-from engine.search.tuner import Search, Trial
+from engine.search.summary import as_json, by_greedy, greedy_sentence, print_search, rank_correlation, reason_for_none
+from engine.search.trial_evaluation import Setting
+from engine.search.trial_report import LeakEstimate, TrialReport
 
 SPACE = {"method": "npo", "parameters": {"beta": {"loguniform": [0.1, 10.0]}, "train.steps": {"choice": [1, 2]}}}
 
 
 def trial(name, leak, utility, greedy=0.0, full=True, **more):
-    seen = Look(200 if full else 8, 64 if full else 8, leak, max(0.0, leak - 0.1), min(1.0, leak + 0.1), 0.0, leak)
+    n, k = (200, 64) if full else (8, 8)
+    estimate = LeakEstimate(n, k, leak, max(0.0, leak - 0.1), min(1.0, leak + 0.1), 0.0, leak)
     known = {"utility": utility, "greedy": greedy, "full": full, "feasible": utility >= 0.9}
-    return Trial(name, {"beta": 1.0, "train.steps": 2}, _report(seen, **known, **more))
+    report = dataclasses.replace(TrialReport.of(estimate), **known, **more)
+    return Trial(name, {"beta": 1.0, "train.steps": 2}, report)
 
 
 def failed(cause):
-    return Trial("x", {"beta": 2.0, "train.steps": 1}, failure(cause))
+    return Trial("x", {"beta": 2.0, "train.steps": 1}, TrialReport.of_failure(cause))
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_the_front_holds_what_no_other_beats_in_both(search):
     assert [each.id for each in found.front] == ["c", "b", "a"]
 
 
-def test_greedy_and_leak_are_compared_over_full_looks_alone(search):
+def test_greedy_and_leak_are_compared_over_trials_sampled_in_full_alone(search):
     found = search(
         trial("a", 0.3, 1.0, greedy=0.0),
         trial("b", 0.2, 1.0, greedy=0.1),
@@ -63,7 +66,7 @@ def test_greedy_and_leak_are_compared_over_full_looks_alone(search):
 
 def test_trials_that_greedy_cannot_tell_apart_are_all_named(search):
     found = search(trial("a", 0.3, 1.0), trial("b", 0.0, 1.0), trial("c", 0.1, 1.0, greedy=0.5))
-    assert "2 trials are best by greedy (0.000), and leak 0.000 to 0.300" in said_of_greedy(found)
+    assert "2 trials are best by greedy (0.000), and leak 0.000 to 0.300" in greedy_sentence(found)
 
 
 def test_a_search_without_a_winner_says_why(search):
@@ -85,7 +88,7 @@ def test_what_was_not_measured_is_null_and_a_failure_keeps_its_cause(search, cap
     assert "the half held out: leak 0.500 [0.300, 0.600]" in said
 
 
-def test_pictures_are_drawn_whatever_was_seen(search):
+def test_pictures_are_drawn_whatever_was_measured(search):
     found = search(trial("a", 0.3, 0.95), trial("b", 0.2, 0.91, greedy=0.1), trial("c", 0.1, 0.5), failed("nan"))
-    assert [path.name for path in draw(found)] == ["pareto.png", "parallel.png", "greedy.png"]
-    assert draw(search(failed("nan"))) == []
+    assert [path.name for path in write_figures(found)] == ["pareto.png", "parallel.png", "greedy.png"]
+    assert write_figures(search(failed("nan"))) == []

@@ -7,7 +7,9 @@ from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.search.space import Space
-from engine.search.tuner import concurrent_trials, searcher
+from engine.search.suggestions import optuna_search
+from engine.search.trial_report import TrialReport
+from engine.search.tuner import concurrent_trials
 
 PARAMETERS = {"beta": {"uniform": [0.1, 1.0]}}
 
@@ -59,9 +61,9 @@ def test_a_fraction_of_a_gpu_is_for_one_worker():
 
 
 def test_a_search_of_the_front_goes_on_after_a_trial_that_failed():
-    from engine.search.trial import failure
-
-    search = searcher(Space.model_validate({"method": "npo", "parameters": PARAMETERS, "search": "pareto"}), seed=0)
+    search = optuna_search(
+        Space.model_validate({"method": "npo", "parameters": PARAMETERS, "search": "pareto"}), seed=0
+    )
     assert search.suggest("a")
-    search.on_trial_complete("a", failure("loss is nan"))
+    search.on_trial_complete("a", TrialReport.of_failure("loss is nan").as_dict())
     assert search.suggest("b")

@@ -9,6 +9,7 @@ import pytest
 from engine.cli import main
 from engine.reporting.results import read_results
 from engine.tracking import sync
+from engine.tracking.recorder import Measurement
 from engine.tracking.system_metrics import FILE, read_system_metrics
 from tests.made import make_run
 
@@ -63,6 +64,6 @@ def test_a_store_without_runs_is_refused(tmp_path, capsys):
 def test_system_metrics_are_read_by_the_second(tmp_path):
     (tmp_path / FILE).write_text('{"seconds": 5.1, "cpu_utilization_percentage": 40.0}\n{"seconds": 10.2, "x": 1}\n')
     assert read_system_metrics(tmp_path) == [
-        ("system/cpu_utilization_percentage", 40.0, 5),
-        ("system/x", 1.0, 10),
+        Measurement("system/cpu_utilization_percentage", 40.0, 5),
+        Measurement("system/x", 1.0, 10),
     ]

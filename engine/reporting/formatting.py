@@ -1,0 +1,27 @@
+"""Numbers as people and JSON read them: an estimate with its interval as text, null for what has no finite value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Estimate = tuple[float, float, float]  # estimate, low, high
+JsonObject = dict[str, Any]  # as json reads it: what a key holds is checked where it is used
+
+
+def interval_text(estimate: Estimate | None, missing: str = "-") -> str:
+    """An estimate with its interval, "0.120 [0.080, 0.170]"; `missing` where there is none."""
+    if estimate is None:
+        return missing
+    middle, low, high = estimate
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]".replace("-0.000", "0.000")
+
+
+def finite(value: object) -> object:
+    """`value` with None for every number in it that is not finite: NaN stands for "not known", in JSON null does."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
