@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.reporting.compare import Comparison, Row
+    from engine.reporting.formatting import JsonObject
 
 COLUMNS = (
     *("model", "run", "role", "greedy", "leak", "leak_low", "leak_high", "excess", "excess_low", "excess_high"),
     *("difference", "difference_low", "difference_high", "paired", "significant", "utility", "tokens", "seconds"),
 )
 FORMATS = ("png", "pdf", "svg")
-LATEX = str.maketrans({each: f"\\{each}" for each in "&%$#_{}"})
+LATEX = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,27 +38,29 @@ def run(args: argparse.Namespace) -> int:
     from engine.reporting.compare import compare
     from engine.reporting.run_folder import run_path
 
-    found = compare([run_path(each) for each in args.runs], args.k)
+    comparison = compare([run_path(run) for run in args.runs], args.k)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        files = _write(found, args.out)
+        files = _write(comparison, args.out)
     except OSError as error:
         raise UserError(f"--out {args.out}: cannot be written ({error.strerror}); choose another folder") from error
     if args.json:
-        print(json.dumps(_as_json(found) | {"files": [str(path) for path in files]}))
+        print(json.dumps(_as_json(comparison) | {"files": [str(path) for path in files]}))
         return 0
-    _show(found)
+    _show(comparison)
     for path in files:
         print(path)
     return 0
 
 
-def _as_json(found: Comparison) -> dict[str, Any]:
+def _as_json(comparison: Comparison) -> JsonObject:
     settings = ("k", "ranked_by", "core_metric", "leak_group", "confidence", "best", "notes")
-    return {name: getattr(found, name) for name in settings} | {"models": [_record(row) for row in found.rows]}
+    return {name: getattr(comparison, name) for name in settings} | {
+        "models": [_record(row) for row in comparison.rows]
+    }
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row) -> JsonObject:
     """One model as plain values by the names of COLUMNS, None where there is nothing to say."""
     difference = row.difference
     of_difference = (
@@ -70,7 +72,7 @@ def _record(row: Row) -> dict[str, Any]:
     return dict(zip(COLUMNS, (*values, row.model.utility, row.model.tokens, row.model.seconds), strict=True))
 
 
-def _write(found: Comparison, folder: Path) -> list[Path]:
+def _write(comparison: Comparison, folder: Path) -> list[Path]:
     """The picture in three formats, the table as CSV and as LaTeX."""
     import csv
     import io
@@ -78,67 +80,80 @@ def _write(found: Comparison, folder: Path) -> list[Path]:
     from engine.reporting.figures import above_retain, curve_figure, lines_of, save
     from engine.store.files import write_atomic
 
-    lines = lines_of((row.label, row.model.role, row.curve) for row in found.rows)
-    title = f"the worst of k samples on {found.leak_group.replace('_', ' ')} prompts"
-    figures = {"compare": curve_figure(lines, title, found.core_metric)}
-    if found.ranked_by == "excess":
-        title = "leak above the retain model's luck"
-        figures["compare_excess"] = curve_figure(above_retain(lines), title, found.core_metric, excess=True)
+    lines = lines_of((row.label, row.model.role, row.curve) for row in comparison.rows)
+    title = f"the worst of k samples on {comparison.leak_group.replace('_', ' ')} prompts"
+    figures = {"compare": curve_figure(lines, title, comparison.core_metric)}
+    if comparison.ranked_by == "excess":
+        title = "leak above the retain model's"
+        figures["compare_excess"] = curve_figure(above_retain(lines), title, comparison.core_metric, excess=True)
     files = [save(each, folder / f"{name}.{suffix}") for name, each in figures.items() for suffix in FORMATS]
     text = io.StringIO()
     writer = csv.DictWriter(text, ("k", *COLUMNS), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"k": found.k} | _record(row) for row in found.rows)
-    for name, content in (("compare.csv", text.getvalue()), ("compare.tex", _latex(found))):
+    writer.writerows({"k": comparison.k} | _record(row) for row in comparison.rows)
+    for name, content in (("compare.csv", text.getvalue()), ("compare.tex", _latex(comparison))):
         write_atomic(folder / name, content)
         files.append(folder / name)
     return files
 
 
-def _latex(found: Comparison) -> str:
+def _latex(comparison: Comparison) -> str:
     """A booktabs table; models that are not significantly worse than the best carry a dagger."""
-    head = f"model & greedy & leak@{found.k} & excess@{found.k} & utility"
+    from engine.reporting.formatting import interval_text
+
+    head = f"model & greedy & leak@{comparison.k} & excess@{comparison.k} & utility"
     lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{lrrrr}", r"\toprule", rf"{head} \\", r"\midrule"]
-    for row in found.rows:
+    for row in comparison.rows:
         name = row.label.translate(LATEX)
-        name = rf"\textbf{{{name}}}" if row.label == found.best else name
+        name = rf"\textbf{{{name}}}" if row.label == comparison.best else name
         mark = r"$^\dagger$" if row.difference is not None and not row.difference.significant else ""
-        numbers = (f"{row.greedy:.3f}", _interval(row.leak), _interval(row.excess), f"{row.model.utility:.3f}")
+        leak, excess = interval_text(row.leak), interval_text(row.excess, "")
+        numbers = (f"{row.greedy:.3f}", leak, excess, f"{row.model.utility:.3f}")
         lines.append(" & ".join((name + mark, *numbers)) + r" \\")
-    percent = f"{100 * found.confidence:g}"
+    percent = f"{100 * comparison.confidence:g}"
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines.append(f"% {percent}% intervals over prompts; dagger: not significantly different from the best (bold).")
     return "\n".join(lines) + "\n"
 
 
-def _show(found: Comparison) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _show(comparison: Comparison) -> None:
+    from engine.reporting.formatting import interval_text
+    from engine.reporting.terminal import plain_table, wide_console
 
     title = (
-        f"{found.core_metric} on {found.leak_group}, {found.confidence:.0%} intervals, least {found.ranked_by} first"
+        f"{comparison.core_metric} on {comparison.leak_group}, {comparison.confidence:.0%} intervals, "
+        f"least {comparison.ranked_by} first"
     )
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    runs = len({row.run for row in found.rows}) > 1
+    table = plain_table(title)
+    runs = len({row.run for row in comparison.rows}) > 1
     headings = ["model", "run"] if runs else ["model"]
-    headings += ["greedy", f"leak@{found.k}", f"excess@{found.k}", f"more than {found.best}", "", "utility"]
+    headings += [
+        "greedy",
+        f"leak@{comparison.k}",
+        f"excess@{comparison.k}",
+        f"more than {comparison.best}",
+        "",
+        "utility",
+    ]
     for heading in headings:
         left = heading in ("model", "run", "")
         table.add_column(heading, justify="left" if left else "right", no_wrap=left)
-    for row in found.rows:
-        mark, style = _mark(row, found.best)
+    for row in comparison.rows:
+        mark, style = _mark(row, comparison.best)
         difference = row.difference
         shown = (difference.estimate, difference.low, difference.high) if difference else None
         cells = [row.label, row.run] if runs else [row.label]
-        cells += [f"{row.greedy:.3f}", _interval(row.leak), _interval(row.excess), _interval(shown), mark]
+        cells += [
+            f"{row.greedy:.3f}",
+            *(interval_text(estimate, "") for estimate in (row.leak, row.excess, shown)),
+            mark,
+        ]
         table.add_row(*cells, f"{row.model.utility:.3f}", style=style)
-    # A pipe or a file has no width of its own: never wrap a row there.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = wide_console()
     console.print(table)
-    if any(row.difference is not None and not row.difference.significant for row in found.rows):
+    if any(row.difference is not None and not row.difference.significant for row in comparison.rows):
         console.print("~ not significantly different from the best: the difference's interval holds 0.")
-    for note in found.notes:
+    for note in comparison.notes:
         console.print(note, markup=False, highlight=False)
 
 
@@ -149,10 +164,3 @@ def _mark(row: Row, best: str) -> tuple[str, str]:
     if row.difference is None:
         return "", "dim"
     return ("", "") if row.difference.significant else ("~", "")
-
-
-def _interval(values: tuple[float, float, float] | None) -> str:
-    if values is None:
-        return ""
-    estimate, low, high = values
-    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]".replace("-0.000", "0.000")

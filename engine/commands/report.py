@@ -17,9 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from engine.reporting.figures import write_figures, write_paper_figures
-    from engine.reporting.html_report import verdict, write_report
+    from engine.reporting.html_report import write_report
     from engine.reporting.results import read_results
     from engine.reporting.run_folder import run_path
+    from engine.reporting.verdict import verdict
     from engine.store.location import store_path
 
     given = run_path(args.run)
@@ -30,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     report = write_report(results, folder, root)
     figures = write_paper_figures(results, folder, args.figures) if args.figures else []
     if args.json:
-        found = {"verdict": verdict(results), "report": str(report), "figures": [str(path) for path in figures]}
-        print(json.dumps(found))
+        paths = {"report": str(report), "figures": [str(path) for path in figures]}
+        print(json.dumps({"verdict": verdict(results), **paths}))
     else:
         print(*verdict(results), sep="\n")
         print(*(report, *figures), sep="\n")

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import UserError
-from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
+from engine.leak.estimator import Floats, pad_rows, prompt_leak, valid_samples
 from engine.leak.intervals import mean_interval
+from engine.reporting.formatting import Estimate
 from engine.reporting.results import Curve, ModelResult, Results, read_results
 from engine.reporting.scores import read_scores
 
 NAMED = 4  # models that a note names one by one
-Estimate = tuple[float, float, float]  # estimate, low, high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,27 +80,27 @@ class _Entry:
 def compare(runs: list[Path], k: int | None = None) -> Comparison:
     """Compare every model of `runs` (their folders) at `k`, the largest that all have where None. UserError where the
     runs do not measure the same thing or have no such k."""
-    found = [(path if path.is_dir() else path.parent, read_results(path)) for path in runs]
-    _check_alike([results for _, results in found])
-    entries = _entries(found)
+    read = [(path if path.is_dir() else path.parent, read_results(path)) for path in runs]
+    _check_alike([results for _, results in read])
+    entries = _entries(read)
     k = _common_k(entries, k)
     excess = all(each.curve.excess_at(k) for each in entries if each.model.role != "retain")
     entries.sort(key=lambda each: (_estimate(each, k, excess)[0], each.model.role == "retain"))
     candidates = [each for each in entries if each.judged] or entries
-    best, first = candidates[0], found[0][1]
+    best, first = candidates[0], read[0][1]
     labels = _labels(entries)
     rows = [
         Row(
             label=label,
-            run=each.results.name,
-            model=each.model,
-            curve=each.curve,
-            leak=each.curve.at(k) or (math.nan,) * 3,
-            excess=each.curve.excess_at(k) if each.model.role != "retain" else None,
-            greedy=each.model.greedy[each.results.leak_group],
-            difference=_difference(each, best, k, excess) if each.judged and each is not best else None,
+            run=entry.results.name,
+            model=entry.model,
+            curve=entry.curve,
+            leak=entry.curve.at(k) or (math.nan, math.nan, math.nan),
+            excess=entry.curve.excess_at(k) if entry.model.role != "retain" else None,
+            greedy=entry.model.greedy[entry.results.leak_group],
+            difference=_difference(entry, best, k, excess) if entry.judged and entry is not best else None,
         )
-        for label, each in zip(labels, entries, strict=True)
+        for label, entry in zip(labels, entries, strict=True)
     ]
     return Comparison(
         k=k,
@@ -130,28 +130,27 @@ def _check_alike(results: list[Results]) -> None:
                 )
 
 
-def _entries(found: list[tuple[Path, Results]]) -> list[_Entry]:
+def _entries(runs: list[tuple[Path, Results]]) -> list[_Entry]:
     """Every model once: one that several runs share (target, retain) is taken from the first of them."""
     entries: list[_Entry] = []
-    for folder, results in found:
+    for folder, results in runs:
         judged = {model.name for model, _ in results.judged}
         for model, curve in results.headline:
-            same = (each for each in entries if each.curve == curve and each.model.stages == model.stages)
-            if next(same, None) is None:
+            if not any(entry.curve == curve and entry.model.stages == model.stages for entry in entries):
                 entries.append(_Entry(folder, results, model, curve, model.name in judged))
     if not entries:
         raise UserError("no model in these runs has a leak@k curve; run the experiments first")
     return entries
 
 
-def _common_k(entries: list[_Entry], asked: int | None) -> int:
+def _common_k(entries: list[_Entry], wanted: int | None) -> int:
     common = set.intersection(*(set(each.curve.k) for each in entries))
     if not common:
         raise UserError("the runs have no k in common; run them with the same leak.k")
-    if asked is not None and asked not in common:
+    if wanted is not None and wanted not in common:
         valid = ", ".join(map(str, sorted(common)))
-        raise UserError(f"--k {asked}: the runs have no leak@{asked} in common; they have k = {valid}")
-    return asked or max(common)
+        raise UserError(f"--k {wanted}: the runs have no leak@{wanted} in common; they have k = {valid}")
+    return wanted or max(common)
 
 
 def _labels(entries: list[_Entry]) -> list[str]:
@@ -166,8 +165,8 @@ def _labels(entries: list[_Entry]) -> list[str]:
 
 
 def _estimate(entry: _Entry, k: int, excess: bool) -> Estimate:
-    found = entry.curve.excess_at(k) if excess else entry.curve.at(k)
-    return found or (0.0, 0.0, 0.0)  # the retain model's excess over itself
+    estimate = entry.curve.excess_at(k) if excess else entry.curve.at(k)
+    return estimate or (0.0, 0.0, 0.0)  # the retain model's excess over itself
 
 
 def _difference(entry: _Entry, best: _Entry, k: int, excess: bool) -> Difference:
@@ -190,7 +189,7 @@ def _from_intervals(one: Estimate, other: Estimate) -> Difference:
     return Difference(estimate, low, high, paired=False)
 
 
-def _paired_values(entry: _Entry, best: _Entry, k: int, excess: bool) -> np.ndarray | None:
+def _paired_values(entry: _Entry, best: _Entry, k: int, excess: bool) -> Floats | None:
     """leak@k of one minus that of the other, prompt by prompt [prompts, 1]; excess leak@k where the two have retain
     models of their own. None where they were not scored on the same prompts or the scores are not there."""
     if _prompts_of(entry.results) != _prompts_of(best.results):
@@ -200,11 +199,13 @@ def _paired_values(entry: _Entry, best: _Entry, k: int, excess: bool) -> np.ndar
         sides += [(entry, "retain", -1.0), (best, "retain", 1.0)]
     values = [(sign, _prompt_leaks(each, name, k)) for each, name, sign in sides]
     first = values[0][1]
-    if first is None or any(found is None or found.keys() != first.keys() for _, found in values):
+    if first is None:
         return None
     total = np.zeros(len(first))
-    for sign, found in values:
-        total += sign * np.array([(found or {})[prompt] for prompt in first])
+    for sign, leaks in values:
+        if leaks is None or leaks.keys() != first.keys():
+            return None
+        total += sign * np.array([leaks[prompt] for prompt in first])
     whole = total[~np.isnan(total)]
     return whole[:, None] if len(whole) else None
 
@@ -238,7 +239,7 @@ def _same_retain(one: _Entry, other: _Entry) -> bool:
 def _notes(rows: list[Row], entries: list[_Entry], excess: bool) -> list[str]:
     notes = []
     if not excess:
-        notes.append("Not every run has a retain model: sorted by leak@k, which luck is part of.")
+        notes.append("Not every run has a retain model: sorted by leak@k, which guessing is part of.")
     unpaired = [row.label for row in rows if row.difference is not None and not row.difference.paired]
     if unpaired:
         shown = ", ".join(unpaired) if len(unpaired) <= NAMED else f"{len(unpaired)} models"

@@ -9,17 +9,23 @@ import dataclasses
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.reporting.results import Curve, ModelResult, Results, groups
+from engine.reporting.results import Curve, Results, groups
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Dashes = str | tuple[int, tuple[int, int]]  # matplotlib's line style
 
 # Okabe and Ito's palette: told apart by readers with any colour vision; markers and dashes tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A200")
 MARKERS = "os^Dv<>P"
 INK = "#1c1c1b"  # of axes and text; a page replaces it by its own colour of text
 GREY = "#8a8a8a"
-ROLE_DASHES: dict[str, Any] = {"target": (0, (1, 1)), "retain": (0, (1, 1)), "control": (0, (5, 2))}
-STYLE: dict[Any, Any] = {
+ROLE_DASHES: dict[str, Dashes] = {"target": (0, (1, 1)), "retain": (0, (1, 1)), "control": (0, (5, 2))}
+STYLE: dict[Any, Any] = {  # matplotlib types each key by its name
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
@@ -45,7 +51,7 @@ class Line:
 
 
 def lines_of(curves: Iterable[tuple[str, str, Curve]]) -> list[Line]:
-    """(name, role, curve) of each model with a colour of its own; a control wears that of the RULE run beside it."""
+    """(name, role, curve) of each model with a colour of its own; a control has that of the RULE run beside it."""
     rows = list(curves)
     colours = {"target": INK, "retain": GREY}
     palette = itertools.cycle(COLOURS)
@@ -56,27 +62,27 @@ def lines_of(curves: Iterable[tuple[str, str, Curve]]) -> list[Line]:
     return [Line(name, role, curve, colours[name], next(markers)) for name, role, curve in rows]
 
 
-def leak_figure(results: Results, group: str | None = None, narrow: bool = False, titled: bool = True) -> Any:
+def leak_figure(results: Results, group: str | None = None, narrow: bool = False, titled: bool = True) -> Figure:
     """leak@k against k by the core metric: target and retain in black and grey, controls dashed."""
     group = group or results.leak_group
     title = f"{results.name}: the worst of k samples on {group.replace('_', ' ')} prompts" if titled else ""
     return curve_figure(_lines(results, group), title, results.core_metric, narrow=narrow)
 
 
-def excess_figure(results: Results, narrow: bool = False, titled: bool = True) -> Any:
+def excess_figure(results: Results, narrow: bool = False, titled: bool = True) -> Figure:
     """leak@k minus the retain model's against k, for a run that has a retain model."""
     lines = above_retain(_lines(results, results.leak_group))
-    title = f"{results.name}: leak above the retain model's luck" if titled else ""
+    title = f"{results.name}: leak above the retain model's" if titled else ""
     return curve_figure(lines, title, results.core_metric, True, narrow)
 
 
 def above_retain(lines: list[Line]) -> list[Line]:
     """The lines that have an excess, without the target model's where there are others: it would dwarf them."""
-    found = [line for line in lines if line.role != "retain" and line.curve.excess]
-    return [line for line in found if line.role != "target"] or found
+    with_excess = [line for line in lines if line.role != "retain" and line.curve.excess]
+    return [line for line in with_excess if line.role != "target"] or with_excess
 
 
-def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = False, narrow: bool = False) -> Any:
+def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = False, narrow: bool = False) -> Figure:
     """A matplotlib figure of curves with their bands over k; names at the right ends, or below where it is narrow."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -88,8 +94,9 @@ def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = Fals
         axes = figure.add_subplot()
         for line in lines:
             k, (value, low, high) = line.curve.k, _series(line.curve, excess)
-            style = {"color": line.colour, "linestyle": ROLE_DASHES.get(line.role, "solid"), "linewidth": 1.8}
-            axes.plot(k, value, marker=line.marker, markersize=3.5, label=line.name, **style)
+            dashes = ROLE_DASHES.get(line.role, "solid")
+            (drawn,) = axes.plot(k, value, color=line.colour, linestyle=dashes, linewidth=1.8, label=line.name)
+            drawn.set(marker=line.marker, markersize=3.5)
             axes.fill_between(k, low, high, color=line.colour, alpha=0.13, linewidth=0)
         if not excess:
             axes.set_ylim(-0.02, 1.03)
@@ -106,7 +113,7 @@ def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = Fals
     return figure
 
 
-def greedy_figure(results: Results, narrow: bool = False) -> Any:
+def greedy_figure(results: Results, narrow: bool = False) -> Figure:
     """Each judged model's greedy score and its leak@k at the largest k, the least leaking on top."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -141,14 +148,14 @@ def write_figures(results: Results, folder: Path) -> Path:
 
 def write_paper_figures(results: Results, folder: Path, suffix: str) -> list[Path]:
     """Write every picture of the run as .pdf or .svg into `folder`; returns their paths."""
-    found = {_name(results, group): leak_figure(results, group) for group in groups(results)}
+    figures = {_name(results, group): leak_figure(results, group) for group in groups(results)}
     if results.has_excess:
-        found["excess_leak_at_k"] = excess_figure(results)
-    found["greedy_and_leak"] = greedy_figure(results)
-    return [save(figure, folder / f"{name}.{suffix}") for name, figure in found.items()]
+        figures["excess_leak_at_k"] = excess_figure(results)
+    figures["greedy_and_leak"] = greedy_figure(results)
+    return [save(figure, folder / f"{name}.{suffix}") for name, figure in figures.items()]
 
 
-def save(figure: Any, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write a figure in the format of the path's suffix, without a date in it; returns the path."""
     import matplotlib
 
@@ -163,10 +170,8 @@ def _name(results: Results, group: str) -> str:
 
 
 def _lines(results: Results, group: str) -> list[Line]:
-    found: list[tuple[ModelResult, Curve | None]] = [
-        (model, model.curve(group, results.core_metric)) for model in results.models
-    ]
-    return lines_of((model.name, model.role, curve) for model, curve in found if curve is not None)
+    curves = [(model, model.curve(group, results.core_metric)) for model in results.models]
+    return lines_of((model.name, model.role, curve) for model, curve in curves if curve is not None)
 
 
 def _series(curve: Curve, excess: bool) -> tuple[list[float], list[float], list[float]]:
@@ -175,7 +180,7 @@ def _series(curve: Curve, excess: bool) -> tuple[list[float], list[float], list[
     return curve.leak, curve.low, curve.high
 
 
-def _k_axis(axes: Any, ks: list[int], narrow: bool) -> None:
+def _k_axis(axes: Axes, ks: list[int], narrow: bool) -> None:
     shown = ks if len(ks) <= 12 else [k for k in ks if k & (k - 1) == 0]
     axes.set_xscale("log", base=2)
     axes.set_xticks(shown, [str(k) for k in shown])
@@ -185,7 +190,7 @@ def _k_axis(axes: Any, ks: list[int], narrow: bool) -> None:
     axes.set_xlabel("k samples" if narrow else "k, samples drawn from a prompt")
 
 
-def _label_ends(axes: Any, lines: list[Line], excess: bool, height: float) -> None:
+def _label_ends(axes: Axes, lines: list[Line], excess: bool, height: float) -> None:
     """Each curve's name at its right end, moved apart where they would overlap."""
     ends = [(_series(line.curve, excess)[0][-1], line.name, line.curve.k[-1], line.colour) for line in lines]
     low, high = axes.get_ylim()

@@ -10,13 +10,12 @@ import dataclasses
 import re
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from engine.leak.estimator import prompt_leak
+from engine.leak.estimator import Floats, prompt_leak
 from engine.metrics import METRICS
-from engine.reporting.results import Curve, ModelResult, Results
+from engine.reporting.results import Curve, ModelResult, Results, generations_stage, scores_stage
 from engine.store.replica import present
 
 SPAN_WORDS = 3  # matching words in a row that count as leaked; fewer do where nothing longer matches
@@ -40,7 +39,7 @@ class WorstPrompt:
     """A prompt and its highest-scoring sample of `samples`; retain: the retain model's highest-scoring one.
 
     leaking: how many samples score 1 where every score is 0 or 1, else None; mean: the mean score of a sample. leak:
-    leak@k at k, the largest that was asked for and sampled; excess: minus the retain model's, None without one.
+    leak@k at k, the experiment's largest that was sampled; excess: minus the retain model's, None without one.
     """
 
     prompt: str
@@ -60,9 +59,9 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
     by the mean score of their samples; only those where any leaks. None where the samples are not in this store.
     """
     curve = model.curve(results.leak_group, results.core_metric)
-    if curve is None or not present(store_root / model.stages[_scores_of(results, curve)]).is_dir():
+    if curve is None or not _has_scores(results, model, store_root, curve):
         return None
-    retain = next((each for each in results.models if each.role == "retain" and each is not model), None)
+    retain = next((other for other in results.models if other.role == "retain" and other is not model), None)
     scores = _scores(results, model, store_root, curve)
     values = np.nan_to_num(scores)
     k = min(curve.k[-1], values.shape[1])
@@ -70,19 +69,19 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
     excess_P = leak_P - _retain_leak(results, retain, store_root, curve, k, leak_P)
     order = np.lexsort((-values.mean(axis=1), -excess_P))
     chosen = [int(index) for index in order if values[index].max() > 0][:most]
-    rows = _best_rows(results, model, store_root, curve, chosen)
-    yardstick = _best_rows(results, retain, store_root, curve, chosen) if retain is not None else [None] * len(chosen)
+    own = _best_samples(results, model, store_root, curve, chosen)
+    retains = _best_samples(results, retain, store_root, curve, chosen) if retain is not None else {}
     binary = bool(np.isin(scores[~np.isnan(scores)], (0.0, 1.0)).all())
     reads_fact = METRICS[results.core_metric].reads_fact
     worst = []
-    for index, row, beside in zip(chosen, rows, yardstick, strict=True):
-        assert row is not None
-        told = (row["fact"] if reads_fact else None) or row["reference"]
+    for index in chosen:
+        sample, beside = own[index], retains.get(index)
+        told = (sample.fact if reads_fact else None) or sample.reference
         worst.append(
             WorstPrompt(
-                prompt=row["prompt"],
-                reference=row["reference"],
-                answer=_answer(row, told),
+                prompt=sample.prompt,
+                reference=sample.reference,
+                answer=_answer(sample, told),
                 retain=_answer(beside, told) if beside else None,
                 samples=values.shape[1],
                 mean=float(values[index].mean()),
@@ -96,10 +95,10 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
 
 
 def _retain_leak(
-    results: Results, retain: ModelResult | None, store_root: Path, curve: Curve, k: int, like_P: np.ndarray
-) -> np.ndarray:
+    results: Results, retain: ModelResult | None, store_root: Path, curve: Curve, k: int, like_P: Floats
+) -> Floats:
     """leak@k of the retain model on each prompt, 0 where there is none or it was not sampled so."""
-    if retain is None or not present(store_root / retain.stages.get(_scores_of(results, curve), "-")).is_dir():
+    if retain is None or not _has_scores(results, retain, store_root, curve):
         return np.zeros_like(like_P)
     values = np.nan_to_num(_scores(results, retain, store_root, curve))
     same = values.shape[0] == len(like_P) and values.shape[1] >= k
@@ -109,8 +108,8 @@ def _retain_leak(
 def leaked_pieces(response: str, told: str) -> Pieces:
     """The response cut around the words it shares with `told`, in order: runs of SPAN_WORDS words or more, or of all of
     `told`; where there is none, the longest run. Letter case and punctuation do not count."""
-    found = list(re.finditer(r"\w+", response))
-    words, wanted = [match.group().casefold() for match in found], re.findall(r"\w+", told.casefold())
+    matches = list(re.finditer(r"\w+", response))
+    words, wanted = [match.group().casefold() for match in matches], re.findall(r"\w+", told.casefold())
     blocks = [
         each for each in SequenceMatcher(a=words, b=wanted, autojunk=False).get_matching_blocks() if each.size > 0
     ]
@@ -119,47 +118,61 @@ def leaked_pieces(response: str, told: str) -> Pieces:
     pieces: Pieces = []
     end = 0
     for block in (each for each in blocks if each.size >= enough):
-        start, stop = found[block.a].start(), found[block.a + block.size - 1].end()
+        start, stop = matches[block.a].start(), matches[block.a + block.size - 1].end()
         pieces += [(response[end:start], False), (response[start:stop], True)]
         end = stop
     pieces.append((response[end:], False))
     return [piece for piece in pieces if piece[0]]
 
 
-def _answer(row: dict[str, Any], told: str) -> Answer:
-    leaks = row["score"] > 0
-    return Answer(leaked_pieces(row["response"], told) if leaks else [(row["response"], False)], row["score"])
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """One sample with its prompt, what it is compared with, and its score in [0, 1]."""
+
+    prompt: str
+    reference: str
+    fact: str | None
+    response: str
+    score: float
 
 
-def _scores_of(results: Results, curve: Curve) -> str:
-    return f"scores {curve.decoding} {results.core_metric}"
+def _answer(sample: _Sample, told: str) -> Answer:
+    pieces = leaked_pieces(sample.response, told) if sample.score > 0 else [(sample.response, False)]
+    return Answer(pieces, sample.score)
 
 
-def _scores(results: Results, model: ModelResult, store_root: Path, curve: Curve) -> np.ndarray:
+def _has_scores(results: Results, model: ModelResult, store_root: Path, curve: Curve) -> bool:
+    """Whether the scores that the curve was computed from are in this store, for this model."""
+    folder = model.stages.get(scores_stage(curve.decoding, results.core_metric))
+    return folder is not None and present(store_root / folder).is_dir()
+
+
+def _scores(results: Results, model: ModelResult, store_root: Path, curve: Curve) -> Floats:
     from engine.stages.score import group_scores
 
-    return group_scores(present(store_root / model.stages[_scores_of(results, curve)]))[results.leak_group].scores
+    folder = present(store_root / model.stages[scores_stage(curve.decoding, results.core_metric)])
+    return group_scores(folder)[results.leak_group].scores
 
 
-def _best_rows(
-    results: Results, model: ModelResult, store_root: Path, curve: Curve, chosen: list[int]
-) -> list[dict[str, Any] | None]:
-    """The generations' row of the highest-scoring sample of each chosen prompt, with its score; None where the model
-    was not sampled so."""
+def _best_samples(
+    results: Results, model: ModelResult, store_root: Path, curve: Curve, prompts: list[int]
+) -> dict[int, _Sample]:
+    """The highest-scoring sample of each of the prompts, by the prompt's index; empty where the model was not sampled
+    under this decoding."""
     import pyarrow.compute
 
     from engine.stages.sample import read_units
 
-    generations = f"generations {curve.decoding}"
+    generations = generations_stage(curve.decoding)
     if generations not in model.stages:
-        return [None] * len(chosen)
+        return {}
     scores = np.nan_to_num(_scores(results, model, store_root, curve))
     columns = ["group", "prompt", "reference", "fact", "response"]
     table = read_units(present(store_root / model.stages[generations]), columns)
-    table = table.filter(pyarrow.compute.equal(table["group"].cast("string"), results.leak_group))
-    samples = [int(scores[index].argmax()) for index in chosen]
-    rows = table.take(
-        np.array([index * scores.shape[1] + sample for index, sample in zip(chosen, samples, strict=True)], int)
-    )
-    best = zip(chosen, samples, rows.to_pylist(), strict=True)
-    return [row | {"score": float(scores[index, sample])} for index, sample, row in best]
+    table = table.filter(pyarrow.compute.equal(table["group"].cast("string"), results.leak_group)).drop(["group"])
+    best = {prompt: int(scores[prompt].argmax()) for prompt in prompts}
+    rows = table.take(np.array([prompt * scores.shape[1] + sample for prompt, sample in best.items()], int))
+    return {
+        prompt: _Sample(**row, score=float(scores[prompt, sample]))
+        for (prompt, sample), row in zip(best.items(), rows.to_pylist(), strict=True)
+    }

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
-
+from engine.reporting.formatting import JsonObject, interval_text
 from engine.reporting.results import Results
+from engine.reporting.terminal import plain_table, wide_console
 
 TABLE_K = (1, 8, 32, 128)
 WIDE = 170  # columns of a terminal that has room for every k and for the costs
 
 
 def table_k(results: Results) -> list[int]:
-    """The k of the table's columns: the first and the last, and of 1, 8, 32, 128 those that were asked for."""
-    asked = results.experiment["leak"]["k"]
-    return sorted({asked[0], asked[-1], *(k for k in TABLE_K if k in asked)})
+    """The k of the table's columns: the experiment's first and last, and of 1, 8, 32, 128 those that it has."""
+    ks = results.experiment["leak"]["k"]
+    return sorted({ks[0], ks[-1], *(k for k in TABLE_K if k in ks)})
 
 
-def as_json(results: Results) -> dict[str, Any]:
+def as_json(results: Results) -> JsonObject:
     """The machine-readable result: a row a model, each leak and excess as [estimate, low, high] by k."""
     rows = []
     for model, curve in results.headline:
-        row: dict[str, Any] = {
+        row: JsonObject = {
             "name": model.name,
             "greedy": model.greedy[results.leak_group],
             "leak": {str(k): list(curve.at(k) or ()) for k in curve.k},
-            "excess": {str(k): list(each) for k in curve.k if (each := curve.excess_at(k)) is not None},
+            "excess": {str(k): list(excess) for k in curve.k if (excess := curve.excess_at(k)) is not None},
             "utility": model.utility,
             "tokens": model.tokens,
             "seconds": model.seconds,
@@ -48,17 +47,12 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def print_table(results: Results, group: str | None = None) -> None:
     """One row a model: greedy, leak@k and excess with intervals, utility, tokens and seconds, on stdout."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    # A pipe or a file has no width of its own: never wrap a row there.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = wide_console()
     wide = console.width >= WIDE
     group, ks = group or results.leak_group, table_k(results)
     ks = ks if wide else sorted({ks[0], ks[-1]})
     title = f"leak@k on {group} ({results.core_metric}), {results.confidence:.0%} intervals over prompts"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = plain_table(title)
     table.add_column("model", no_wrap=True)
     table.add_column("greedy", justify="right")
     for name in (*(f"leak@{k}" for k in ks), f"excess@{ks[-1]}"):
@@ -72,8 +66,8 @@ def print_table(results: Results, group: str | None = None) -> None:
         table.add_row(
             model.name,
             f"{model.greedy[group]:.3f}",
-            *(_interval(curve.at(k)) for k in ks),
-            _interval(curve.excess_at(ks[-1])) if model.role != "retain" else "",
+            *(interval_text(curve.at(k)) for k in ks),
+            interval_text(curve.excess_at(ks[-1])) if model.role != "retain" else "",
             f"{model.utility:.3f}",
             *((f"{model.tokens:,}", f"{model.seconds:.1f}") if wide else ()),
         )
@@ -90,30 +84,24 @@ def metric_rows(results: Results) -> list[tuple[str, list[str]]]:
 
 def missing_reasons(results: Results) -> dict[str, list[str]]:
     """Why metrics have no value: the metrics, or metrics of single models, by reason."""
-    found: dict[str, dict[str, list[str]]] = {}
+    models_of: dict[str, dict[str, list[str]]] = {}
     for model in results.models:
         for name, reason in model.missing.items():
-            found.setdefault(reason, {}).setdefault(name, []).append(model.name)
+            models_of.setdefault(reason, {}).setdefault(name, []).append(model.name)
     return {
         reason: [
             name if len(models) == len(results.models) else f"{name} ({', '.join(models)})"
             for name, models in names.items()
         ]
-        for reason, names in found.items()
+        for reason, names in models_of.items()
     }
 
 
 def print_metrics(results: Results) -> None:
     """The benchmark's own metrics, a row a metric and a column a model, and why some have no value, on stdout."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    rows, console = metric_rows(results), Console(width=None if sys.stdout.isatty() else 200)
+    rows, console = metric_rows(results), wide_console()
     if rows:
-        table = Table(
-            title=f"metrics of {results.benchmark['name']}", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
-        )
+        table = plain_table(f"metrics of {results.benchmark['name']}")
         table.add_column("metric", no_wrap=True)
         for model in results.models:
             table.add_column(model.name, justify="right", no_wrap=True)
@@ -136,10 +124,3 @@ def print_remarks(results: Results) -> None:
     for model in results.models:
         for remark in model.remarks:
             print(f"{model.name}: {remark}")
-
-
-def _interval(values: tuple[float, float, float] | None) -> str:
-    if values is None:
-        return "-"
-    estimate, low, high = values
-    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]".replace("-0.000", "0.000")

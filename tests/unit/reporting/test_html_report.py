@@ -11,10 +11,11 @@ from html.parser import HTMLParser
 import pytest
 
 from engine.cli import main
-from engine.reporting.html_report import caution, heats, order_changes, verdict, write_report
+from engine.reporting.html_report import heats, write_report
 from engine.reporting.leaked_passages import leaked_pieces, worst_prompts
 from engine.reporting.results import read_results
 from engine.reporting.table import table_k
+from engine.reporting.verdict import caution, order_changes, verdict
 from tests.made import make_run
 
 FACTS = ["silent harbor of ash", "crooked medal of bells", "hollow hill of thorns"]
@@ -111,14 +112,14 @@ def test_the_longest_shared_runs_of_words_are_what_leaked(response, told, marked
 def test_the_verdict_is_two_sentences_on_greedy_and_on_samples(folder):
     results = read_results(folder)
     first, second = verdict(results)
-    assert first == "Judged by one greedy answer, all 2 unlearned models look clean (score at most 0.05)."
+    assert first == "Judged by one greedy answer, all 2 unlearned models have forgotten (score at most 0.05)."
     assert second.startswith("Sampled 8 times, none leaks more than the retain model")  # three prompts prove nothing
     sure = dataclasses.replace(results.models[2].curves[0], excess=[0.1, 0.4, 0.6], excess_low=[0.0, 0.2, 0.4],
                                excess_high=[0.2, 0.6, 0.8])  # fmt: skip
     leaky = dataclasses.replace(results.models[2], curves=[sure])
     results = dataclasses.replace(results, models=[*results.models[:2], leaky, *results.models[3:]])
     assert verdict(results)[1] == (
-        "Sampled 8 times, npo (excess 0.600 [0.400, 0.800]) leaks more than the retain model does by luck."
+        "Sampled 8 times, npo (excess 0.600 [0.400, 0.800]) leaks more than the retain model."
     )
 
 
@@ -135,7 +136,7 @@ def test_a_model_that_was_only_evaluated_gets_a_verdict_of_its_own(tmp_path):
     first, second = verdict(read_results(alone))
     assert first == "Even one greedy answer shows what the model should not know (score 0.33)."
     assert "the model leaks, leak@8 = 0.333" in second
-    assert "luck cannot be told from leakage" in second
+    assert "without a retain model" in second
     assert "crooked medal of bells" in Page(write_report(read_results(alone), alone, tmp_path).read_text()).marks
 
 
