@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.base import Benchmark
+    from engine.reporting.formatting import JsonObject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _described(name: str, benchmark: Any) -> dict[str, Any]:
+def _described(name: str, benchmark: type[Benchmark]) -> JsonObject:
     """Name, first paragraph of the module's text, published facts, and each option with its type and default."""
     import dataclasses
     import inspect
@@ -40,9 +44,9 @@ def _described(name: str, benchmark: Any) -> dict[str, Any]:
         key: f"{_type_name(field.annotation)}, default {field.default!r}"
         for key, field in benchmark.Options.model_fields.items()
     }
-    summary = " ".join((module.__doc__ or "").split("\n\n")[0].split())
+    summary = " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
     return {"name": name, "summary": summary, "facts": dataclasses.asdict(benchmark.facts), "options": options}
 
 
-def _type_name(annotation: Any) -> str:
+def _type_name(annotation: object) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

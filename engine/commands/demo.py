@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from engine.commands.run import add_common_arguments, run_experiment
 from engine.errors import UserError
@@ -35,18 +34,18 @@ def run(args: argparse.Namespace) -> int:
     experiment = parse_experiment(document, "the demo")
     if args.methods:
         by_label = {experiment.label(method): method for method in experiment.methods}
-        asked = [name.strip().replace("_", "-") for name in args.methods.split(",")]
-        for name in asked:
-            known(name, by_label, "--methods", "leakatk methods")
-        experiment = experiment.model_copy(update={"methods": tuple(by_label[name] for name in dict.fromkeys(asked))})
+        labels = dict.fromkeys(name.strip().replace("_", "-") for name in args.methods.split(","))
+        for label in labels:
+            known(label, by_label, "--methods", "leakatk methods")
+        experiment = experiment.model_copy(update={"methods": tuple(by_label[label] for label in labels)})
     return run_experiment(experiment, args)
 
 
-def demo_document(seed: int, everything: bool = False) -> dict[str, Any]:
+def demo_document(seed: int, everything: bool = False) -> dict[str, object]:
     """The demo's experiment as read from its file; with `everything`, all methods that there are."""
     import yaml
 
-    document: dict[str, Any] = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    document = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     if everything:
         document["methods"] += yaml.safe_load(MORE.read_text(encoding="utf-8"))["methods"]
-    return document | {"seed": seed, "benchmark": document["benchmark"] | {"seed": seed}}
+    return {**document, "seed": seed, "benchmark": {**document["benchmark"], "seed": seed}}

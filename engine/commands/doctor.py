@@ -30,21 +30,21 @@ def run(args: argparse.Namespace) -> int:
     from engine.store.store import Store
 
     experiment = load_experiment(args.experiment, args.set) if args.experiment else None
-    found = examine(Store(store_path(args.store)), experiment)
-    failed = any(each.state == "no" for each in found)
+    checks = examine(Store(store_path(args.store)), experiment)
+    failed = any(check.state == "no" for check in checks)
     if args.json:
-        print(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(each) for each in found]}))
+        print(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(check) for check in checks]}))
     else:
-        _show(found)
+        _show(checks)
     return 1 if failed else 0
 
 
-def _show(found: list[Check]) -> None:
+def _show(checks: list[Check]) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=True)
     styles = {"yes": "green", "no": "bold red", "note": "yellow"}
-    for each in found:
-        mark = f"[{styles[each.state]}]{each.state:4}[/]"
+    for check in checks:
+        mark = f"[{styles[check.state]}]{check.state:4}[/]"
         console.print(f"{mark} ", end="")
-        console.print(f"{each.what}: {each.said}", markup=False, highlight=False)
+        console.print(f"{check.what}: {check.said}", markup=False, highlight=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from engine.commands.run import add_common_arguments, run_experiment
 
@@ -35,14 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from engine.config.experiment import parse_experiment
     from engine.config.loader import override
 
-    document: dict[str, Any] = {
-        "name": "evaluate",
-        "benchmark": {"name": args.benchmark},
-        "model": {"path": args.model, "retain": args.retain},
-    }
+    model: dict[str, object] = {"path": args.model, "retain": args.retain}
     if args.endpoint:
         given = {"url": args.endpoint, "key_variable": args.key_variable}
-        document["model"]["endpoint"] = {key: value for key, value in given.items() if value}
-    for each in args.set:
-        override(document, each)
+        model["endpoint"] = {key: value for key, value in given.items() if value}
+    document: dict[str, object] = {"name": "evaluate", "benchmark": {"name": args.benchmark}, "model": model}
+    for change in args.set:
+        override(document, change)
     return run_experiment(parse_experiment(document, "leakatk evaluate"), args)

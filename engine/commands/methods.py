@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.reporting.formatting import JsonObject
+    from methods.base import Method
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _described(name: str, method: Any) -> dict[str, Any]:
+def _described(name: str, method: type[Method]) -> JsonObject:
     """Name, first line and source of its module's text, hyperparameters with defaults, and what its loss reads."""
     text = inspect.getdoc(inspect.getmodule(method)) or ""
     return {
@@ -37,22 +41,19 @@ def _described(name: str, method: Any) -> dict[str, Any]:
     }
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
-    import sys
+def _show(rows: list[JsonObject]) -> None:
+    from engine.reporting.terminal import plain_table, wide_console
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("method", "what it does", "hyperparameters and defaults", "needs", "source", box=box.SIMPLE_HEAD)
-    table.columns[0].no_wrap = True
+    table = plain_table()
+    for heading in ("method", "what it does", "hyperparameters and defaults", "needs", "source"):
+        table.add_column(heading, no_wrap=heading == "method")
     for row in rows:
         fields = ", ".join(f"{key} {_short(value)}" for key, value in row["hyperparameters"].items())
         table.add_row(row["name"], row["summary"], fields, ", ".join(row["needs"]), row["source"])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    wide_console(160).print(table)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A default on one line of a table cell; texts are cut."""
     text = " ".join(str(value).split())
     return text if len(text) <= 40 else f"{text[:36]} ..."

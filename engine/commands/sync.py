@@ -11,7 +11,7 @@ import sys
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs' folders (default: all of the store)")
     parser.add_argument("--store", metavar="STORE", help="the store (default ./leakatk-store)")
-    parser.add_argument("--json", action="store_true", help="what became of each run as JSON, alone on stdout")
+    parser.add_argument("--json", action="store_true", help="the state of each run as JSON, alone on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,15 +23,15 @@ def run(args: argparse.Namespace) -> int:
 
     root = store_path(args.store)
     check_store(root)
-    found = sync([run_path(each) for each in args.runs] or runs_of(root), root)
+    records = sync([run_path(run) for run in args.runs] or runs_of(root), root)
     uri = redact(tracking_uri(root))
-    waiting = [each for each in found if each.state == "waiting"]
+    waiting = [record for record in records if record.state == "waiting"]
     if args.json:
-        print(json.dumps({"uri": uri, "runs": [dataclasses.asdict(each) for each in found]}))
+        print(json.dumps({"uri": uri, "runs": [dataclasses.asdict(record) for record in records]}))
     else:
-        for each in found:
-            print(f"{each.state:14} {each.run}")
-    for reason in dict.fromkeys(each.reason for each in waiting):
-        count = sum(each.reason == reason for each in waiting)
-        print(f"leakatk: {count} of {len(found)} runs wait for {uri}: {reason}", file=sys.stderr)
+        for record in records:
+            print(f"{record.state:14} {record.run}")
+    for reason in dict.fromkeys(record.reason for record in waiting):
+        count = sum(record.reason == reason for record in waiting)
+        print(f"leakatk: {count} of {len(records)} runs wait for {uri}: {reason}", file=sys.stderr)
     return 1 if waiting else 0

@@ -17,7 +17,7 @@ def wide_console(width: int = 200) -> Console:
     return Console(width=None if sys.stdout.isatty() else width)
 
 
-def plain_table(title: str) -> Table:
+def plain_table(title: str | None = None) -> Table:
     """A table with a line below its headings alone."""
     from rich import box
     from rich.table import Table
