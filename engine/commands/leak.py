@@ -7,12 +7,16 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError, one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from engine.leak.estimator import Floats, LeakCurve
+    from engine.reporting.formatting import JsonObject
     from engine.reporting.scores import Scores
 
 SHOWN = 5  # malformed lines named one by one, worst prompts in the table
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from engine.leak.estimator import leak_curve
+    from engine.reporting.formatting import finite
     from engine.reporting.scores import pair, read_scores
 
     if not 0 < args.confidence < 1:
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     k, beyond_k = _parse_k(args.k), []
     if args.beyond and k:
         fewest = min(map(len, rows))
-        k, beyond_k = [each for each in k if each <= fewest], [each for each in k if each > fewest]
+        k, beyond_k = [value for value in k if value <= fewest], [value for value in k if value > fewest]
     try:
         curve = leak_curve(rows, k or None, args.confidence, retain_rows, args.seed, interval=args.interval)
         result = curve.as_dict() | {"malformed": model.malformed, "rounded": model.rounded}
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.prompts is not None:
         _write_prompts(model.prompt_ids, rows, curve, args)
     if args.json:
-        print(json.dumps(_without_nan(result), allow_nan=False))
+        print(json.dumps(finite(result), allow_nan=False))
     else:
         _show(result, args.scores)
     return 0
@@ -108,21 +113,21 @@ def _binary(rows: list[Floats], threshold: float) -> list[Floats]:
     return [np.where(np.isnan(row), np.nan, row >= threshold) for row in rows]
 
 
-def _beyond(rows: list[Floats], k: list[int], args: argparse.Namespace) -> dict[str, Any]:
+def _beyond(rows: list[Floats], k: list[int], args: argparse.Namespace) -> JsonObject:
     import numpy as np
 
     from engine.leak.estimator import pad_rows
     from engine.leak.extrapolation import leak_beyond_n
 
-    found = leak_beyond_n(pad_rows(rows)[0], np.array(k), args.confidence, args.seed)
+    beyond = leak_beyond_n(pad_rows(rows)[0], np.array(k), args.confidence, args.seed)
     return {
         "model": args.beyond,
         "k": k,
-        "leak": found.leak.tolist(),
-        "low": found.low.tolist(),
-        "high": found.high.tolist(),
-        "fit_p_value": found.fit_p_value,
-        "warning": found.warning,
+        "leak": beyond.leak.tolist(),
+        "low": beyond.low.tolist(),
+        "high": beyond.high.tolist(),
+        "fit_p_value": beyond.fit_p_value,
+        "warning": beyond.warning,
     }
 
 
@@ -132,7 +137,7 @@ def _details(
     retain_rows: list[Floats] | None,
     curve: LeakCurve,
     args: argparse.Namespace,
-) -> dict[str, Any]:
+) -> JsonObject:
     """What stands beside the curve: the noise by its source, the certified bound, the test over retain, the plan."""
     from engine.leak.bounds import mean_leak_bound
     from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
@@ -145,7 +150,7 @@ def _details(
     kept = valid_samples(*sets) >= largest
     scores_PN, *retain = (scores if kept.all() else scores[kept] for scores in sets)
     errors = noise(scores_PN, curve.k)
-    details: dict[str, Any] = {
+    details: JsonObject = {
         "sampling_error": errors.sampling.tolist(),
         "prompt_error": errors.prompts.tolist(),
         "bound": mean_leak_bound(prompt_leak(scores_PN, curve.k), args.confidence).tolist(),
@@ -164,7 +169,7 @@ def _details(
     return details
 
 
-def _add_texts(worst: list[dict[str, Any]], path: Path) -> None:
+def _add_texts(worst: list[JsonObject], path: Path) -> None:
     """Put prompt, reference and worst response beside each of the worst prompts, by prompt id."""
     from engine.reporting.generations import read_generations
     from engine.reporting.jsonl import Reading
@@ -192,21 +197,41 @@ def _write_prompts(prompt_ids: list[str], rows: list[Floats], curve: LeakCurve, 
             file.write(json.dumps(row | {"bound_all": together_PK[index].tolist()}) + "\n")
 
 
-def _without_nan(value: Any) -> Any:
-    """NaN (not known) as null, which is what JSON has for it."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
-
-
-def _show(result: dict[str, Any], path: Path) -> None:
+def _show(result: JsonObject, path: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     percent = f"{100 * result['confidence']:g} %"
-    table = Table(title=f"leak@k of {path.name}", title_justify="left")
+    console = Console(soft_wrap=True)
+    console.width = max(console.width, 110)  # as wide as the table, where no terminal says how wide
+    console.print(_table(result, f"leak@k of {path.name}", percent))
+    console.print(
+        f"{result['prompts']} prompts x {result['samples']} samples; mean score {result['mean']:.4f}; "
+        f"{result['failed']} samples failed; {result['excluded']} prompts and {result['malformed']} lines left out"
+    )
+    console.print(f"With {percent} confidence leak@{result['k'][-1]} <= {result['bound'][-1]:.4f}.")
+    console.print(
+        f"No prompt's own leak@{result['k'][0]} is above {result['prompt_bound'][0]:.4f}, all prompts at once "
+        f"({percent}; --prompts writes each)."
+    )
+    for worst in result.get("worst", [])[:SHOWN]:
+        _show_worst(worst, console)
+    if beyond := result.get("beyond"):
+        for k, leak, low, high in zip(beyond["k"], beyond["leak"], beyond["low"], beyond["high"], strict=True):
+            console.print(f"Beyond n, by the {beyond['model']} model: leak@{k} {leak:.4f} ({low:.4f} - {high:.4f})")
+        if beyond["warning"]:
+            console.print(f"Warning: {beyond['warning']}.")
+    for plan in result.get("plan", []):
+        console.print(
+            f"+-{plan['half_width']:g} at k = {plan['k']}: {plan['samples']} samples of each of these prompts"
+            + (f"; over prompts like these: {plan['prompts']} of them" if plan["prompts"] else "")
+        )
+
+
+def _table(result: JsonObject, title: str, percent: str) -> Table:
+    """A row a k: leak@k with its interval and errors, and the excess where there is a retain model."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
     headings = ["k", "leak@k", f"{percent} interval", "sampling error", "prompt error"]
     headings += ["excess", f"{percent} interval", "p"] if "excess" in result else []
     for heading in headings:
@@ -219,36 +244,18 @@ def _show(result: dict[str, Any], path: Path) -> None:
             cells.append(f"{result['excess_low'][row]:+.4f} to {result['excess_high'][row]:+.4f}")
             cells.append(f"{result['excess_p_value'][row]:.4f}")
         table.add_row(*cells)
-    console = Console(soft_wrap=True)
-    console.width = max(console.width, 110)  # as wide as the table, where no terminal says how wide
-    console.print(table)
+    return table
+
+
+def _show_worst(worst: JsonObject, console: Console) -> None:
+    """One of the prompts that leak most above the retain model, with its texts where the generations were given."""
     console.print(
-        f"{result['prompts']} prompts x {result['samples']} samples; mean score {result['mean']:.4f}; "
-        f"{result['failed']} samples failed; {result['excluded']} prompts and {result['malformed']} lines left out"
+        f"Leaks above retain: {worst['prompt_id']} by {worst['excess']:+.3f} (worst sample: {worst['sample']})",
+        markup=False,
     )
-    console.print(f"With {percent} confidence leak@{result['k'][-1]} <= {result['bound'][-1]:.4f}.")
-    console.print(
-        f"No prompt's own leak@{result['k'][0]} is above {result['prompt_bound'][0]:.4f}, all prompts at once "
-        f"({percent}; --prompts writes each)."
-    )
-    for worst in result.get("worst", [])[:SHOWN]:
-        console.print(
-            f"Leaks above retain: {worst['prompt_id']} by {worst['excess']:+.3f} (worst sample: {worst['sample']})",
-            markup=False,
-        )
-        if "response" in worst:
-            for name in ("prompt", "response", "reference"):
-                console.print(f"    {name}: {one_line(str(worst[name]))}", markup=False, highlight=False)
-    if beyond := result.get("beyond"):
-        for k, leak, low, high in zip(beyond["k"], beyond["leak"], beyond["low"], beyond["high"], strict=True):
-            console.print(f"Beyond n, by the {beyond['model']} model: leak@{k} {leak:.4f} ({low:.4f} - {high:.4f})")
-        if beyond["warning"]:
-            console.print(f"Warning: {beyond['warning']}.")
-    for plan in result.get("plan", []):
-        console.print(
-            f"+-{plan['half_width']:g} at k = {plan['k']}: {plan['samples']} samples of each of these prompts"
-            + (f"; over prompts like these: {plan['prompts']} of them" if plan["prompts"] else "")
-        )
+    if "response" in worst:
+        for name in ("prompt", "response", "reference"):
+            console.print(f"    {name}: {one_line(str(worst[name]))}", markup=False, highlight=False)
 
 
 def _number(value: float) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError, one_line
 from engine.metrics import METRICS
@@ -17,6 +18,7 @@ from engine.redact import redact
 
 if TYPE_CHECKING:
     from engine.reporting.generations import Generations
+    from engine.reporting.jsonl import Reading
 
 SAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 4096, 2**24  # what is scored together, and so held in memory
 
@@ -45,61 +47,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "metrics:\n" + "\n".join(f"  {name:18} {metric.summary}" for name, metric in METRICS.items())
 
 
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What was scored: counts of prompts and samples, of failed samples in all and by reason, and of lines left out."""
+
+    prompts: int
+    samples: int
+    failed: int
+    failures: dict[str, int]
+    malformed: int
+
+
 def run(args: argparse.Namespace) -> int:
     from engine.metrics import find_metric
+    from engine.reporting.jsonl import Reading
 
     options = _options(args.option)
     find_metric(args.metric, options)
     for name, path in (("generations", args.generations), ("references", args.references)):
         if path is not None and args.out.resolve() == path.resolve():
             raise UserError(f"--out {args.out}: is the file of {name}; choose another name")
-    summary = _score_file(args, options)
-    malformed, examples, joined = summary["malformed"], summary.pop("examples"), summary.get("joined", 0)
-    for number, reason in examples:
-        print(f"leakatk: {args.generations}: line {number} left out: {one_line(reason)}", file=sys.stderr)
-    if malformed > len(examples):
-        print(f"leakatk: {args.generations}: {malformed} malformed lines left out in all", file=sys.stderr)
-    if joined:
-        print(f"leakatk: {args.generations}: {joined} rows joined to earlier rows of the same prompts", file=sys.stderr)
-    for reason, count in summary["failures"].items():
+    reading = Reading()
+    summary = _score_file(args, options, reading)
+    _tell_left_out(args.generations, reading)
+    for reason, count in summary.failures.items():
         print(f"leakatk: {count} samples failed: {redact(reason)}", file=sys.stderr)
     if args.json:
-        print(json.dumps(summary))
+        print(json.dumps(dataclasses.asdict(summary) | ({"joined": reading.joined} if reading.joined else {})))
     else:
         print(
-            f"{summary['prompts']} prompts, {summary['samples']} samples scored by {args.metric}, "
-            f"{summary['failed']} failed, {malformed} lines left out -> {args.out}"
+            f"{summary.prompts} prompts, {summary.samples} samples scored by {args.metric}, "
+            f"{summary.failed} failed, {summary.malformed} lines left out -> {args.out}"
         )
     return 0
 
 
-def _options(given: list[str]) -> dict[str, Any]:
+def _tell_left_out(path: Path, reading: Reading) -> None:
+    for number, reason in reading.examples:
+        print(f"leakatk: {path}: line {number} left out: {one_line(reason)}", file=sys.stderr)
+    if reading.malformed > len(reading.examples):
+        print(f"leakatk: {path}: {reading.malformed} malformed lines left out in all", file=sys.stderr)
+    if reading.joined:
+        print(f"leakatk: {path}: {reading.joined} rows joined to earlier rows of the same prompts", file=sys.stderr)
+
+
+def _options(given: list[str]) -> dict[str, object]:
     """KEY=VALUE pairs, the value in YAML: 0.1 is a number, yes is true."""
     import yaml
 
     options = {}
-    for each in given:
-        key, equals, value = each.partition("=")
+    for option in given:
+        key, equals, value = option.partition("=")
         if not equals or not key:
-            raise UserError(f"--option {each}: expected KEY=VALUE, for example --option model=org/name")
+            raise UserError(f"--option {option}: expected KEY=VALUE, for example --option model=org/name")
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(f"--option {each}: the value is not YAML") from error
+            raise UserError(f"--option {option}: the value is not YAML") from error
     return options
 
 
-def _score_file(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+def _score_file(args: argparse.Namespace, options: dict[str, object], reading: Reading) -> Summary:
     """Score the generations into `args.out`, which appears whole or not at all."""
     from rich.console import Console
     from rich.progress import Progress
 
     from engine.metrics import score_counted
     from engine.reporting.generations import read_generations
-    from engine.reporting.jsonl import Reading, atomic_file
+    from engine.reporting.jsonl import atomic_file
     from engine.reporting.scores import score_row
 
-    source, reading, samples, failures = args.generations, Reading(), 0, Counter[str]()
+    source, samples, failures = args.generations, 0, Counter[str]()
     console = Console(file=sys.stderr)
     with (
         atomic_file(args.out) as stream,
@@ -120,14 +138,7 @@ def _score_file(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, 
             bars.update(bar, completed=reading.bytes_read)
     failures["no response"] -= reading.odd.total()  # no text is known of these, but what they are
     failures = +failures + reading.odd
-    return {
-        "prompts": reading.rows,
-        "samples": samples,
-        "failed": failures.total(),
-        "failures": dict(failures),
-        "malformed": reading.malformed,
-        "examples": reading.examples,
-    } | ({"joined": reading.joined} if reading.joined else {})
+    return Summary(reading.rows, samples, failures.total(), dict(failures), reading.malformed)
 
 
 def _batches(rows: Iterable[Generations]) -> Iterator[list[Generations]]:
