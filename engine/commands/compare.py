@@ -86,7 +86,7 @@ def _write(comparison: Comparison, folder: Path) -> list[Path]:
     if comparison.ranked_by == "excess":
         title = "leak above the retain model's"
         figures["compare_excess"] = curve_figure(above_retain(lines), title, comparison.core_metric, excess=True)
-    files = [save(each, folder / f"{name}.{suffix}") for name, each in figures.items() for suffix in FORMATS]
+    files = [save(figure, folder / f"{name}.{suffix}") for name, figure in figures.items() for suffix in FORMATS]
     text = io.StringIO()
     writer = csv.DictWriter(text, ("k", *COLUMNS), lineterminator="\n")
     writer.writeheader()

@@ -145,7 +145,7 @@ def _details(
     from engine.leak.per_prompt import upper_limits
     from engine.leak.variance import noise, plan_samples
 
-    sets = [pad_rows(each)[0] for each in (rows, retain_rows) if each is not None]
+    sets = [pad_rows(part)[0] for part in (rows, retain_rows) if part is not None]
     largest = int(curve.k.max())
     kept = valid_samples(*sets) >= largest
     scores_PN, *retain = (scores if kept.all() else scores[kept] for scores in sets)
@@ -174,10 +174,10 @@ def _add_texts(worst: list[JsonObject], path: Path) -> None:
     from engine.reporting.generations import read_generations
     from engine.reporting.jsonl import Reading
 
-    wanted = {each["prompt_id"]: each for each in worst}
+    wanted = {prompt["prompt_id"]: prompt for prompt in worst}
     for row in read_generations(path, Reading()):
-        if (each := wanted.get(row.prompt_id)) is not None and each["sample"] < len(row.responses):
-            each |= {"prompt": row.prompt, "reference": row.reference, "response": row.responses[each["sample"]]}
+        if (prompt := wanted.get(row.prompt_id)) is not None and prompt["sample"] < len(row.responses):
+            prompt |= {"prompt": row.prompt, "reference": row.reference, "response": row.responses[prompt["sample"]]}
 
 
 def _write_prompts(prompt_ids: list[str], rows: list[Floats], curve: LeakCurve, args: argparse.Namespace) -> None:

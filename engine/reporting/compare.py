@@ -84,9 +84,9 @@ def compare(runs: list[Path], k: int | None = None) -> Comparison:
     _check_alike([results for _, results in read])
     entries = _entries(read)
     k = _common_k(entries, k)
-    excess = all(each.curve.excess_at(k) for each in entries if each.model.role != "retain")
-    entries.sort(key=lambda each: (_estimate(each, k, excess)[0], each.model.role == "retain"))
-    candidates = [each for each in entries if each.judged] or entries
+    excess = all(entry.curve.excess_at(k) for entry in entries if entry.model.role != "retain")
+    entries.sort(key=lambda entry: (_estimate(entry, k, excess)[0], entry.model.role == "retain"))
+    candidates = [entry for entry in entries if entry.judged] or entries
     best, first = candidates[0], read[0][1]
     labels = _labels(entries)
     rows = [
@@ -144,7 +144,7 @@ def _entries(runs: list[tuple[Path, Results]]) -> list[_Entry]:
 
 
 def _common_k(entries: list[_Entry], wanted: int | None) -> int:
-    common = set.intersection(*(set(each.curve.k) for each in entries))
+    common = set.intersection(*(set(entry.curve.k) for entry in entries))
     if not common:
         raise UserError("the runs have no k in common; run them with the same leak.k")
     if wanted is not None and wanted not in common:
@@ -155,12 +155,12 @@ def _common_k(entries: list[_Entry], wanted: int | None) -> int:
 
 def _labels(entries: list[_Entry]) -> list[str]:
     """The model's name where it is the only one, else with the run's name, else with its folder's."""
-    names = Counter(each.model.name for each in entries)
-    pairs = Counter((each.model.name, each.results.name) for each in entries)
+    names = Counter(entry.model.name for entry in entries)
+    pairs = Counter((entry.model.name, entry.results.name) for entry in entries)
     labels = []
-    for each in entries:
-        run = each.results.name if pairs[each.model.name, each.results.name] == 1 else each.folder.resolve().name
-        labels.append(each.model.name if names[each.model.name] == 1 else f"{each.model.name} ({run})")
+    for entry in entries:
+        run = entry.results.name if pairs[entry.model.name, entry.results.name] == 1 else entry.folder.resolve().name
+        labels.append(entry.model.name if names[entry.model.name] == 1 else f"{entry.model.name} ({run})")
     return labels
 
 
@@ -197,7 +197,7 @@ def _paired_values(entry: _Entry, best: _Entry, k: int, excess: bool) -> Floats 
     sides: list[tuple[_Entry, str, float]] = [(entry, entry.model.name, 1.0), (best, best.model.name, -1.0)]
     if excess and not _same_retain(entry, best):
         sides += [(entry, "retain", -1.0), (best, "retain", 1.0)]
-    values = [(sign, _prompt_leaks(each, name, k)) for each, name, sign in sides]
+    values = [(sign, _prompt_leaks(side, name, k)) for side, name, sign in sides]
     first = values[0][1]
     if first is None:
         return None
@@ -230,9 +230,7 @@ def _prompts_of(results: Results) -> dict[str, object]:
 
 
 def _same_retain(one: _Entry, other: _Entry) -> bool:
-    stages = [
-        next((model.stages for model in each.results.models if model.role == "retain"), None) for each in (one, other)
-    ]
+    stages = [retain.stages if (retain := entry.results.retain) else None for entry in (one, other)]
     return stages[0] == stages[1]
 
 
@@ -247,7 +245,7 @@ def _notes(rows: list[Row], entries: list[_Entry], excess: bool) -> list[str]:
             f"Differences of {shown} are from the intervals, as if independent: other prompts than the best model's, "
             "or no scores beside the run's results."
         )
-    if len({each.curve.decoding for each in entries}) > 1:
+    if len({entry.curve.decoding for entry in entries}) > 1:
         notes.append("The models were sampled under different decodings: " + _decodings(rows))
     return notes
 

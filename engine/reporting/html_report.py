@@ -64,14 +64,14 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         groups=groups(results),
         judged=judged,
         order=order_changes(results),
-        worst=[(each.name, worst_prompts(results, each, store_root, WORST_PROMPTS)) for each in judged],
+        worst=[(model.name, worst_prompts(results, model, store_root, WORST_PROMPTS)) for model in judged],
         ruled=[model for model in results.models if model.rounds],
         metrics=metric_rows(results),
         missing=missing_reasons(results),
         heats=heats(results),
         reweighted=any(curve.how == "reweighted" for model in results.models for curve in model.curves),
         floors=_floors(results),
-        beyonds=[(model.name, each) for model in results.models for each in model.beyond],
+        beyonds=[(model.name, record) for model in results.models for record in model.beyond],
         costs=[_cost(model, curve, store_root) for model, curve in results.headline],
         device="GPU" if results.experiment["sampling"].get("gpus") else "core",
         yaml=_experiment_yaml(results),
@@ -85,17 +85,17 @@ def heats(results: Results) -> list[Heat]:
     """leak at the largest k over temperature and top-p, where samples were drawn under more than one decoding."""
     from benchmarks.base import Decoding
 
-    decodings = [Decoding(**each) for each in results.experiment["sampling"]["decoding"] if each["temperature"] > 0]
+    decodings = [Decoding(**raw) for raw in results.experiment["sampling"]["decoding"] if raw["temperature"] > 0]
     if len(decodings) < 2:
         return []
-    temperatures = sorted({each.temperature for each in decodings})
-    columns = sorted({(each.top_p, each.top_k or 0) for each in decodings})
+    temperatures = sorted({decoding.temperature for decoding in decodings})
+    columns = sorted({(decoding.top_p, decoding.top_k or 0) for decoding in decodings})
     tables = []
     for model, _ in results.headline:
         leaks = {
-            (each.temperature, (each.top_p, each.top_k or 0)): (curve.leak[-1], curve.how == "reweighted")
-            for each in decodings
-            if (curve := model.curve(results.leak_group, results.core_metric, each.name)) is not None
+            (decoding.temperature, (decoding.top_p, decoding.top_k or 0)): (curve.leak[-1], curve.how == "reweighted")
+            for decoding in decodings
+            if (curve := model.curve(results.leak_group, results.core_metric, decoding.name)) is not None
         }
         rows = [(f"T = {t:g}", [leaks.get((t, column)) for column in columns]) for t in temperatures]
         names = [f"p = {top_p:g}" + (f", top {top_k}" if top_k else "") for top_p, top_k in columns]

@@ -61,7 +61,7 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
     curve = model.curve(results.leak_group, results.core_metric)
     if curve is None or not _has_scores(results, model, store_root, curve):
         return None
-    retain = next((other for other in results.models if other.role == "retain" and other is not model), None)
+    retain = results.retain if results.retain is not model else None
     scores = _scores(results, model, store_root, curve)
     values = np.nan_to_num(scores)
     k = min(curve.k[-1], values.shape[1])
@@ -111,13 +111,13 @@ def leaked_pieces(response: str, told: str) -> Pieces:
     matches = list(re.finditer(r"\w+", response))
     words, wanted = [match.group().casefold() for match in matches], re.findall(r"\w+", told.casefold())
     blocks = [
-        each for each in SequenceMatcher(a=words, b=wanted, autojunk=False).get_matching_blocks() if each.size > 0
+        block for block in SequenceMatcher(a=words, b=wanted, autojunk=False).get_matching_blocks() if block.size > 0
     ]
-    longest = max((each.size for each in blocks), default=0)
+    longest = max((block.size for block in blocks), default=0)
     enough = min(SPAN_WORDS, longest)
     pieces: Pieces = []
     end = 0
-    for block in (each for each in blocks if each.size >= enough):
+    for block in (other for other in blocks if other.size >= enough):
         start, stop = matches[block.a].start(), matches[block.a + block.size - 1].end()
         pieces += [(response[end:start], False), (response[start:stop], True)]
         end = stop

@@ -28,7 +28,7 @@ def scores_stage(decoding: str, metric: str) -> str:
 
 def tally(failures: dict[str, int]) -> str:
     """Failures in one line, the most frequent first: "12 timeout, 3 HTTP 500"."""
-    return ", ".join(f"{count} {why}" for why, count in sorted(failures.items(), key=lambda each: -each[1]))
+    return ", ".join(f"{count} {why}" for why, count in sorted(failures.items(), key=lambda item: -item[1]))
 
 
 @dataclasses.dataclass(frozen=True)

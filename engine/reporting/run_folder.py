@@ -33,8 +33,8 @@ def share_run(folder: Path) -> None:
     mirror = mirror_of(folder)
     if mirror is None:
         return
-    files = [each for each in folder.rglob("*") if each.is_file() and not each.name.startswith(".")]
-    for path in sorted(files, key=lambda each: (each.name == RESULTS_FILE, each)):
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for path in sorted(files, key=lambda path: (path.name == RESULTS_FILE, path)):
         if path.name not in OWN:
             mirror.remote.upload(path, mirror.key(path))
 
@@ -46,12 +46,12 @@ def collect_runs(root: Path, names: Iterable[str] | None = None) -> None:
         return
     for name in mirror.remote.folders("runs") if names is None else names:
         folder = root / "runs" / name
-        found = mirror.remote.sizes(f"runs/{name}")
-        if RESULTS_FILE not in found or (names is None and (folder / RESULTS_FILE).exists()):
+        files = mirror.remote.sizes(f"runs/{name}")
+        if RESULTS_FILE not in files or (names is None and (folder / RESULTS_FILE).exists()):
             continue
-        for each in sorted(found, key=lambda each: each == RESULTS_FILE):
-            path = folder / each
+        for file in sorted(files, key=lambda file: file == RESULTS_FILE):
+            path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.fetch")
-            mirror.remote.download(f"runs/{name}/{each}", temporary)
+            mirror.remote.download(f"runs/{name}/{file}", temporary)
             temporary.replace(path)

@@ -24,7 +24,9 @@ def sample_finalists(
     """
     latest = dict(reports)
     while True:
-        least = min((each.leak for each in latest.values() if each.full and each.feasible), default=float("inf"))
+        least = min(
+            (report.leak for report in latest.values() if report.full and report.feasible), default=float("inf")
+        )
         candidates = [name for name, report in latest.items() if can_win(report, least)]
         if not candidates:
             return latest

@@ -53,7 +53,9 @@ class Search:
     @property
     def best(self) -> Trial | None:
         """The feasible trial, sampled in full, with the least leakage on the prompts that decide."""
-        return min((each for each in self.trials if each.eligible), key=lambda each: each.report.leak, default=None)
+        return min(
+            (trial for trial in self.trials if trial.eligible), key=lambda trial: trial.report.leak, default=None
+        )
 
     @property
     def front(self) -> list[Trial]:

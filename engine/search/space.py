@@ -133,7 +133,7 @@ class Space(Section):
     def corner_points(self) -> list[dict[str, object]]:
         """A point for every corner of every parameter, the others at their first."""
         first: dict[str, object] = {name: parameter.corners[0] for name, parameter in self.parameters.items()}
-        return [first | {name: value} for name, each in self.parameters.items() for value in each.corners]
+        return [first | {name: value} for name, parameter in self.parameters.items() for value in parameter.corners]
 
     def section(self, values: Mapping[str, object]) -> MethodSection:
         """The experiment's method at one point of the space."""
@@ -169,7 +169,7 @@ def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -
         raise UserError(f"{where}: objective.metric: the experiment scores by {metrics}, not {space.objective.metric}")
     group = space.objective.group
     if group is not None and not (is_leak_group(group) and benchmark.group(group)):
-        groups = ", ".join(dict.fromkeys(each.group for each in benchmark.probes if is_leak_group(each.group)))
+        groups = ", ".join(dict.fromkeys(probe.group for probe in benchmark.probes if is_leak_group(probe.group)))
         raise UserError(f"{where}: objective.group: no forget prompts {group!r}; {benchmark.name} has {groups}")
     if space.objective.excess and experiment.model.retain is None and experiment.model.finetune is None:
         raise UserError(f"{where}: objective.excess: the experiment has no retain model; give model.retain")

@@ -162,8 +162,8 @@ class _Trial:
 
     def _few_prompts_tell(self, models: list[ModelSource]) -> bool:
         """Whether a few prompts are enough to judge, for now, what the models keep."""
-        asked = [surely_too_low(self.setting, self.stages, self.benchmark, model) for model in models]
-        measured = [kept for kept in asked if kept is not None]
+        tried = [surely_too_low(self.setting, self.stages, self.benchmark, model) for model in models]
+        measured = [kept for kept in tried if kept is not None]
         self._add_tokens(sum(kept.tokens for kept in measured))
         low = [kept.values["utility"] for kept in measured if kept.values]
         if measured and len(low) == len(models):
@@ -175,8 +175,8 @@ class _Trial:
     def _measure_kept(self, models: list[ModelSource]) -> None:
         """Measure what the models keep, and whether it is enough."""
         measured = [kept(self.setting, self.stages, self.benchmark, model, "trial") for model in models]
-        self._add_tokens(sum(each.tokens for each in measured))
-        values = {name: float(np.mean([each.values[name] for each in measured])) for name in measured[0].values}
+        self._add_tokens(sum(part.tokens for part in measured))
+        values = {name: float(np.mean([part.values[name] for part in measured])) for name in measured[0].values}
         self.measured = dataclasses.replace(
             self.measured,
             utility=values["utility"],

@@ -48,7 +48,9 @@ class Setting:
     @property
     def decoding(self) -> Decoding:
         """The decoding that the objective is taken at: the first that samples."""
-        return next((each for each in self.experiment.sampling.decoding or () if each.temperature > 0), Decoding())
+        return next(
+            (decoding for decoding in self.experiment.sampling.decoding or () if decoding.temperature > 0), Decoding()
+        )
 
     @property
     def full(self) -> Rung:
@@ -121,10 +123,10 @@ def exact_floor(setting: Setting, stages: Stages, benchmark: Benchmark, model: M
     chosen = deciding_prompts(benchmark.group(setting.group), setting.experiment.seed)
     k = setting.space.objective.k
     bound = 0.0
-    if setting.metric in SURE_METRICS and setting.decoding == Decoding() and not any(each.raw for each in chosen):
-        every = reference_logprobs(stages, setting.experiment, benchmark, model, "trial").get(setting.group, [])
-        by_id = dict(zip([each.id for each in benchmark.group(setting.group)], every, strict=True))
-        bound = float(np.mean([leak_floor([min(by_id[each.id], 0.0)], k) for each in chosen]))
+    if setting.metric in SURE_METRICS and setting.decoding == Decoding() and not any(probe.raw for probe in chosen):
+        logprobs = reference_logprobs(stages, setting.experiment, benchmark, model, "trial").get(setting.group, [])
+        by_id = dict(zip([probe.id for probe in benchmark.group(setting.group)], logprobs, strict=True))
+        bound = float(np.mean([leak_floor([min(by_id[probe.id], 0.0)], k) for probe in chosen]))
     return LeakEstimate(n=0, k=k, leak=bound, low=bound, high=1.0, bound=0.0, predicted=bound)
 
 

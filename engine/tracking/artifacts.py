@@ -82,6 +82,6 @@ def _log_model(client: MlflowClient, run: str, model: Path) -> None:
 def _bytes_of(model: Path) -> int | None:
     """Size of a model's folder, of one that only the object store has from its stage's manifest; None of a hub's."""
     if (model / "config.json").is_file():  # nothing but a model is sent
-        return sum(each.stat().st_size for each in model.rglob("*") if each.is_file())
+        return sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     files = manifest_of(model.parent).get("files", {})
     return sum(facts["bytes"] for name, facts in files.items() if name.startswith(f"{model.name}/")) or None

@@ -66,7 +66,7 @@ class _Recording:
         own = [run for run in same if run.data.tags.get("leakatk.recording") == self.tags["leakatk.recording"]]
         for run in same:
             if run.data.tags.get("leakatk.results") == self.digest and run.info.status == "FINISHED":
-                self.recorder.delete(each for each in own if each.data.tags.get("leakatk.kind") == "live")
+                self.recorder.delete(other for other in own if other.data.tags.get("leakatk.kind") == "live")
                 _note(self.folder, self.recorder.uri, run.info.run_id, self.digest)
                 return False
         self.recorder.delete(own)  # live runs, and what an interrupted recording, or one of older results, left

@@ -69,7 +69,7 @@ class Recorder:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(each.key, each.value, now, each.step) for each in values if math.isfinite(each.value)]
+        metrics = [Metric(one.key, one.value, now, one.step) for one in values if math.isfinite(one.value)]
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run, metrics=metrics[start : start + BATCH])
 
