@@ -1,5 +1,8 @@
 """The unlearning methods by name. A new one is a file here and a line below."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from methods.altpo import AltPO
 from methods.baldro import BalDRO
 from methods.base import Method
@@ -27,6 +30,8 @@ from methods.simnpo import SimNPO
 from methods.task_vector import TaskVector
 from methods.undial import Undial
 from methods.wga import WGA
+
+FINE_TUNING = "retrain"  # the method whose loss fine-tunes target and retain model, which never read a forget set
 
 METHODS: dict[str, type[Method]] = {
     "grad_ascent": GradAscent,
@@ -56,3 +61,8 @@ METHODS: dict[str, type[Method]] = {
     "rule": Rule,
     "retrain": Retrain,
 }
+
+
+def make_method(method: Mapping[str, Any]) -> Method:
+    """A method from its "name" and its hyperparameters, as in an experiment file."""
+    return METHODS[method["name"]](**{key: value for key, value in method.items() if key != "name"})

@@ -8,8 +8,6 @@ Source: Mekala et al., arXiv 2409.13474.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 from pydantic import Field, field_validator
 
 from methods.dpo import DPO
@@ -24,7 +22,6 @@ class AltPO(DPO):
     """beta, gamma, alpha: as in DPO. samples: alternates a question; prompt: how the target model is asked for them,
     a text in which {question} and {answer} are filled in."""
 
-    alternates: ClassVar[Literal["idk", "sampled"]] = "sampled"
     samples: int = Field(default=5, ge=1)
     prompt: str = PROMPT
 
@@ -38,3 +35,11 @@ class AltPO(DPO):
         if "Who?" not in filled:
             raise ValueError("the prompt must hold {question}")
         return prompt
+
+    @property
+    def alternate_prompt(self) -> str | None:
+        return self.prompt
+
+    @property
+    def alternate_samples(self) -> int:
+        return self.samples

@@ -71,7 +71,9 @@ class Method(BaseModel):
 
     needs: which of "retain", "reference_logprob", "reference_model", "alternate" its loss reads; "two_gradients" where
         the step is not the gradient of one loss but combines those of the forget and of the retain part.
-    alternates: what the alternate answers are: refusals ("idk"), or samples of the target model ("sampled").
+    starts_from: the model whose training makes the method's; "pretrained": from the model before the target model, on
+        the retain set alone, whatever was unlearned before.
+    procedure: one "training", or "rounds" of a base method's, each on the forget set and on what still leaks.
 
     Most methods are `forget_loss` alone, or with a `retain_loss` of their own; `loss` adds the two up, weighted. A
     method whose loss has no such parts has `loss` alone. A method that carries something from step to step (a dual
@@ -81,7 +83,39 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-    alternates: ClassVar[Literal["idk", "sampled"]] = "idk"
+    starts_from: ClassVar[Literal["target", "pretrained"]] = "target"
+    procedure: ClassVar[Literal["training", "rounds"]] = "training"
+
+    @property
+    def alternate_prompt(self) -> str | None:
+        """How the target model is told to give alternate answers, a text with {question} and {answer} to fill in; None:
+        they are refusals."""
+        return None
+
+    @property
+    def alternate_samples(self) -> int:
+        """Alternate answers that the target model gives to each question."""
+        return 1
+
+    @property
+    def trained(self) -> Method:
+        """The method whose loss its trainings minimise: itself, or the base method of rounds."""
+        return self
+
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        """Names of the methods that it is made over, if any, the outermost first."""
+        return ()
+
+    @property
+    def has_control(self) -> bool:
+        """Whether a control of as many steps stands beside its model."""
+        return False
+
+    @property
+    def trainings(self) -> int:
+        """At most so many trainings make its model and its control."""
+        return 1
 
     def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
         """What a step minimises, on one micro-batch."""

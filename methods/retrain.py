@@ -7,13 +7,15 @@ Source: TOFU, arXiv 2401.06121.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from methods.base import Loss, Method, UnlearnBatch, mean_nll
 
 
 class Retrain(Method):
-    """Fine-tune on the retain set; the forget set is never seen."""
+    """Fine-tune on the retain set; the forget set is never shown to it."""
+
+    starts_from: ClassVar[Literal["target", "pretrained"]] = "pretrained"
 
     def loss(self, model: Any, batch: UnlearnBatch) -> Loss:
         assert batch.retain is not None

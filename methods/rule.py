@@ -10,12 +10,11 @@ runs it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from methods.base import Method
-from methods.retrain import Retrain
 from methods.wrapper import WithBase
 
 
@@ -41,9 +40,23 @@ class Rule(WithBase):
     moving_reference: bool = False
     control: bool = False
 
+    procedure: ClassVar[Literal["training", "rounds"]] = "rounds"
+
     @classmethod
     def can_be_over(cls, method: type[Method]) -> bool:
-        return super().can_be_over(method) and method is not Retrain
+        return super().can_be_over(method) and method.starts_from == "target"
+
+    @property
+    def trained(self) -> Method:
+        return self.base_method()
+
+    @property
+    def has_control(self) -> bool:
+        return self.control
+
+    @property
+    def trainings(self) -> int:
+        return 1 + self.rounds + self.control
 
     @model_validator(mode="after")
     def _has_a_reference_to_move(self) -> Rule:

@@ -23,14 +23,14 @@ class WithBase(Method):
     @field_validator("base")
     @classmethod
     def _is_a_method(cls, base: dict[str, Any]) -> dict[str, Any]:
-        from methods import METHODS
+        from methods import METHODS, make_method
 
         name = base.get("name")
         if not isinstance(name, str) or name not in METHODS:
             raise ValueError(f"base.name must be a method such as npo or grad_diff, found {name!r}")
         if not cls.can_be_over(METHODS[name]):
             raise ValueError(f"base.name must be a method that unlearns by a loss, {name} does not")
-        METHODS[name](**_hyperparameters(base))
+        make_method(base)
         return base
 
     @classmethod
@@ -40,13 +40,13 @@ class WithBase(Method):
 
     def base_method(self) -> Method:
         """The base method with its hyperparameters."""
-        from methods import METHODS
+        from methods import make_method
 
-        return METHODS[self.base["name"]](**_hyperparameters(self.base))
+        return make_method(self.base)
 
-
-def _hyperparameters(base: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in base.items() if key != "name"}
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        return (self.base["name"], *self.base_method().base_names)
 
 
 class OwnAndBase:
@@ -93,3 +93,11 @@ class Wrapper(WithBase):
     @property
     def radius(self) -> float:
         return self.base_method().radius
+
+    @property
+    def alternate_prompt(self) -> str | None:
+        return self.base_method().alternate_prompt
+
+    @property
+    def alternate_samples(self) -> int:
+        return self.base_method().alternate_samples

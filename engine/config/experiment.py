@@ -67,13 +67,9 @@ class Experiment(Section):
         """The method's name in tables: its label, else its name in the style of `rule-npo`, base methods after it."""
         if method.label is not None:
             return method.label
-        names, over = [method.name], method.hyperparameters.get("base")
-        if method.name == "rule":
-            over = over or {"name": "npo"}  # methods/wrapper.py's default
-        while isinstance(over, dict):
-            names.append(str(over.get("name")))
-            over = over.get("base")
-        return "-".join(names).replace("_", "-")
+        from methods import make_method  # imports torch
+
+        return "-".join((method.name, *make_method(method.method).base_names)).replace("_", "-")
 
     def with_protocol(self, protocol: Protocol) -> Experiment:
         """The experiment with every unset key filled from the benchmark's protocol; UserError where k > n."""

@@ -176,6 +176,11 @@ class MethodSection(Section):
     def hyperparameters(self) -> dict[str, object]:
         return dict(self.model_extra or {})
 
+    @property
+    def method(self) -> dict[str, object]:
+        """The method's name and hyperparameters."""
+        return {"name": self.name, **self.hyperparameters}
+
 
 class AdaptiveSection(Section):
     """Draw as many samples of each prompt as leak@k needs (docs/statistics.md), instead of n of each: until the

@@ -100,16 +100,14 @@ def trainings(experiment: Experiment, benchmark: Benchmark) -> list[Training]:
 
 
 def _of_method(experiment: Experiment, section: MethodSection, examples: int) -> Training:
-    from methods import METHODS
+    from methods import make_method
 
-    method: Any = METHODS[section.name](**section.hyperparameters)
-    base = method.base_method() if section.name == "rule" else method
-    settings = experiment.train_section(section)
-    rounds = 1 + method.rounds if section.name == "rule" else 1
-    times = (rounds + (1 if getattr(method, "control", False) else 0)) * len(experiment.requests or (1,))
-    graphs = 1 + ("retain" in base.needs) + ("alternate" in base.needs)
-    reference, steps = "reference_model" in base.needs, _steps(settings, examples)
-    return Training(experiment.label(section), settings, graphs, reference, steps, times, section.name == "rule")
+    method = make_method(section.method)
+    needs, settings = method.trained.needs, experiment.train_section(section)
+    times = method.trainings * len(experiment.requests or (1,))
+    graphs = 1 + ("retain" in needs) + ("alternate" in needs)
+    reference, steps = "reference_model" in needs, _steps(settings, examples)
+    return Training(experiment.label(section), settings, graphs, reference, steps, times, method.procedure == "rounds")
 
 
 def _steps(settings: TrainSection, examples: int) -> int:

@@ -7,7 +7,7 @@ of which models are made side by side.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
 from engine.config.experiment import Experiment
@@ -24,6 +24,9 @@ from engine.stages.sample import read_units
 from engine.stages.sample_endpoint import endpoint
 from engine.train.job import TrainJob, in_pieces
 from engine.train.launch import train
+
+if TYPE_CHECKING:  # methods import torch
+    from methods.base import Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +51,11 @@ class Maker:
     def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages) -> None:
         self.experiment, self.benchmark, self.stages = experiment, benchmark, stages
         self.base = self._base()
-        if experiment.finetune_section is None and any(each.name == "retrain" for each in experiment.methods):
+        anew = next((each for each in experiment.methods if _starts_anew(each)), None)
+        if experiment.finetune_section is None and anew is not None:
             raise UserError(
-                "methods: retrain starts from the pretrained model, which is not known here; give model.finetune with "
-                "model.path the pretrained model, or the retrained model as model.retain"
+                f"methods: {anew.name} starts from the pretrained model, which is not known here; give model.finetune "
+                "with model.path the pretrained model, or the retrained model as model.retain"
             )
 
     def _base(self) -> ModelSource:
@@ -88,17 +92,19 @@ class Maker:
         """The base model fine-tuned on the examples; changes: keys of the settings that differ."""
         finetune = self.experiment.finetune_section
         assert finetune is not None
+        from methods import FINE_TUNING
+
         section = TrainSection.model_validate(finetune.model_dump() | (changes or {}))
         retain = in_pieces(examples, self.base, section)
-        job = self._train_job(self.base, {"name": "retrain"}, section, retain=retain)
+        job = self._train_job(self.base, {"name": FINE_TUNING}, section, retain=retain)
         return self.trained(label, role or label, job)
 
     def unlearned(
         self, label: str, section: MethodSection, forget: tuple[Example, ...], request: int, start: Made
     ) -> Made:
-        """The model that a method makes. Retraining has nothing to do with `start`: it begins with the pretrained model
-        and never sees the forget set, whichever request of several is made."""
-        if section.name == "retrain":
+        """The model that a method makes. One that starts from the pretrained model has nothing to do with `start`: it
+        never reads the forget set, whichever request of several is made."""
+        if _starts_anew(section):
             made = self._finetuned(label, self.benchmark.finetune_retain, "unlearned", section.train)
         else:
             made = self.trained(label, "unlearned", self.unlearning(label, section, forget, start))
@@ -106,11 +112,9 @@ class Maker:
 
     def unlearning(self, label: str, section: MethodSection, forget: tuple[Example, ...], start: Made) -> TrainJob:
         """The training by which a method makes its model."""
-        from methods import METHODS
+        from methods import make_method
 
-        method = METHODS[section.name](**section.hyperparameters)
-        hyperparameters = {"name": section.name, **section.hyperparameters}
-        return self._job(label, section, method, hyperparameters, start.source, forget)
+        return self._job(label, section, make_method(section.method), section.method, start.source, forget)
 
     def ruled(
         self,
@@ -123,7 +127,7 @@ class Maker:
     ) -> Made:
         """The model that RULE makes over its base method."""
         rule = self._rule(label, section, start, forget, retain.source if retain is not None else None)
-        return _made(label, "unlearned", {"name": "rule", **rule.rule.model_dump()}, rule.run(), request)
+        return _made(label, "unlearned", {"name": section.name, **rule.rule.model_dump()}, rule.run(), request)
 
     def control(
         self,
@@ -147,11 +151,11 @@ class Maker:
         forget: tuple[Example, ...],
         retain: ModelSource | None,
     ) -> Rule:
-        from methods import METHODS
+        from methods import make_method
 
         self._check_questions(label, forget)
-        rule: Any = METHODS["rule"](**section.hyperparameters)
-        job = self._job(label, section, rule.base_method(), rule.base, start.source, forget)
+        rule: Any = make_method(section.method)
+        job = self._job(label, section, rule.trained, rule.base, start.source, forget)
         return Rule(self.stages, self.experiment, self.benchmark, label, job, rule, retain)
 
     def _check_questions(self, label: str, forget: tuple[Example, ...]) -> None:
@@ -165,7 +169,7 @@ class Maker:
         self,
         label: str,
         section: MethodSection,
-        method: Any,
+        method: Method,
         hyperparameters: dict[str, Any],
         source: ModelSource,
         forget: tuple[Example, ...],
@@ -201,19 +205,20 @@ class Maker:
         return tuple(found or self.benchmark.group(self.benchmark.protocol.leak_group))
 
     def _pairs(
-        self, label: str, method: Any, source: ModelSource, forget: tuple[Example, ...]
+        self, label: str, method: Method, source: ModelSource, forget: tuple[Example, ...]
     ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         """The forget examples, and row by row the alternate answers where the method needs them."""
         if "alternate" not in method.needs:
             return forget, ()
         self._check_questions(label, forget)
-        if method.alternates == "idk":
+        prompt, samples = method.alternate_prompt, method.alternate_samples
+        if prompt is None:
             return forget, refusals(forget)
-        probes = alternate_probes(forget, method.prompt)
-        job = job_for(self.experiment, source, probes, Decoding(), method.samples, self.experiment.seed)
+        probes = alternate_probes(forget, prompt)
+        job = job_for(self.experiment, source, probes, Decoding(), samples, self.experiment.seed)
         sampled = self.stages.run(f"{label} alternates", job)
         texts = read_units(sampled.path, ["response"])["response"].to_pylist()
-        return paired(forget, [texts[at : at + method.samples] for at in range(0, len(texts), method.samples)])
+        return paired(forget, [texts[at : at + samples] for at in range(0, len(texts), samples)])
 
     def _train_job(self, source: ModelSource, method: dict[str, Any], settings: TrainSection, **sets: Any) -> TrainJob:
         return TrainJob(
@@ -233,6 +238,12 @@ class Maker:
         stage = train(self.stages, label, job)
         facts = stage.facts
         return Made(label, role, source_of(stage), job.method, facts["steps"], seconds=facts["seconds"])
+
+
+def _starts_anew(section: MethodSection) -> bool:
+    from methods import METHODS
+
+    return METHODS[section.name].starts_from == "pretrained"
 
 
 def _made(name: str, role: str, method: dict[str, Any], run: RuleRun, request: int) -> Made:

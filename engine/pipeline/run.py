@@ -163,20 +163,22 @@ class _Run:
     ) -> list[tuple[str, Future[Any]]]:
         """The models that one method makes: one, and its control where it has one; for each request where there are
         several, each from the model that the request before left."""
-        label = self.experiment.label(section)
+        from methods import make_method
+
+        method, label = make_method(section.method), self.experiment.label(section)
         parts = self.requests.examples if self.requests is not None else (tuple(self.benchmark.forget),)
         made: list[tuple[str, Future[Any]]] = []
         start = control_start = target
         for request, forget in enumerate(parts):
             suffix = f"-request{request + 1}" if self.requests is not None else ""
-            if section.name != "rule":
+            if method.procedure == "training":
                 start = pool.submit(_then(self.maker.unlearned, label + suffix, section, forget, request), start)
                 made.append((label + suffix, start))
                 continue
             work = _then(self.maker.ruled, label + suffix, section, forget, request)
             start = ruled = pool.submit(work, start, retain)
             made.append((label + suffix, start))
-            if section.hyperparameters.get("control"):
+            if method.has_control:
                 name = f"{label.removeprefix('rule-')}-control{suffix}"
                 work = _then(self.maker.control, name, label + suffix, section, forget, request)
                 control_start = pool.submit(work, control_start, ruled)

@@ -184,7 +184,8 @@ def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
     from methods import METHODS
 
     known(space.method, METHODS, f"{where}: method", "leakatk methods")
-    if space.method in ("rule", "retrain"):
+    method = METHODS[space.method]
+    if method.procedure == "rounds" or method.starts_from == "pretrained":
         raise UserError(f"{where}: method: {space.method} is not searched; search the method that RULE goes on with")
     above: list[str] = []
     for name, parameter in space.parameters.items():

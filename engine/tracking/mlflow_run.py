@@ -104,13 +104,12 @@ class _Recording:
             for key in ROUND_METRICS:
                 if key in round_:
                     measurements.append(Measurement(f"rule.{key}", float(round_[key]), int(round_["round"])))
-            self._round(round_, run)
+            self._round(round_, own | {"leakatk.kind": "round"}, run)
         recorder.log_metrics(run, measurements)
         log_files(recorder.client, run, self.results, model, self.store_root)
         recorder.client.set_terminated(run)
 
-    def _round(self, round_: JsonObject, method_run: str) -> None:
-        own = {"leakatk.kind": "round", "leakatk.method": "rule"}
+    def _round(self, round_: JsonObject, own: dict[str, str], method_run: str) -> None:
         run = self.recorder.start(f"round {round_['round']}", self.tags | own, method_run)
         numbers = [Measurement(key, float(value)) for key, value in round_.items() if isinstance(value, int | float)]
         numbers += [Measurement("leak_at_k", value, int(k)) for k, value in round_.get("leak", {}).items()]

@@ -34,7 +34,7 @@ from engine.train.torch_backend import DeepSpeedEngine, PlainEngine, replace_fol
 from engine.train.validation import enough, watch
 
 if TYPE_CHECKING:  # methods import torch
-    from methods.base import Method, UnlearnBatch
+    from methods.base import UnlearnBatch
 
 TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
 FAILURE = "failure.json"
@@ -183,7 +183,9 @@ def _worker_loop(job: TrainJob, work: Path, given: Any, device: str, rank: int) 
 
     import ray.train
 
-    apart = "two_gradients" in _method(job).needs
+    from methods import make_method
+
+    apart = "two_gradients" in make_method(job.method).needs
     engine = DeepSpeedEngine(job.model, job.settings, accumulation(job.settings), device, job.seed, rank, apart)
 
     def save(progress: dict[str, Any]) -> None:
@@ -215,8 +217,9 @@ def _loop(
 ) -> dict[str, Any]:
     """Steps from the last checkpoint (or the start) to the end, then the export; the same on every worker."""
     from engine.models.tokenization import load_tokenizer
+    from methods import make_method
 
-    method = _method(job)
+    method = make_method(job.method)
     tokenizer = load_tokenizer(job.model.path, job.model.trust_remote_code, job.model.revision)
     reference = engine.frozen(job.model) if "reference_model" in method.needs else None
     batches = Batches(job, method.needs, tokenizer, rank, reference)
@@ -270,12 +273,6 @@ def _loop(
             (work / "state" / "progress.json").write_text(json.dumps(progress))
     facts = {"steps": step, "seconds": seconds, "truncated": batches.truncated, "history": history}
     return finish(job, engine, tokenizer, work, rank, method, state, facts)
-
-
-def _method(job: TrainJob) -> Method:
-    from methods import METHODS
-
-    return METHODS[job.method["name"]](**{key: value for key, value in job.method.items() if key != "name"})
 
 
 def _stopped(history: list[dict[str, float]], settings: TrainSection) -> bool:
