@@ -118,12 +118,25 @@ def _tuned(setting: Setting, folder: Path, progress: Progress, at_once: int) -> 
     with _quiet_tune():
         if tune.Tuner.can_restore(str(folder)):
             progress.say(f"going on with the search in {folder}")
-            tuner = tune.Tuner.restore(str(folder), runs, resume_unfinished=True, resume_errored=True)
+            tuner = _restored(runs, folder)
         else:
             progress.say(f"{setting.space.trial_count} trials, {at_once} at once")
             tuner = _new_tuner(runs, setting, folder, at_once)
         grid = tuner.fit()
     return [_trial(number, grid[number]) for number in range(len(grid))]
+
+
+def _restored(runs: type[Trainable], folder: Path) -> Tuner:
+    """Ray Tune's account of a search that began before. UserError where another version of this code wrote it."""
+    from ray import tune
+
+    try:
+        return tune.Tuner.restore(str(folder), runs, resume_unfinished=True, resume_errored=True)
+    except (AttributeError, ImportError) as error:  # it holds objects of our classes, by module and name
+        raise UserError(
+            f"{folder}: another version of leakatk began this search; move the folder away and run the same command: "
+            "the search starts anew and finds its finished stages"
+        ) from error
 
 
 def _trial(number: int, result: Result) -> Trial:

@@ -9,7 +9,7 @@ from engine.errors import UserError
 from engine.search.space import Space
 from engine.search.suggestions import optuna_search
 from engine.search.trial_report import TrialReport
-from engine.search.tuner import concurrent_trials
+from engine.search.tuner import _restored, concurrent_trials
 
 PARAMETERS = {"beta": {"uniform": [0.1, 1.0]}}
 
@@ -67,3 +67,10 @@ def test_a_search_of_the_front_goes_on_after_a_trial_that_failed():
     assert search.suggest("a")
     search.on_trial_complete("a", TrialReport.of_failure("loss is nan").as_dict())
     assert search.suggest("b")
+
+
+def test_a_search_that_another_version_began_is_refused_in_one_line(tmp_path):
+    (tmp_path / "tuner.pkl").write_bytes(b"cengine.search.scheduler\nNoSuchScheduler\n.")
+    (tmp_path / "trainable.pkl").write_bytes(b"N.")
+    with pytest.raises(UserError, match="another version of leakatk began this search; move the folder away"):
+        _restored(lambda config: None, tmp_path)
