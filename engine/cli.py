@@ -43,11 +43,16 @@ Finished work is kept in the store (./leakatk-store, --store or LEAKATK_STORE): 
 """
 
 
-QUIET = {  # nothing leaves this machine unasked
+QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+
+
+def switch_reports_off() -> None:
+    """Libraries report nothing on their use unless the user has said otherwise: nothing leaves the machine unasked."""
+    os.environ.update(QUIET | os.environ)
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,7 +86,7 @@ def build_parser(command: str | None) -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    os.environ.update(QUIET | os.environ)
+    switch_reports_off()
     command = next((word for word in argv if not word.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(argv)

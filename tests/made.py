@@ -11,7 +11,7 @@ import pyarrow.parquet
 from engine.fingerprint import fingerprint
 from engine.leak.estimator import leak_curve
 from engine.metrics import score
-from engine.reporting.results import Curve, ModelResult, Results
+from engine.reporting.results import Curve, ModelResult, ModelResults, Results
 from engine.reporting.scores import write_scores
 
 GROUP, METRIC, DECODING = "forget", "exact_fact", "T1-p1"
@@ -37,7 +37,7 @@ def make_run(store, name, models, facts, k=(1, 2, 4), benchmark=None, retain="re
         core_metric=METRIC,
         leak_group=GROUP,
         confidence=0.95,
-        models=rows,
+        models=ModelResults(rows),
         failed={},
         seconds=1.0,
         experiment={"name": name, "seed": 0, "sampling": sampling, "leak": {"k": list(k)}, "model": {"path": None}},

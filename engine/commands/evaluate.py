@@ -31,14 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.config.experiment import parse_experiment
-    from engine.config.loader import override
+    from engine.config.experiment import evaluation_of
 
-    model: dict[str, object] = {"path": args.model, "retain": args.retain}
-    if args.endpoint:
-        given = {"url": args.endpoint, "key_variable": args.key_variable}
-        model["endpoint"] = {key: value for key, value in given.items() if value}
-    document: dict[str, object] = {"name": "evaluate", "benchmark": {"name": args.benchmark}, "model": model}
-    for change in args.set:
-        override(document, change)
-    return run_experiment(parse_experiment(document, "leakatk evaluate"), args)
+    experiment = evaluation_of(args.model, args.benchmark, args.retain, args.endpoint, args.key_variable, args.set)
+    return run_experiment(experiment, args)

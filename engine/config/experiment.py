@@ -14,7 +14,7 @@ from pydantic import Field
 
 from benchmarks import BENCHMARKS
 from benchmarks.base import Protocol
-from engine.config.loader import override, read_yaml
+from engine.config.loader import Overrides, apply_overrides, read_yaml
 from engine.config.sections import (
     BenchmarkSection,
     Label,
@@ -114,12 +114,35 @@ class Experiment(Section):
         )
 
 
-def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:
-    """Read an experiment file; overrides are `key.path=value`, the value in YAML. UserError for any mistake in them."""
+def load_experiment(path: Path | str, overrides: Overrides = ()) -> Experiment:
+    """Read an experiment file. UserError for any mistake in it.
+
+    overrides: what differs from the file: texts "train.lr=2e-5", the value in YAML, or a mapping {"train.lr": 2e-5}.
+    """
     document = read_yaml(Path(path), "keys such as benchmark, model, methods")
-    for each in overrides or []:
-        override(document, each)
+    apply_overrides(document, overrides)
     return parse_experiment(document, str(path))
+
+
+def evaluation_of(
+    model: str,
+    benchmark: str,
+    retain: str | None = None,
+    endpoint: str | None = None,
+    key_variable: str | None = None,
+    overrides: Overrides = (),
+) -> Experiment:
+    """The experiment that evaluates a model which exists: no training, leak@k and utility, excess over `retain`.
+
+    model, retain: folders or hub names; with endpoint, an OpenAI-compatible server, their names there. key_variable:
+    the environment variable of its key. UserError for any mistake.
+    """
+    section: dict[str, object] = {"path": model, "retain": retain}
+    if endpoint:
+        section["endpoint"] = {"url": endpoint} | ({"key_variable": key_variable} if key_variable else {})
+    document: dict[str, object] = {"name": "evaluate", "benchmark": {"name": benchmark}, "model": section}
+    apply_overrides(document, overrides)
+    return parse_experiment(document, "leakatk evaluate")
 
 
 def parse_experiment(document: dict[str, object], source: str) -> Experiment:

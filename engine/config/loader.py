@@ -7,12 +7,15 @@ the documents are about.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from engine.errors import UserError
+
+Overrides = Sequence[str] | Mapping[str, object]
 
 
 def read_yaml(path: Path, expected: str) -> dict[str, object]:
@@ -32,8 +35,18 @@ def read_yaml(path: Path, expected: str) -> dict[str, object]:
     return document
 
 
+def apply_overrides(document: dict[str, object], overrides: Overrides) -> None:
+    """Set keys of a parsed file: `key.path=value` texts with the value in YAML, or values by key path."""
+    if isinstance(overrides, Mapping):
+        for path, value in overrides.items():
+            put(document, path, value, f"set {path}")
+        return
+    for change in overrides:
+        override(document, change)
+
+
 def override(document: dict[str, object], change: str) -> None:
-    """Set one `key.path=value` in the parsed file; list items by their index."""
+    """Set one `key.path=value` in the parsed file."""
     path, equals, text = change.partition("=")
     if not equals or not path:
         raise UserError(f"--set {change}: expected key.path=value, for example --set train.lr=1e-5")
@@ -44,6 +57,11 @@ def override(document: dict[str, object], change: str) -> None:
     if isinstance(value, str):
         with contextlib.suppress(ValueError):  # YAML reads 1e-5 as text
             value = float(value)
+    put(document, path, value, f"--set {change}")
+
+
+def put(document: dict[str, object], path: str, value: object, where: str) -> None:
+    """Set the key at a path such as `methods.0.beta`, list items by their index; `where` names the change in errors."""
     node: Any = document
     *parents, last = path.split(".")
     try:
@@ -59,4 +77,4 @@ def override(document: dict[str, object], change: str) -> None:
         else:
             node[last] = value
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"--set {change}: there is no {path} in the experiment") from error
+        raise UserError(f"{where}: there is no {path} in the experiment") from error

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
 from engine.pipeline.interruption import Ending
 from engine.pipeline.run import run, run_folder
 from engine.reporting.figures import write_figures
 from engine.reporting.html_report import write_report
-from engine.reporting.results import Results
+from engine.reporting.results import ModelResults, Results
 from engine.reporting.run_folder import share_run
 from engine.reporting.scores import write_scores
 from engine.store.files import locked
 from engine.store.store import Store
 from engine.tracking.sync import Recorded, record_soon
 from engine.tracking.system_metrics import SystemMetrics
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,23 @@ class WrittenRun:
     picture: Path
     report: Path
     scores: Path
+
+    @property
+    def models(self) -> ModelResults:
+        """The results of each model, by position or by name."""
+        return self.results.models
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why methods failed, by their name in tables."""
+        return self.results.failed
+
+    def table(self) -> pandas.DataFrame:
+        """As Results.table: a row for each model, group, metric, decoding and k."""
+        return self.results.table()
+
+    def _repr_html_(self) -> str:
+        return self.results._repr_html_()
 
 
 def run_experiment(experiment: Experiment, store: Store, quiet: bool = False) -> WrittenRun:

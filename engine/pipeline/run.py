@@ -29,7 +29,7 @@ from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import Made, Maker
 from engine.pipeline.planning import announce, planned
 from engine.pipeline.unlearning_requests import asked, asked_benchmark, split_requests
-from engine.reporting.results import ModelResult, Results
+from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.stages.base import Stages
 from engine.store.store import Store
 from engine.tracking.live import Live
@@ -82,7 +82,7 @@ def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Endin
         core_metric=benchmark.protocol.core_metric,
         leak_group=benchmark.protocol.leak_group,
         confidence=experiment.leak.confidence,
-        models=models,
+        models=ModelResults(models),
         failed=failed,
         seconds=round(time.monotonic() - clock, 1),
         experiment=experiment.model_dump(mode="json"),

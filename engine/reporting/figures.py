@@ -170,7 +170,7 @@ def _name(results: Results, group: str) -> str:
 
 
 def _lines(results: Results, group: str) -> list[Line]:
-    curves = [(model, model.curve(group, results.core_metric)) for model in results.models]
+    curves = [(model, model.find_curve(group, results.core_metric)) for model in results.models]
     return lines_of((model.name, model.role, curve) for model, curve in curves if curve is not None)
 
 

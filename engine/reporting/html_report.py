@@ -95,7 +95,7 @@ def heats(results: Results) -> list[Heat]:
         leaks = {
             (decoding.temperature, (decoding.top_p, decoding.top_k or 0)): (curve.leak[-1], curve.how == "reweighted")
             for decoding in decodings
-            if (curve := model.curve(results.leak_group, results.core_metric, decoding.name)) is not None
+            if (curve := model.find_curve(results.leak_group, results.core_metric, decoding.name)) is not None
         }
         rows = [(f"T = {t:g}", [leaks.get((t, column)) for column in columns]) for t in temperatures]
         names = [f"p = {top_p:g}" + (f", top {top_k}" if top_k else "") for top_p, top_k in columns]

@@ -58,7 +58,7 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
     """At most `most` prompts of the headline group, by excess leak@k over the retain model (leak@k without one), then
     by the mean score of their samples; only those where any leaks. None where the samples are not in this store.
     """
-    curve = model.curve(results.leak_group, results.core_metric)
+    curve = model.find_curve(results.leak_group, results.core_metric)
     if curve is None or not _has_scores(results, model, store_root, curve):
         return None
     retain = results.retain if results.retain is not model else None

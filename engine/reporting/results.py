@@ -9,9 +9,13 @@ import dataclasses
 import json
 import re
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, SupportsIndex, overload
 
-from engine.errors import UserError
+from engine.errors import UserError, known
 from engine.reporting.formatting import Estimate, JsonObject
+
+if TYPE_CHECKING:
+    import pandas
 
 RESULTS_FILE = "results.json"
 
@@ -122,12 +126,40 @@ class ModelResult:
         missing = [f"samples without a score: {tally(self.failures)}"] if self.failures else []
         return missing + self.notes
 
-    def curve(self, group: str, metric: str, decoding: str | None = None) -> Curve | None:
-        """The curve of that group and metric (the first decoding's unless one is named)."""
+    def curve(self, group: str, metric: str | None = None, decoding: str | None = None) -> Curve:
+        """The curve of a group of probes, by the core metric and the first decoding unless others are named. UserError
+        where there is none."""
+        curve = self.find_curve(group, metric, decoding)
+        if curve is None:
+            there = ", ".join(f"{each.group} {each.metric} {each.decoding}" for each in self.curves) or "none"
+            asked = " ".join(each for each in (group, metric, decoding) if each is not None)
+            raise UserError(f"{self.name}: no curve {asked!r}; there are: {there}")
+        return curve
+
+    def find_curve(self, group: str, metric: str | None = None, decoding: str | None = None) -> Curve | None:
+        """As `curve`, None where there is none."""
         for curve in self.curves:
-            if (curve.group, curve.metric) == (group, metric) and decoding in (None, curve.decoding):
+            if curve.group == group and metric in (None, curve.metric) and decoding in (None, curve.decoding):
                 return curve
         return None
+
+
+class ModelResults(list[ModelResult]):
+    """The rows of the table, by position or by the model's name: models[0], models["npo"]."""
+
+    @overload
+    def __getitem__(self, which: str | SupportsIndex) -> ModelResult: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[ModelResult]: ...
+    def __getitem__(self, which: str | SupportsIndex | slice) -> ModelResult | list[ModelResult]:
+        if not isinstance(which, str):
+            return super().__getitem__(which)
+        names = [model.name for model in self]
+        known(which, names, "models", "print([model.name for model in run.models])")
+        return super().__getitem__(names.index(which))
+
+    def __contains__(self, which: object) -> bool:
+        return any(which in (model, model.name) for model in self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +172,7 @@ class Results:
     core_metric: str
     leak_group: str
     confidence: float
-    models: list[ModelResult]
+    models: ModelResults
     failed: dict[str, str]
     seconds: float
     experiment: JsonObject
@@ -156,7 +188,7 @@ class Results:
         return [
             (model, curve)
             for model in self.models
-            if (curve := model.curve(self.leak_group, self.core_metric)) is not None
+            if (curve := model.find_curve(self.leak_group, self.core_metric)) is not None
         ]
 
     @property
@@ -169,6 +201,37 @@ class Results:
     def has_excess(self) -> bool:
         """Whether a retain model was measured beside the others."""
         return any(curve.excess is not None for model, curve in self.headline if model.role != "retain")
+
+    def table(self) -> pandas.DataFrame:
+        """Every number over k: a row for each model, group, metric, decoding and k, with leak and excess over the
+        retain model, each with its interval. NaN where a number was not measured."""
+        import pandas
+
+        columns = ("k", "leak", "low", "high", "excess", "excess_low", "excess_high", "bound")
+        frames = []
+        for model in self.models:
+            for curve in model.curves:
+                known_by_k = {name: values for name in columns if (values := getattr(curve, name)) is not None}
+                names = {"model": model.name, "role": model.role, "group": curve.group, "metric": curve.metric}
+                costs = {"greedy": model.greedy.get(curve.group), "utility": model.utility}
+                frames.append(pandas.DataFrame({**names, "decoding": curve.decoding, **known_by_k, **costs}))
+        wanted = ["model", "role", "group", "metric", "decoding", *columns, "greedy", "utility"]
+        return (pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame()).reindex(columns=wanted)
+
+    def _repr_html_(self) -> str:
+        """The table of the headline group, which a notebook shows."""
+        import pandas
+
+        rows = []
+        for model, curve in self.headline:
+            row: dict[str, float | str] = {"model": model.name, "greedy": model.greedy[curve.group]}
+            row |= {f"leak@{k}": leak for k, leak in zip(curve.k, curve.leak, strict=True)}
+            if curve.excess is not None and model.role != "retain":
+                row[f"excess@{curve.k[-1]}"] = curve.excess[-1]
+            rows.append(row | {"utility": model.utility})
+        rows += [{"model": f"{name}: failed, {reason}"} for name, reason in self.failed.items()]
+        shown = pandas.DataFrame(rows).to_html(index=False, float_format="{:.3f}".format, na_rep="")
+        return f"<p>leak@k on {self.leak_group} by {self.core_metric}</p>{shown}"
 
     def write(self, folder: Path) -> None:
         """Write results.json into `folder`, atomically."""
@@ -189,9 +252,9 @@ def read_results(run: Path | str) -> Results:
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        models = [
+        models = ModelResults(
             ModelResult(**{**model, "curves": [Curve(**curve) for curve in model["curves"]]}) for model in raw["models"]
-        ]
+        )
         results = Results(**{**raw, "models": models})
         _check_names(results)
         return results

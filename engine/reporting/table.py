@@ -60,7 +60,7 @@ def print_table(results: Results, group: str | None = None) -> None:
     for name in ("utility", "tokens", "seconds") if wide else ("utility",):
         table.add_column(name, justify="right", no_wrap=True)
     for model in results.models:
-        curve = model.curve(group, results.core_metric)
+        curve = model.find_curve(group, results.core_metric)
         if curve is None:
             continue
         table.add_row(

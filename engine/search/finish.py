@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
 from engine.pipeline.interruption import Ending
@@ -24,6 +25,9 @@ from engine.search.summary import Halves, as_json, halves, rank_correlation, wri
 from engine.search.tuner import search
 from engine.store.store import Store
 
+if TYPE_CHECKING:
+    import pandas
+
 
 @dataclasses.dataclass(frozen=True)
 class FinishedSearch:
@@ -36,6 +40,15 @@ class FinishedSearch:
     halves: Halves
     pictures: list[Path]
     document: JsonObject
+
+    def table(self) -> pandas.DataFrame:
+        """A row a trial, the winner first: its point in columns `values.NAME` and what its last look measured."""
+        import pandas
+
+        return pandas.json_normalize(self.document["trials"])
+
+    def _repr_html_(self) -> str:
+        return str(self.table().to_html(index=False, float_format="{:.3g}".format, na_rep=""))
 
 
 def run_search(experiment: Experiment, space: Space, store: Store, quiet: bool = False) -> FinishedSearch:

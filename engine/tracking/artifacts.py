@@ -35,7 +35,7 @@ def _log_datasets(
     """Forget set, retain set and probes by the digests that fingerprinted their stages."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    curve = model.curve(results.leak_group, results.core_metric)
+    curve = model.find_curve(results.leak_group, results.core_metric)
     trained = manifest_of(folder.parent).get("inputs", {})
     digests = {name: trained.get(name) for name in ("forget", "retain")}
     if curve is not None:

@@ -186,7 +186,7 @@ def _scalars(model: ModelResult) -> list[Measurement]:
 
 def _suffix(results: Results, model: ModelResult, curve: Curve) -> str:
     """What tells this curve from the headline: leak_at_k.<metric> is the headline's own name."""
-    headline = model.curve(results.leak_group, results.core_metric)
+    headline = model.find_curve(results.leak_group, results.core_metric)
     suffix = "" if curve.group == results.leak_group else f".{curve.group}"
     return suffix if headline is None or curve.decoding == headline.decoding else f"{suffix}.{curve.decoding}"
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "engine", "methods", "benchmarks", "examples", "tune_spaces")
+PACKAGES = ("leakatk", "engine", "methods", "benchmarks")
+BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "examples", "tune_spaces", *PACKAGES)
 
 
 def python(*arguments, cwd, **environment):
@@ -49,11 +50,7 @@ def leakatk(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_every_module_and_every_file_that_ships(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    modules = {
-        str(path.relative_to(ROOT))
-        for package in ("engine", "methods", "benchmarks")
-        for path in ROOT.glob(f"{package}/**/*.py")
-    }
+    modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py")}
     files = {
         f"engine/config/{path.relative_to(ROOT)}"
         for name in ("examples", "tune_spaces")
@@ -62,7 +59,7 @@ def test_the_wheel_holds_every_module_and_every_file_that_ships(wheel):
     assert len(modules) > 100
     assert len(files) > 20
     assert modules | files <= held
-    assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == {"engine", "methods", "benchmarks"}
+    assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == set(PACKAGES)
 
 
 def test_init_writes_an_experiment_with_its_comments_and_its_space_and_never_overwrites(leakatk, tmp_path):
