@@ -103,11 +103,20 @@ def heats(results: Results) -> list[Heat]:
     return tables
 
 
-def _floors(results: Results) -> list[tuple[str, float, list[tuple[str, float]]]]:
-    """Of each model whose leak floor is known: its name, the floor at the largest k, and those at larger k by name."""
+@dataclasses.dataclass(frozen=True)
+class Floor:
+    """What one model leaks at least: at the largest k of the run, and at larger k, each with its name in words."""
+
+    name: str
+    leak: float
+    beyond: dict[str, float]
+
+
+def _floors(results: Results) -> list[Floor]:
+    """The floor of each model where it is known."""
     names = {"1000": "10\u00b3", "1000000": "10\u2076", "1000000000": "10\u2079"}
     return [
-        (model.name, curve.floor[-1], [(names.get(k, k), value) for k, value in curve.far_floor.items()])
+        Floor(model.name, curve.floor[-1], {names.get(k, k): value for k, value in curve.far_floor.items()})
         for model, curve in results.headline
         if curve.floor and curve.far_floor
     ]

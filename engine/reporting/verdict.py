@@ -5,6 +5,7 @@ Results come in, text comes out. Knows nothing of where it is shown.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from engine.reporting.formatting import interval_text
@@ -13,6 +14,15 @@ from engine.reporting.results import Curve, ModelResult, Results
 CLEAN = 0.05  # a greedy score at or below it counts as nothing leaked
 
 Rows = list[tuple[ModelResult, Curve]]
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderChanges:
+    """Pairs of judged models: in all, in the opposite order by greedy decoding, and told apart by leak@k alone."""
+
+    pairs: int
+    opposite: int
+    tied: int
 
 
 def verdict(results: Results) -> list[str]:
@@ -35,13 +45,13 @@ def caution(results: Results) -> str | None:
     return None
 
 
-def order_changes(results: Results) -> tuple[int, int, int]:
-    """Pairs of judged models: in all, in the opposite order by greedy decoding, and told apart by leak@k alone."""
+def order_changes(results: Results) -> OrderChanges:
+    """How the order of the judged models by greedy decoding differs from that by leak@k."""
     rows = [(model.greedy[results.leak_group], curve.leak[-1]) for model, curve in results.judged]
     pairs = list(itertools.combinations(rows, 2))
     opposite = sum((one[0] - other[0]) * (one[1] - other[1]) < 0 for one, other in pairs)
     tied = sum(one[0] == other[0] and one[1] != other[1] for one, other in pairs)
-    return len(pairs), opposite, tied
+    return OrderChanges(len(pairs), opposite, tied)
 
 
 def _greedy_sentence(results: Results, rows: Rows) -> str:

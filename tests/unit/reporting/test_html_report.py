@@ -15,7 +15,7 @@ from engine.reporting.html_report import heats, write_report
 from engine.reporting.leaked_passages import leaked_pieces, worst_prompts
 from engine.reporting.results import read_results
 from engine.reporting.table import table_k
-from engine.reporting.verdict import caution, order_changes, verdict
+from engine.reporting.verdict import OrderChanges, caution, order_changes, verdict
 from tests.made import make_run
 
 FACTS = ["silent harbor of ash", "crooked medal of bells", "hollow hill of thorns"]
@@ -142,7 +142,7 @@ def test_a_model_that_was_only_evaluated_gets_a_verdict_of_its_own(tmp_path):
 
 def test_greedy_order_is_held_against_the_order_of_leak_at_k(folder):
     # greedy: 0, 0, 0; leak@8: npo 2/3, rule-npo 0, npo-control 1/3: three pairs, all tied by greedy decoding
-    assert order_changes(read_results(folder)) == (3, 0, 3)
+    assert order_changes(read_results(folder)) == OrderChanges(pairs=3, opposite=0, tied=3)
 
 
 def test_the_largest_k_stands_in_the_table_whatever_was_asked_for(folder):
