@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo tofu-small tune-demo test lint audit perf chaos clean
+.PHONY: setup demo tofu-small tune-demo test test-unit fuzz lint audit perf chaos clean
 
 setup: .venv/installed
 
@@ -19,8 +19,18 @@ tofu-small: .venv/installed
 tune-demo: .venv/installed
 	$(BIN)/leakatk tune tune_spaces/fictional-npo.yaml examples/fictional.yaml
 
+# Two files of tests side by side. LEAKATK_FUZZ: share of the 5,400 cases of tests/unit/commands/test_fuzz.py
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+	LEAKATK_FUZZ=1 $(PYTEST)
+
+# What is checked while you wait: no cluster, a tenth of the fuzz
+test-unit: .venv/installed-test
+	$(PYTEST) tests/unit
+
+fuzz: .venv/installed-test
+	LEAKATK_FUZZ=10 $(PYTEST) tests/unit/commands/test_fuzz.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
