@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from benchmarks import BENCHMARKS
-from benchmarks.base import Protocol
+from benchmarks.base import Decoding, Protocol
 from engine.config.loader import Overrides, apply_overrides, read_yaml
 from engine.config.sections import (
     BenchmarkSection,
@@ -63,6 +63,12 @@ class Experiment(Section):
             return None
         return TrainSection.model_validate(self.model.finetune)
 
+    @property
+    def headline_decoding(self) -> Decoding | None:
+        """The first decoding that samples: what RULE, a search and estimates beyond n go by. None where all are greedy
+        or none is named."""
+        return next((each for each in self.sampling.decoding or () if each.temperature > 0), None)
+
     def label(self, method: MethodSection) -> str:
         """The method's name in tables: its label, else its name in the style of `rule-npo`, base methods after it."""
         if method.label is not None:
@@ -92,12 +98,6 @@ class Experiment(Section):
                 "estimator for it in leak.beyond"
             )
         k = tuple(sorted(set(self.leak.k))) if self.leak.k else tuple(k for k in protocol.k if k <= most)
-        sampled = next((each for each in decoding if each.temperature > 0), None)
-        if self.sampling.reweight and sampled is not None and (sampled.top_p < 1 or sampled.top_k is not None):
-            raise UserError(
-                f"sampling.reweight: the first sampled decoding must have top_p 1 and no top_k, found top_p "
-                f"{sampled.top_p:g}, top_k {sampled.top_k}: its samples cannot stand for what it cuts off"
-            )
         train = TrainSection.model_validate(protocol.train | self.train.model_dump(exclude_unset=True))
         own = protocol.finetune if self.model.path is None else None  # a given model is taken as it is
         finetune = self.model.finetune if self.model.finetune is not None else own

@@ -183,9 +183,9 @@ class MethodSection(Section):
 
 
 class AdaptiveSection(Section):
-    """Draw as many samples of each prompt as leak@k needs (docs/statistics.md), instead of n of each: until the
-    half-width of its sampling error at the largest leak.k is half_width, or a prompt has max_samples. pilot: samples of
-    every prompt to begin with."""
+    """Draw as many samples of every prompt as leak@k needs (docs/statistics.md), instead of n: twice as many, again and
+    again, until the half-width of its sampling error at the largest leak.k is half_width in every leak group, or there
+    are max_samples. pilot: to begin with, at least one more than the largest leak.k."""
 
     half_width: float = Field(default=0.02, gt=0, lt=1)
     pilot: int = Field(default=32, ge=4)
@@ -199,9 +199,7 @@ class SamplingSection(Section):
     the benchmarks do, with leak@1 of that answer. workers: sampling tasks at once (None: as many as the cluster has
     room for); it never changes results. gpus: GPUs a sampling worker, may be a fraction (None: one where the cluster
     has any, else 0). max_rows: cache rows held at once (None: from free memory).
-    adaptive: spend samples where leak@k by the core metric needs them, in place of n; other metrics are of greedy
-    answers alone then. reweight: take the decodings after the first sampled one, where valid, from its samples by
-    importance weights, the core metric alone; the first must be the full distribution (top_p 1, no top_k).
+    adaptive: draw until leak@k by the core metric is known well enough, in place of n.
 
     compat: leak-k samples as the code released with arXiv 2511.04934 does, to compare with its published numbers, which
     is not what the paper says it does: top_k = 50 wherever none is given (the default of Hugging Face's generate, left
@@ -218,13 +216,6 @@ class SamplingSection(Section):
     max_rows: Positive | None = None
     compat: Literal["leak-k"] | None = None
     adaptive: AdaptiveSection | None = None
-    reweight: bool = False
-
-    @model_validator(mode="after")
-    def _one_way(self) -> SamplingSection:
-        if self.adaptive is not None and self.reweight:
-            raise ValueError("adaptive and reweight exclude each other: weights need the same n of every prompt")
-        return self
 
     @field_validator("decoding", mode="before")
     @classmethod

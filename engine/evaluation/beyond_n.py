@@ -11,9 +11,11 @@ import numpy as np
 
 from benchmarks.base import Benchmark
 from engine.config.experiment import Experiment
-from engine.evaluation.evaluate import Evaluation, sample_job
-from engine.leak.extrapolation import leak_beyond_n
-from engine.leak.importance_weights import reweighted_leak
+from engine.evaluation.evaluate import Evaluation
+from engine.evaluation.jobs import sample_job
+from engine.leak.estimator import Ints
+from engine.leak.extrapolation import BeyondN, leak_beyond_n
+from engine.leak.importance_weights import ReweightedLeak, reweighted_leak
 from engine.models.source import ModelSource
 from engine.stages.base import Stages
 from engine.stages.sample_endpoint import Endpoint
@@ -33,15 +35,17 @@ def beyond(
     """target: another model and its evaluation, to take samples from; None for the target model itself. Gives
     {"estimator", "k", "leak", "low", "high", "warning"} for each estimator in leak.beyond, on the leak group by the
     core metric under the first sampled decoding; lists of None where the estimator refuses, `warning` says why."""
-    section, decoding = experiment.leak.beyond, _first_sampled(experiment)
+    section, decoding = experiment.leak.beyond, experiment.headline_decoding
     if section is None or decoding is None:
         return []
     k, found = sorted(set(section.k)), []
     for estimator in dict.fromkeys(section.estimators):
         record: dict[str, Any] = {"estimator": estimator, "k": k}
         try:
+            fitted: BeyondN | ReweightedLeak
             if estimator == "beta-binomial":
-                scores = _scores(stages, benchmark, evaluation, decoding.name)
+                sampling, protocol = evaluation.sampling(decoding.name), benchmark.protocol
+                scores = sampling.scores(protocol.core_metric)[protocol.leak_group].scores
                 fitted = leak_beyond_n(scores, np.array(k), experiment.leak.confidence, experiment.seed)
             else:
                 fitted = _by_importance(stages, experiment, benchmark, label, model, target, np.array(k))
@@ -61,10 +65,10 @@ def _by_importance(
     label: str,
     model: ModelSource,
     target: tuple[ModelSource, Evaluation] | None,
-    k: Any,
-) -> Any:
+    k: Ints,
+) -> ReweightedLeak:
     """leak@k of the model from the target model's samples, by how likely the model is to give them."""
-    decoding = _first_sampled(experiment)
+    decoding = experiment.headline_decoding
     if target is None or decoding is None:
         raise ValueError("there is no other target model to take samples from")
     source, drawn = target
@@ -72,24 +76,12 @@ def _by_importance(
         raise ValueError("a model behind a server gives no probabilities of given answers")
     if decoding.top_p < 1 or decoding.top_k is not None:
         raise ValueError("the target model's samples must be drawn at top_p 1 without top_k")
-    name = decoding.name
-    generations = str(stages.store.root / drawn.stages[f"generations {name}"])
+    first = drawn.sampling(decoding.name).rounds[0]
     log_probs = []
-    for name_of, each in (("target", source), (label, model)):
-        job = sample_job(experiment, benchmark, each, decoding)
-        if experiment.sampling.adaptive is not None:
-            raise ValueError("importance weights need the same n of every prompt, not sampling.adaptive")
-        relog = RelogJob(job, generations, (decoding,))
+    for name_of, judge in (("target", source), (label, model)):
+        job = sample_job(experiment, benchmark, judge, decoding)
+        relog = RelogJob(job, str(first.generations.path), (decoding,))
         stage = stages.run(f"{name_of} on the target model's samples", relog)
         log_probs.append(read_relog(stage.path, relog)[benchmark.protocol.leak_group][0])
-    scores = _scores(stages, benchmark, drawn, name)
+    scores = group_scores(first.scores[benchmark.protocol.core_metric].path)[benchmark.protocol.leak_group].scores
     return reweighted_leak(scores, log_probs[0], log_probs[1], k, experiment.leak.confidence, experiment.seed)
-
-
-def _first_sampled(experiment: Experiment) -> Any:
-    return next((each for each in experiment.sampling.decoding or () if each.temperature > 0), None)
-
-
-def _scores(stages: Stages, benchmark: Benchmark, evaluation: Evaluation, decoding: str) -> Any:
-    folder = stages.store.root / evaluation.stages[f"scores {decoding} {benchmark.protocol.core_metric}"]
-    return group_scores(folder)[benchmark.protocol.leak_group].scores

@@ -48,8 +48,7 @@ def _curve(experiment: Experiment, evaluation: Evaluation, key: Key, yardstick: 
     )
     if found["excess"] is not None and yardstick is not None:
         found["excess_p"] = sign_flip_p_value(leak_PK - yardstick.values[kept_P], experiment.seed)
-    if leaks.how != "reweighted":  # a value that may err downwards bounds nothing
-        found["bound"] = mean_leak_bound(leaks.values[own_P], confidence)
+    found["bound"] = mean_leak_bound(leaks.values[own_P], confidence)
     if leaks.variance is not None:
         noise = split_noise(k, leak_PK, leaks.variance[kept_P])
         found |= {"sampling_error": noise.sampling, "prompt_error": noise.prompts}

@@ -1,4 +1,4 @@
-"""leak@k under another decoding, or of another model, from samples that are there already: importance weights.
+"""leak@k of another model, or under another decoding, from samples that are there already: importance weights.
 
 In: scores of samples and the log-probability of each under what drew it and under what is wanted; out: leak@k and how
 far it can be trusted. Knows nothing of models; engine.decode.logprobs.answer_log_probs gives the log-probabilities
@@ -8,11 +8,10 @@ by one teacher-forced pass, far cheaper than sampling.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
-from engine.leak.estimator import Floats, Ints, leak_curve
+from engine.leak.estimator import Floats, Ints
 from engine.leak.intervals import mean_interval
 
 WEIGHT_ERROR = 0.1  # the mean weight is 1 when the samples reach everything that is wanted
@@ -35,19 +34,6 @@ class ReweightedLeak:
     mean_weight: float
     warning: str | None
     values: Floats
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GridCell:
-    """leak@k at one decoding. how: "reweighted" or "sampled"."""
-
-    temperature: float
-    top_p: float
-    k: Ints
-    leak: Floats
-    low: Floats
-    high: Floats
-    how: str
 
 
 def reweighted_leak(
@@ -95,25 +81,3 @@ def _warning(effective_P: Floats, mean_weight: float, k: int) -> str | None:
     if reached < k:
         return f"a tenth of the prompts have {reached:.0f} effective samples or fewer, less than k = {k}"
     return None
-
-
-def leak_grid(
-    decodings: list[tuple[float, float]],
-    k: Ints,
-    scores_PN: Floats,
-    log_drawn_PN: Floats,
-    log_probs: Callable[[float, float], Floats],
-    sample: Callable[[float, float], Floats],
-) -> list[GridCell]:
-    """leak@k at every (temperature, top_p), reweighted from the samples at hand where valid, sampled anew elsewhere.
-
-    scores_PN, log_drawn_PN: of samples drawn at top_p = 1. log_probs(temperature, top_p): log-probabilities of the same
-    samples at that decoding, [prompts, samples]. sample(temperature, top_p): scores of new samples.
-    """
-    cells = []
-    for temperature, top_p in decodings:
-        reweighted = reweighted_leak(scores_PN, log_drawn_PN, log_probs(temperature, top_p), k)
-        found = reweighted if reweighted.warning is None else leak_curve(sample(temperature, top_p), k)
-        how = "reweighted" if reweighted.warning is None else "sampled"
-        cells.append(GridCell(temperature, top_p, found.k, found.leak, found.low, found.high, how))
-    return cells

@@ -74,6 +74,19 @@ def sampling_variance(scores_PN: Floats, k_K: Ints) -> Floats:
     return variance_PK
 
 
+def sampling_half_width(scores_PN: Floats, k: int, confidence: float = 0.95) -> float:
+    """Half-width, at that confidence, of the sampling error of leak@k on these prompts.
+
+    scores_PN: [prompts, samples] in [0, 1], NaN = failed; prompts with fewer than k valid samples are left out. NaN
+    where none is left or one has just k: with those it is not known.
+    """
+    kept_PN = scores_PN[(~np.isnan(scores_PN)).sum(axis=1) >= k]
+    if not len(kept_PN):
+        return float("nan")
+    variance_P = sampling_variance(kept_PN, np.array([k]))[:, 0]
+    return NormalDist().inv_cdf((1 + confidence) / 2) * float(np.sqrt(variance_P.mean() / len(kept_PN)))
+
+
 def noise(scores_PN: Floats, k_K: Ints | None = None) -> Noise:
     """The standard error of leak@k, split into sampling and prompts.
 
@@ -108,13 +121,12 @@ def plan_samples(scores_PN: Floats, k: int, half_width: float, confidence: float
         raise ValueError(f"half-width must be positive, found {half_width}")
     if valid <= k:
         raise ValueError(f"planning at k = {k} needs more than {k} valid samples of every prompt, found {valid}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
     k_K, prompts = np.array([k]), len(scores_PN)
     order = np.argsort(np.random.default_rng(seed).random(scores_PN.shape) + 2 * np.isnan(scores_PN), axis=1)
     shuffled = np.take_along_axis(scores_PN, order, axis=1)[:, :valid]
 
     def sampling_at(n: int) -> float:
-        return z * float(np.sqrt(sampling_variance(shuffled[:, :n], k_K).mean() / prompts))
+        return sampling_half_width(shuffled[:, :n], k, confidence)
 
     now = sampling_at(valid)
     if now == 0:
@@ -128,6 +140,6 @@ def plan_samples(scores_PN: Floats, k: int, half_width: float, confidence: float
             low, high = (low, middle) if sampling_at(middle) <= half_width else (middle, high)
         samples = high
     errors = noise(shuffled, k_K)
-    total = z * float(np.hypot(errors.sampling[0], errors.prompts[0]))
+    total = NormalDist().inv_cdf((1 + confidence) / 2) * float(np.hypot(errors.sampling[0], errors.prompts[0]))
     needed = 0 if np.isnan(total) else int(np.ceil(prompts * (total / half_width) ** 2))
     return Plan(k, half_width, samples, needed, now, total)

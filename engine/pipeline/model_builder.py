@@ -13,7 +13,7 @@ from benchmarks.base import Benchmark, Decoding, Example, Probe
 from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
-from engine.evaluation.evaluate import job_for
+from engine.evaluation.jobs import job_for
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
 from engine.pipeline.rule import Rule, RuleRun

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
 from engine.config.experiment import Experiment
-from engine.evaluation.evaluate import job_for, score
+from engine.evaluation.jobs import job_for, score
 from engine.leak.estimator import leak_at_k
 from engine.models.source import ModelSource
 from engine.pipeline.alternate_answers import alternates_like
@@ -220,8 +220,7 @@ class Rule:
         return self._find_leaks(self.retain, 0).leak_at_m if self.retain is not None else 0.0
 
     def _sample_job(self, model: ModelSource, number: int) -> Any:
-        decodings = self.experiment.sampling.decoding or ()
-        headline = next((each for each in decodings if each.temperature > 0), Decoding())
+        headline = self.experiment.headline_decoding or Decoding()
         seed = self.experiment.seed + ROUND_SEED * (number + 1)
         return job_for(self.experiment, model, self.probes, headline, self.rule.samples, seed)
 

@@ -15,7 +15,8 @@ from benchmarks.base import Benchmark, Decoding, Probe
 from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metrics
-from engine.evaluation.evaluate import SURE_METRICS, evaluate, job_for, reference_logprobs, score
+from engine.evaluation.evaluate import SURE_METRICS, evaluate, reference_logprobs
+from engine.evaluation.jobs import job_for, score
 from engine.leak.bounds import leak_floor
 from engine.leak.estimator import Floats, leak_curve, prompt_leak
 from engine.leak.extrapolation import fit_leak_model

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from benchmarks.base import Decoding
 from engine.config.experiment import Experiment
-from engine.evaluation.evaluate import _sampled
+from engine.evaluation.sampling import GREEDY, Subject, draw
 from engine.models.source import ModelSource
 
 
@@ -21,11 +21,9 @@ def test_the_decodings_share_a_pass_and_greedy_asks_every_group_once(fictional):
         passes.append((label, [(job.decoding, job.n, len(job.probes)) for job in jobs]))
         return [f"stage of {job.decoding.name}" for job in jobs]
 
-    decodings = {"greedy": Decoding(temperature=0.0)} | {each.name: each for each in grid}
-    stages = SimpleNamespace(run_together=run_together)
-    found = _sampled(stages, experiment, fictional, ModelSource("m", "m"), decodings, "npo")
-    assert found == {name: f"stage of {name}" for name in decodings}
-    assert list(found) == list(decodings)
+    subject = Subject(SimpleNamespace(run_together=run_together), experiment, fictional, ModelSource("m", "m"), "npo")
+    assert draw(subject, grid, 1) == [f"stage of {each.name}" for each in grid]
+    assert draw(subject, [GREEDY], 1) == ["stage of greedy"]
     forget = sum(probe.group.startswith("forget") for probe in fictional.probes)
     assert passes == [
         ("npo T1-p1, T0.2-p0.8, T1-p0.2", [(each, 4, forget) for each in grid]),

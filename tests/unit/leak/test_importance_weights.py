@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.leak.estimator import leak_at_k
-from engine.leak.importance_weights import leak_grid, reweighted_leak
+from engine.leak.importance_weights import reweighted_leak
 
 SCORES = np.array([1.0, 0.5, 0.0])
 DRAWN, WANTED = np.array([0.2, 0.3, 0.5]), np.array([0.05, 0.25, 0.7])
@@ -44,24 +44,6 @@ def test_warns_when_few_samples_carry_the_weight():
     drawn = samples(n=50)
     rare = np.log([0.98, 0.01, 0.01])[drawn]
     assert "effective samples" in reweighted_leak(SCORES[drawn], np.log(DRAWN)[drawn], rare, np.array([32])).warning
-
-
-def test_grid_reweights_where_valid_and_samples_elsewhere():
-    drawn = samples()
-    chances = {(0.8, 1.0): WANTED, (0.2, 1.0): np.array([0.999, 0.0005, 0.0005])}
-    sampled = []
-
-    def sample(temperature, top_p):
-        sampled.append((temperature, top_p))
-        return np.ones((300, 100))
-
-    def log_probs(*decoding):
-        return np.log(chances[decoding])[drawn]
-
-    cells = leak_grid(list(chances), np.array([1, 64]), SCORES[drawn], np.log(DRAWN)[drawn], log_probs, sample)
-    assert [cell.how for cell in cells] == ["reweighted", "sampled"]
-    assert sampled == [(0.2, 1.0)]
-    assert cells[1].leak == pytest.approx([1.0, 1.0], abs=1e-12)
 
 
 def test_impossible_samples_are_refused():

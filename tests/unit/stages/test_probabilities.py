@@ -1,5 +1,5 @@
-"""Stages that read exact probabilities, computed in this process: known answers, samples under another decoding,
-adaptive sampling. Truth: the sampler's own log-probabilities, and what a model says token by token."""
+"""Stages that read exact probabilities, computed in this process: known answers, samples under another decoding.
+Truth: the sampler's own log-probabilities, and what a model says token by token."""
 
 import dataclasses
 
@@ -8,14 +8,12 @@ import pyarrow.parquet
 import pytest
 
 from benchmarks.base import Decoding, Probe
-from engine.cluster.units import counted, unit_path
+from engine.cluster.units import unit_path
 from engine.models.source import model_source
 from engine.stages.known_answers import AnswersJob, known_answers
 from engine.stages.sample import SampleJob, read_units
-from engine.stages.sample_adaptive import Pilot, sample_on
 from engine.stages.sample_logprobs import RelogJob, read_relog
 from engine.stages.score import ScoreJob, group_scores
-from engine.store.store import FinishedStage
 
 
 def fill(job, units, folder):
@@ -85,29 +83,3 @@ def test_known_answers_leak_and_are_the_reference_the_beams_and_the_samples_once
     rows = with_room.compute(0)[0].to_pylist()
     assert [tuple(row["token_ids"]) for row in rows] == [reference] * 3
     assert not {reference} & set(alone["p0"].token_ids)  # with its end it is longer than an answer may be
-
-
-def test_sampling_on_from_a_pilot_agrees_with_many_samples(job, drawn, answers, tmp_path):
-    rounds = []
-
-    def run(asked):
-        folder = fill(asked, asked.units, tmp_path / f"round{len(rounds)}")
-        rounds.append(asked)
-        tokens = sum(read_units(folder)["tokens"].to_pylist())
-        return FinishedStage(folder, {"fingerprint": "", "facts": {"tokens": tokens, "seconds": 1.0}}, False)
-
-    pilot = Pilot(job, *drawn, answers, "exact_fact", {}, (1, 8, 16))
-    found = sample_on(pilot, "forget", 0.3, 0.95, 256, run)
-    many = dataclasses.replace(job, n=3000, seed=11)
-    table = fill(many, many.units, tmp_path / "many")
-    scored = ScoreJob(str(table), many.units, "exact_fact")
-    chance = group_scores(fill(scored, many.units, tmp_path / "scores"))["forget"].scores.mean(axis=1)
-    assert found.leak.leak[2] == pytest.approx((1 - (1 - chance) ** 16).mean(), abs=2 * found.leak.half_width)
-    assert (found.leak.mass > 0).all()
-    assert (found.leak.mass < chance + 0.02).all()
-    assert found.tokens > 0
-    assert found.leak.samples.min() >= 40 + 16
-    again = read_units(tmp_path / "round0", ["prompt_id", "sample"])
-    assert counted(again, {}).num_rows == found.leak.samples.sum() - 120 - sum(
-        read_units(tmp_path / f"round{number}").num_rows for number in range(1, len(rounds))
-    )

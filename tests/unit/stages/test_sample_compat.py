@@ -5,7 +5,7 @@ import dataclasses
 from benchmarks.base import Decoding
 from engine.config.experiment import parse_experiment
 from engine.decode.sampler import sample
-from engine.evaluation.evaluate import sample_job
+from engine.evaluation.jobs import sample_job
 from engine.models.loading import cached_model
 from engine.models.source import model_source
 from engine.stages.sample import sample_probes
