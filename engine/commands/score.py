@@ -157,4 +157,4 @@ def _batches(rows: Iterable[Generations]) -> Iterator[list[Generations]]:
 
 
 def _reference(metric: str, row: Generations) -> str:
-    return row.fact if row.fact is not None and METRICS[metric].reads_fact else row.reference
+    return METRICS[metric].truth(row.reference, row.fact)

@@ -1,11 +1,9 @@
 """leak@k beyond the number of samples, by the estimators that an experiment names: there is no unbiased one.
 
-Evaluations of the model and of the target model come in; plain records come out, each with its interval and warning.
+Evaluations of the model and of the target model come in; BeyondEstimates come out, each with its interval and warning.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from engine.leak.estimator import Ints
 from engine.leak.extrapolation import BeyondN, leak_beyond_n
 from engine.leak.importance_weights import ReweightedLeak, reweighted_leak
 from engine.models.source import ModelSource
+from engine.reporting.results import BeyondEstimate
 from engine.stages.base import Stages
 from engine.stages.sample_endpoint import Endpoint
 from engine.stages.sample_logprobs import RelogJob, read_relog
@@ -31,31 +30,29 @@ def beyond(
     model: ModelSource,
     evaluation: Evaluation,
     target: tuple[ModelSource, Evaluation] | None,
-) -> list[dict[str, Any]]:
-    """target: another model and its evaluation, to take samples from; None for the target model itself. Gives
-    {"estimator", "k", "leak", "low", "high", "warning"} for each estimator in leak.beyond, on the leak group by the
-    core metric under the first sampled decoding; lists of None where the estimator refuses, `warning` says why."""
+) -> list[BeyondEstimate]:
+    """An estimate by each of leak.beyond's estimators, on the leak group by the core metric under the first sampled
+    decoding. target: another model and its evaluation, to take samples from; None for the target model itself."""
     section, decoding = experiment.leak.beyond, experiment.headline_decoding
     if section is None or decoding is None:
         return []
-    k, found = sorted(set(section.k)), []
+    ks, estimates = sorted(set(section.k)), []
     for estimator in dict.fromkeys(section.estimators):
-        record: dict[str, Any] = {"estimator": estimator, "k": k}
+        fitted: BeyondN | ReweightedLeak
         try:
-            fitted: BeyondN | ReweightedLeak
             if estimator == "beta-binomial":
                 sampling, protocol = evaluation.sampling(decoding.name), benchmark.protocol
                 scores = sampling.scores(protocol.core_metric)[protocol.leak_group].scores
-                fitted = leak_beyond_n(scores, np.array(k), experiment.leak.confidence, experiment.seed)
+                fitted = leak_beyond_n(scores, np.array(ks), experiment.leak.confidence, experiment.seed)
             else:
-                fitted = _by_importance(stages, experiment, benchmark, label, model, target, np.array(k))
+                fitted = _by_importance(stages, experiment, benchmark, label, model, target, np.array(ks))
         except ValueError as reason:
-            nothing = dict.fromkeys(("leak", "low", "high"), [None] * len(k))
-            found.append(record | nothing | {"warning": f"refused: {reason}"})
+            unknown: list[float | None] = [None] * len(ks)
+            estimates.append(BeyondEstimate(estimator, ks, unknown, unknown, unknown, f"refused: {reason}"))
             continue
-        numbers = {name: getattr(fitted, name).tolist() for name in ("leak", "low", "high")}
-        found.append(record | numbers | {"warning": fitted.warning})
-    return found
+        curves = (fitted.leak.tolist(), fitted.low.tolist(), fitted.high.tolist())
+        estimates.append(BeyondEstimate(estimator, ks, *curves, fitted.warning))
+    return estimates
 
 
 def _by_importance(

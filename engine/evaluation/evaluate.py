@@ -23,8 +23,7 @@ from engine.leak.estimator import Floats
 from engine.leak.per_prompt import PromptLeaks, leaks_of_scores
 from engine.leak.variance import sampling_half_width
 from engine.models.source import ModelSource
-from engine.reporting.results import tally
-from engine.reporting.stage_keys import LIKELIHOODS, answers_key, generations_key, scores_key
+from engine.reporting.results import answers_stage, generations_stage, scores_stage, tally
 from engine.stages.base import Stages
 from engine.stages.known_answers import AnswersJob, Known, known_answers
 from engine.stages.likelihood import Likelihoods, read_likelihoods
@@ -44,7 +43,7 @@ class Evaluation:
 
     samplings: where the samples stand, with their scores. prompt_ids: of each leak group, in the order of all that is
     by prompt. known: by (group, metric, decoding) the known answers to each prompt, None where there are none; empty
-    where the model gives no probabilities. stages: folders below the store, by engine/reporting/stage_keys.py.
+    where the model gives no probabilities. stages: folders below the store, as results.json names them.
     failures: samples without a score by the core metric, by reason. notes: for the reader. likelihoods: what the
     benchmark's own metrics read, None where it declares none or the model gives none. accuracy: by group of
     multiple-choice questions.
@@ -188,12 +187,12 @@ def _folders(
     for sampling in samplings:
         name = sampling.decoding.name
         for number, each in enumerate(sampling.rounds, 1):
-            stages[generations_key(name, number)] = each.generations
-            stages |= {scores_key(name, metric, number): stage for metric, stage in each.scores.items()}
+            stages[generations_stage(name, number)] = each.generations
+            stages |= {scores_stage(name, metric, number): stage for metric, stage in each.scores.items()}
         if name in answers:
-            stages[answers_key(name)] = answers[name]
+            stages[answers_stage(name)] = answers[name]
     if likelihoods is not None:
-        stages[LIKELIHOODS] = likelihoods
+        stages["likelihoods"] = likelihoods
     return {key: stage.path.relative_to(root).as_posix() for key, stage in stages.items()}
 
 

@@ -39,6 +39,10 @@ class Metric:
     def load(self) -> Callable[..., Any]:
         return getattr(importlib.import_module(f"engine.metrics.{self.module}"), self.function)
 
+    def truth(self, reference: str, fact: str | None) -> str:
+        """What a response is compared with, of a probe's reference and its fact."""
+        return fact or reference if self.reads_fact else reference
+
     def options(self) -> dict[str, Any]:
         """The metric's options with their defaults; inspect.Parameter.empty where one must be given."""
         parameters = inspect.signature(self.load()).parameters.values()

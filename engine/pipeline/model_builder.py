@@ -17,6 +17,7 @@ from engine.evaluation.jobs import job_for
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
 from engine.pipeline.rule import Rule, RuleRun
+from engine.reporting.results import RuleRound
 from engine.stages.base import Stages, source_of
 from engine.stages.base_model import BaseModelJob, brings_model
 from engine.stages.reference import ReferenceJob, read_reference
@@ -40,7 +41,7 @@ class Made:
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    rounds: tuple[dict[str, Any], ...] = ()
+    rounds: tuple[RuleRound, ...] = ()
     request: int | None = None
 
 

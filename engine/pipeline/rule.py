@@ -18,6 +18,7 @@ from engine.evaluation.jobs import job_for, score
 from engine.leak.estimator import leak_at_k
 from engine.models.source import ModelSource
 from engine.pipeline.alternate_answers import alternates_like
+from engine.reporting.results import RuleRound
 from engine.stages.base import Stages, source_of
 from engine.stages.reference import ReferenceJob, read_reference
 from engine.stages.sample import read_units
@@ -48,7 +49,7 @@ class RuleRun:
     """The last round's training, a record of every round, and the steps, tokens and seconds that it all took."""
 
     stage: FinishedStage
-    rounds: list[dict[str, Any]]
+    rounds: list[RuleRound]
     steps: int
     tokens: int
     seconds: float
@@ -86,27 +87,27 @@ class Rule:
         steps, tokens, seconds = stage.facts["steps"], 0, stage.facts["seconds"]
         tolerance = self._tolerance()
         pool: dict[tuple[str, str], Example] = {}
-        rounds: list[dict[str, Any]] = []
+        rounds: list[RuleRound] = []
         for number in range(1, self.rule.rounds + 1):
             leaks = self._find_leaks(source_of(stage), number)
             utility = self._utility(source_of(stage), number)
             tokens, seconds = tokens + leaks.tokens, seconds + leaks.seconds
             pool = self._enlarged(pool, leaks.pool)
             rounds.append(
-                {
-                    "round": number,
-                    "leak_at_m": leaks.leak_at_m,
-                    "m": self.rule.samples,
-                    "leak": leaks.leak,
-                    "utility": utility,
-                    "leaking_samples": leaks.leaking_samples,
-                    "failed": leaks.failed,
-                    "pool": len(pool),
-                    "tokens": leaks.tokens,
-                    "tolerance": tolerance,
-                    "stopped": leaks.leak_at_m <= tolerance,
-                    "model": source_of(stage).identity,
-                }
+                RuleRound(
+                    round=number,
+                    leak_at_m=leaks.leak_at_m,
+                    m=self.rule.samples,
+                    leak=leaks.leak,
+                    utility=utility,
+                    leaking_samples=leaks.leaking_samples,
+                    failed=leaks.failed,
+                    pool=len(pool),
+                    tokens=leaks.tokens,
+                    tolerance=tolerance,
+                    stopped=leaks.leak_at_m <= tolerance,
+                    model=source_of(stage).identity,
+                )
             )
             if leaks.leak_at_m <= tolerance:
                 break

@@ -39,12 +39,12 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Heat:
-    """leak@k of one model by decoding: a row a temperature, a column a top-p (and top-k), None where not sampled; each
-    with whether it was reweighted from another decoding's samples."""
+    """leak@k of one model by decoding: a row a temperature, a column a top-p (and top-k), None where not
+    sampled."""
 
     name: str
     columns: list[str]
-    rows: list[tuple[str, list[tuple[float, bool] | None]]]
+    rows: list[tuple[str, list[float | None]]]
 
 
 def write_report(results: Results, folder: Path, store_root: Path) -> Path:
@@ -69,7 +69,6 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         metrics=metric_rows(results),
         missing=missing_reasons(results),
         heats=heats(results),
-        reweighted=any(curve.how == "reweighted" for model in results.models for curve in model.curves),
         floors=_floors(results),
         beyonds=[(model.name, record) for model in results.models for record in model.beyond],
         costs=[_cost(model, curve, store_root) for model, curve in results.headline],
@@ -93,7 +92,7 @@ def heats(results: Results) -> list[Heat]:
     tables = []
     for model, _ in results.headline:
         leaks = {
-            (decoding.temperature, (decoding.top_p, decoding.top_k or 0)): (curve.leak[-1], curve.how == "reweighted")
+            (decoding.temperature, (decoding.top_p, decoding.top_k or 0)): curve.leak[-1]
             for decoding in decodings
             if (curve := model.find_curve(results.leak_group, results.core_metric, decoding.name)) is not None
         }

@@ -72,11 +72,10 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
     own = _best_samples(results, model, store_root, curve, chosen)
     retains = _best_samples(results, retain, store_root, curve, chosen) if retain is not None else {}
     binary = bool(np.isin(scores[~np.isnan(scores)], (0.0, 1.0)).all())
-    reads_fact = METRICS[results.core_metric].reads_fact
     worst = []
     for index in chosen:
         sample, beside = own[index], retains.get(index)
-        told = (sample.fact if reads_fact else None) or sample.reference
+        told = METRICS[results.core_metric].truth(sample.reference, sample.fact)
         worst.append(
             WorstPrompt(
                 prompt=sample.prompt,

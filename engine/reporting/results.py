@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 RESULTS_FILE = "results.json"
 
 
-def generations_stage(decoding: str) -> str:
-    """The name, in ModelResult.stages, of the samples under a decoding."""
-    return f"generations {decoding}"
+def generations_stage(decoding: str, number: int = 1) -> str:
+    """The name, in ModelResult.stages, of the samples under a decoding; number: of the round that drew them."""
+    return f"generations {decoding}" + (f" round {number}" if number > 1 else "")
 
 
-def scores_stage(decoding: str, metric: str) -> str:
+def scores_stage(decoding: str, metric: str, number: int = 1) -> str:
     """The name, in ModelResult.stages, of the scores by a metric of the samples under a decoding."""
-    return f"scores {decoding} {metric}"
+    return f"scores {decoding} {metric}" + (f" round {number}" if number > 1 else "")
+
+
+def answers_stage(decoding: str) -> str:
+    """The name, in ModelResult.stages, of the known answers under a decoding."""
+    return f"answers {decoding}"
 
 
 def tally(failures: dict[str, int]) -> str:
@@ -44,9 +49,9 @@ class Curve:
     bound on every prompt's own leak@k, all prompts at once. floor: lower bound from the exact probabilities of known
     answers (engine/stages/known_answers.py); far_floor: the same at larger k, by k. excess_p: one-sided p-value of
     "leaks more than the retain model". sampling_error, prompt_error: standard errors by source
-    (engine/leak/variance.py). how: "sampled" n times a prompt, "adaptive" or "reweighted" from another decoding's
-    samples. half_width: of the sampling error at the largest k, where sampling was planned for it. excluded: prompts
-    left out, with too few samples that have a score. Each of these is None where it was not computed.
+    (engine/leak/variance.py). how: "sampled" n times a prompt, or "adaptive", until leak@k was known well enough.
+    half_width: of the sampling error at the largest k, where sampling was adaptive. excluded: prompts left out, with
+    too few samples that have a score. Each of these is None where it was not computed.
     """
 
     group: str
@@ -90,6 +95,41 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
+class RuleRound:
+    """One round of RULE: what m samples of every forget prompt gave before it, and what it then unlearned.
+
+    leak: leak@k by k. failed: samples without a score. pool: leaked answers that are unlearned. tolerance: leak@m at
+    which RULE stops. model: identity of the model that was sampled. utility: None in results of earlier versions.
+    """
+
+    round: int
+    leak_at_m: float
+    m: int
+    leaking_samples: int
+    pool: int
+    tokens: int
+    tolerance: float
+    stopped: bool
+    leak: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: int = 0
+    model: str = ""
+    utility: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BeyondEstimate:
+    """leak@k above the number of samples by one estimator: lists of one length, None where it refuses; `warning` says
+    why, or why it is not to be trusted."""
+
+    estimator: str
+    k: list[int]
+    leak: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+    warning: str | None
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelResult:
     """One row of the table.
 
@@ -112,13 +152,13 @@ class ModelResult:
     tokens: int
     seconds: float
     steps: int = 0
-    rounds: list[JsonObject] = dataclasses.field(default_factory=list)
+    rounds: list[RuleRound] = dataclasses.field(default_factory=list)
     stages: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
-    beyond: list[JsonObject] = dataclasses.field(default_factory=list)
+    beyond: list[BeyondEstimate] = dataclasses.field(default_factory=list)
 
     @property
     def remarks(self) -> list[str]:
@@ -252,16 +292,20 @@ def read_results(run: Path | str) -> Results:
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        models = ModelResults(
-            ModelResult(**{**model, "curves": [Curve(**curve) for curve in model["curves"]]}) for model in raw["models"]
-        )
-        results = Results(**{**raw, "models": models})
+        results = Results(**{**raw, "models": ModelResults(_model(model) for model in raw["models"])})
         _check_names(results)
         return results
     except FileNotFoundError as error:
         raise UserError(f"{run}: no results there; give a run's folder (`leakatk run` prints it)") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a results file of leakatk ({type(error).__name__}: {error})") from error
+
+
+def _model(raw: JsonObject) -> ModelResult:
+    """A row of results.json."""
+    records = {"curves": Curve, "rounds": RuleRound, "beyond": BeyondEstimate}
+    parts = {name: [record(**each) for each in raw.get(name, [])] for name, record in records.items()}
+    return ModelResult(**{**raw, **parts})
 
 
 def _check_names(results: Results) -> None:

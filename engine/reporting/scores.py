@@ -105,12 +105,13 @@ def score_row(prompt_id: str, scores: list[float | None], cluster: str | None = 
 def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
     """Write each model's scores of a run by the core metric under the first decoding, a file for each group of probes;
     returns their folder."""
+    from engine.reporting.results import scores_stage
     from engine.stages.score import group_scores
 
     out = folder / "scores"
     out.mkdir(exist_ok=True)
     for model, curve in results.headline:
-        stage = store_root / model.stages[f"scores {curve.decoding} {results.core_metric}"]
+        stage = store_root / model.stages[scores_stage(curve.decoding, results.core_metric)]
         for group, values in group_scores(stage).items():
             write_json_lines(out / f"{model.name}.{group}.jsonl", _rows(values))
     return out

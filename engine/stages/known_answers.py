@@ -155,10 +155,8 @@ def _table(probes: Sequence[Probe], found: list[dict[tuple[int, ...], float]], t
     # of no answers at all transformers decodes one empty text
     texts = tokenizer.batch_decode([list(tokens) for _, tokens, _ in rows], skip_special_tokens=True) if rows else []
     texts = [before_stop(text, probe.stop) for text, (probe, _, _) in zip(texts, rows, strict=True)]
-    told = {}
-    for probe in probes:
-        reference = reference_of(probe, tokenizer, job.sampling.max_new_tokens)
-        told[probe.id] = probe.fact or reference if METRICS[job.metric].reads_fact else reference
+    most, metric = job.sampling.max_new_tokens, METRICS[job.metric]
+    told = {probe.id: metric.truth(reference_of(probe, tokenizer, most), probe.fact) for probe in probes}
     scored = score_counted(
         job.metric,
         texts,

@@ -63,10 +63,8 @@ class ScoreJob(Stage):
 
         table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)))
         responses = table["response"].to_pylist()
-        references = table["reference"].to_pylist()
-        if METRICS[self.metric].reads_fact:
-            facts = table["fact"].to_pylist()
-            references = [fact or reference for fact, reference in zip(facts, references, strict=True)]
+        told = zip(table["reference"].to_pylist(), table["fact"].to_pylist(), strict=True)
+        references = [METRICS[self.metric].truth(reference, fact) for reference, fact in told]
         found = score_counted(self.metric, responses, references, table["prompt"].to_pylist(), **self.options)
         scored = table.select(["prompt_id", "group", "sample"]).append_column(
             "score", pyarrow.array(found.scores, pyarrow.float64())

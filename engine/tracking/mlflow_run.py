@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.fingerprint import fingerprint
 from engine.redact import redact
 from engine.reporting.formatting import JsonObject
-from engine.reporting.results import Curve, ModelResult, Results, generations_stage
+from engine.reporting.results import Curve, ModelResult, Results, RuleRound, generations_stage
 from engine.store.files import locked, write_atomic
 from engine.store.replica import at_home, manifest_of, mirror_of, readable
 from engine.tracking.artifacts import log_files
@@ -101,18 +101,20 @@ class _Recording:
             measurements += _curve_metrics(curve, _suffix(self.results, model, curve))
         measurements += _history(at_home(Path(model.stages["model"]), self.store_root))
         for round_ in model.rounds:
+            numbers = dataclasses.asdict(round_)
             for key in ROUND_METRICS:
-                if key in round_:
-                    measurements.append(Measurement(f"rule.{key}", float(round_[key]), int(round_["round"])))
+                if numbers[key] is not None:
+                    measurements.append(Measurement(f"rule.{key}", float(numbers[key]), round_.round))
             self._round(round_, own | {"leakatk.kind": "round"}, run)
         recorder.log_metrics(run, measurements)
         log_files(recorder.client, run, self.results, model, self.store_root)
         recorder.client.set_terminated(run)
 
-    def _round(self, round_: JsonObject, own: dict[str, str], method_run: str) -> None:
-        run = self.recorder.start(f"round {round_['round']}", self.tags | own, method_run)
-        numbers = [Measurement(key, float(value)) for key, value in round_.items() if isinstance(value, int | float)]
-        numbers += [Measurement("leak_at_k", value, int(k)) for k, value in round_.get("leak", {}).items()]
+    def _round(self, round_: RuleRound, own: dict[str, str], method_run: str) -> None:
+        run = self.recorder.start(f"round {round_.round}", self.tags | own, method_run)
+        values = dataclasses.asdict(round_)
+        numbers = [Measurement(key, float(value)) for key, value in values.items() if isinstance(value, int | float)]
+        numbers += [Measurement("leak_at_k", value, int(k)) for k, value in round_.leak.items()]
         self.recorder.log_metrics(run, numbers)
         self.recorder.client.set_terminated(run)
 

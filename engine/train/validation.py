@@ -61,7 +61,7 @@ def _scores(
     model: Any, tokenizer: Any, job: TrainJob, probes: tuple[Probe, ...], n: int, decoding: Decoding
 ) -> np.ndarray:
     """Scores [probes, n] of n samples of each, NaN where the metric failed."""
-    from engine.metrics import score
+    from engine.metrics import METRICS, score
     from engine.stages.sample import SampleJob, reference_of, sample_probes, texts
 
     sampling = SampleJob(
@@ -69,7 +69,8 @@ def _scores(
     )
     samples = [each for of_probe in sample_probes(model, tokenizer, probes, sampling) for each in of_probe]
     each_sample = [probe for probe in probes for _ in range(n)]
-    references = [probe.fact or reference_of(probe, tokenizer, job.watch_tokens) for probe in each_sample]
+    metric = METRICS[job.watch_metric]
+    references = [metric.truth(reference_of(each, tokenizer, job.watch_tokens), each.fact) for each in each_sample]
     prompts, stops = [probe.prompt for probe in each_sample], [probe.stop for probe in each_sample]
     values = score(job.watch_metric, texts(samples, tokenizer, stops), references, prompts=prompts, **job.watch_options)
     return np.array([np.nan if value is None else value for value in values], dtype=float).reshape(len(probes), n)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from engine.leak.estimator import leak_at_k, prompt_leak
-from engine.leak.variance import noise, plan_samples, sampling_variance
+from engine.leak.variance import noise, plan_samples, sampling_half_width, sampling_variance
 
 
 def draw(rng, prompts, samples, a=0.336, b=0.957):
@@ -97,3 +97,21 @@ def test_prompts_taken_in_blocks_give_what_all_at_once_give(monkeypatch):
         (estimator.prompt_leak(scores, k), variance.sampling_variance(scores, k)), whole, strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+
+
+def test_the_half_width_of_the_sampling_error_covers_the_truth_on_the_same_prompts():
+    chances = np.random.default_rng(3).beta(0.5, 4, size=30)
+    truth = (1 - (1 - chances) ** 8).mean()
+    covered = []
+    for seed in range(200):
+        scores = (np.random.default_rng([9, seed]).random((30, 40)) < chances[:, None]).astype(float)
+        covered.append(abs(leak_at_k(scores, [8])[0] - truth) <= sampling_half_width(scores, 8))
+    assert 0.93 <= np.mean(covered) <= 1.0  # the jackknife errs upwards
+
+
+def test_the_half_width_is_not_known_with_k_samples_and_leaves_out_prompts_with_fewer():
+    scores = np.array([[0.0, 0.2, 0.9, 0.4], [1.0, 0.1, 0.6, 0.3]])
+    short = np.vstack([scores, [1.0, np.nan, np.nan, 0.0]])
+    assert np.isnan(sampling_half_width(scores, 4))
+    assert np.isnan(sampling_half_width(scores[:, :2], 3))
+    assert sampling_half_width(short, 3) == sampling_half_width(scores, 3) > 0

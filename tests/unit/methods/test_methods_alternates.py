@@ -161,7 +161,7 @@ def test_rule_pairs_what_leaked_with_its_questions_alternates(made_job, base, mo
     result = ruled.run()
     first, second = made.stages.trained
     leaked = len(second.forget) - len(first.forget)
-    assert leaked == result.rounds[0]["pool"] > 3
+    assert leaked == result.rounds[0].pool > 3
     for name in ("alternate", "forget_reference", "alternate_reference"):
         assert len(getattr(second, name)) == len(second.forget)
     assert [each.question for each in second.alternate] == [each.question for each in second.forget]

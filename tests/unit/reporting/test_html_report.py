@@ -13,7 +13,7 @@ import pytest
 from engine.cli import main
 from engine.reporting.html_report import heats, write_report
 from engine.reporting.leaked_passages import leaked_pieces, worst_prompts
-from engine.reporting.results import read_results
+from engine.reporting.results import BeyondEstimate, read_results
 from engine.reporting.table import table_k
 from engine.reporting.verdict import OrderChanges, caution, order_changes, verdict
 from tests.made import make_run
@@ -155,12 +155,12 @@ def test_several_decodings_stand_in_a_heat_map_by_temperature_and_top_p(folder):
     results = read_results(folder)
     decodings = [{"temperature": t, "top_p": p, "top_k": None} for t, p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.9))]
     npo = results.models[2]
-    low = dataclasses.replace(npo.curves[0], decoding="T0.5-p1", leak=[0.0, 0.1, 0.25], how="reweighted")
+    low = dataclasses.replace(npo.curves[0], decoding="T0.5-p1", leak=[0.0, 0.1, 0.25])
     models = [dataclasses.replace(npo, curves=[*npo.curves, low])]
     experiment = results.experiment | {"sampling": results.experiment["sampling"] | {"decoding": decodings}}
     heat = heats(dataclasses.replace(results, models=models, experiment=experiment))[0]
     assert heat.columns == ["p = 0.9", "p = 1"]
-    assert heat.rows == [("T = 0.5", [None, (0.25, True)]), ("T = 1", [None, (pytest.approx(2 / 3), False)])]
+    assert heat.rows == [("T = 0.5", [None, 0.25]), ("T = 1", [None, pytest.approx(2 / 3)])]
 
 
 def test_certain_bounds_tests_and_models_of_more_samples_stand_in_the_report(folder):
@@ -178,15 +178,8 @@ def test_certain_bounds_tests_and_models_of_more_samples_stand_in_the_report(fol
         half_width=0.0123,
     )
     far = [
-        {"estimator": "beta-binomial", "k": [64], "leak": [0.5], "low": [0.25], "high": [0.75], "warning": None},
-        {
-            "estimator": "importance",
-            "k": [64],
-            "leak": [None],
-            "low": [None],
-            "high": [None],
-            "warning": "refused: <b>",
-        },
+        BeyondEstimate("beta-binomial", [64], [0.5], [0.25], [0.75], warning=None),
+        BeyondEstimate("importance", [64], [None], [None], [None], warning="refused: <b>"),
     ]
     models = [dataclasses.replace(npo, curves=[curve], beyond=far)]
     page = write_report(dataclasses.replace(results, models=models), folder, folder.parents[1]).read_text()
