@@ -31,12 +31,12 @@ def curves(experiment: Experiment, evaluation: Evaluation, retain: Evaluation | 
     ]
 
 
-def _curve(experiment: Experiment, evaluation: Evaluation, key: Key, yardstick: PromptLeaks | None) -> Curve:
+def _curve(experiment: Experiment, evaluation: Evaluation, key: Key, baseline: PromptLeaks | None) -> Curve:
     group, metric, decoding = key
     leaks, confidence = evaluation.leaks[key], experiment.leak.confidence
     k = np.array(experiment.leak.k)
     own_P = ~np.isnan(leaks.values).any(axis=1)
-    kept_P = own_P if yardstick is None else own_P & ~np.isnan(yardstick.values).any(axis=1)
+    kept_P = own_P if baseline is None else own_P & ~np.isnan(baseline.values).any(axis=1)
     if not kept_P.any():
         raise UserError(
             f"leak@{k[-1]} of {group} by {metric}: no prompt has as many samples with a score "
@@ -44,10 +44,10 @@ def _curve(experiment: Experiment, evaluation: Evaluation, key: Key, yardstick: 
         )
     leak_PK = leaks.values[kept_P]
     found = intervals_over_prompts(
-        leak_PK, None if yardstick is None else yardstick.values[kept_P], confidence, experiment.seed
+        leak_PK, None if baseline is None else baseline.values[kept_P], confidence, experiment.seed
     )
-    if found["excess"] is not None and yardstick is not None:
-        found["excess_p"] = sign_flip_p_value(leak_PK - yardstick.values[kept_P], experiment.seed)
+    if found["excess"] is not None and baseline is not None:
+        found["excess_p"] = sign_flip_p_value(leak_PK - baseline.values[kept_P], experiment.seed)
     found["bound"] = mean_leak_bound(leaks.values[own_P], confidence)
     if leaks.variance is not None:
         noise = split_noise(k, leak_PK, leaks.variance[kept_P])

@@ -138,10 +138,10 @@ def _prompt_ids(samplings: Sequence[Sampling], metric: str) -> dict[str, list[st
 
 def _leaks(subject: Subject, samplings: Sequence[Sampling]) -> Leaks:
     """leak@k of each prompt, from all that was sampled; where only greedy answers were asked for, leak@1 of these."""
-    asked = [each for each in samplings if not each.greedy] or list(samplings)
+    counted = [each for each in samplings if not each.greedy] or list(samplings)
     return {
         (group, metric, sampling.decoding.name): _prompt_leaks(subject.experiment, scores.scores)
-        for sampling in asked
+        for sampling in counted
         for metric in sampling.metrics
         for group, scores in sampling.scores(metric).items()
         if is_leak_group(group)

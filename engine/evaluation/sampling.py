@@ -99,8 +99,8 @@ def draw(subject: Subject, decodings: Sequence[Decoding], number: int, n: int | 
     label += f" round {number}" if number > 1 else ""
     experiment = experiment.model_copy(update={"seed": round_seed(experiment.seed, number)})
     if isinstance(model, Endpoint):
-        asked = [endpoint_job(experiment, benchmark, model, decoding, n) for decoding in decodings]
-        return [subject.stages.run(f"{subject.label} {job.decoding.name}", job) for job in asked]
+        requests = [endpoint_job(experiment, benchmark, model, decoding, n) for decoding in decodings]
+        return [subject.stages.run(f"{subject.label} {job.decoding.name}", job) for job in requests]
     jobs = [sample_job(experiment, benchmark, model, decoding, n) for decoding in decodings]
     return sample_grid(subject.stages, label, jobs) if jobs else []
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # methods import torch
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """A model that the experiment made or was given, and what it took."""
+class BuiltModel:
+    """A model that the experiment trained or was given, and what that took."""
 
     name: str
     role: str
@@ -45,7 +45,7 @@ class Made:
     request: int | None = None
 
 
-class Maker:
+class ModelBuilder:
     """The models of one experiment. `forget`: the forget examples of the request that is unlearned; `start`: the model
     that it is unlearned from, the target model or what the request before left."""
 
@@ -71,25 +71,25 @@ class Maker:
         job = BaseModelJob(self.benchmark, self.experiment.benchmark.options, self.experiment.seed)
         return source_of(self.stages.run("base model", job))
 
-    def target(self) -> Made:
+    def target(self) -> BuiltModel:
         if self.experiment.model.finetune is None:
-            return Made("target", "target", self.base, {})
+            return BuiltModel("target", "target", self.base, {})
         return self._finetuned("target", self.benchmark.finetune_target)
 
-    def retain(self) -> Made | None:
+    def retain(self) -> BuiltModel | None:
         model = self.experiment.model
         if model.retain is not None:
             if model.endpoint is not None:
-                return Made("retain", "retain", endpoint(name=model.retain, **model.endpoint.model_dump()), {})
+                return BuiltModel("retain", "retain", endpoint(name=model.retain, **model.endpoint.model_dump()), {})
             source = model_source(model.retain, model.retain_revision, model.trust_remote_code, "model.retain")
-            return Made("retain", "retain", source, {})
+            return BuiltModel("retain", "retain", source, {})
         if model.finetune is None:
             return None
         return self._finetuned("retain", self.benchmark.finetune_retain)
 
     def _finetuned(
         self, label: str, examples: list[Example], role: str | None = None, changes: dict[str, Any] | None = None
-    ) -> Made:
+    ) -> BuiltModel:
         """The base model fine-tuned on the examples; changes: keys of the settings that differ."""
         finetune = self.experiment.finetune_section
         assert finetune is not None
@@ -101,17 +101,19 @@ class Maker:
         return self.trained(label, role or label, job)
 
     def unlearned(
-        self, label: str, section: MethodSection, forget: tuple[Example, ...], request: int, start: Made
-    ) -> Made:
+        self, label: str, section: MethodSection, forget: tuple[Example, ...], request: int, start: BuiltModel
+    ) -> BuiltModel:
         """The model that a method makes. One that starts from the pretrained model has nothing to do with `start`: it
-        never reads the forget set, whichever request of several is made."""
+        never reads the forget set, whichever request of several is built."""
         if _starts_anew(section):
-            made = self._finetuned(label, self.benchmark.finetune_retain, "unlearned", section.train)
+            built = self._finetuned(label, self.benchmark.finetune_retain, "unlearned", section.train)
         else:
-            made = self.trained(label, "unlearned", self.unlearning(label, section, forget, start))
-        return dataclasses.replace(made, request=request)
+            built = self.trained(label, "unlearned", self.unlearning(label, section, forget, start))
+        return dataclasses.replace(built, request=request)
 
-    def unlearning(self, label: str, section: MethodSection, forget: tuple[Example, ...], start: Made) -> TrainJob:
+    def unlearning(
+        self, label: str, section: MethodSection, forget: tuple[Example, ...], start: BuiltModel
+    ) -> TrainJob:
         """The training by which a method makes its model."""
         from methods import make_method
 
@@ -123,12 +125,12 @@ class Maker:
         section: MethodSection,
         forget: tuple[Example, ...],
         request: int,
-        start: Made,
-        retain: Made | None,
-    ) -> Made:
+        start: BuiltModel,
+        retain: BuiltModel | None,
+    ) -> BuiltModel:
         """The model that RULE makes over its base method."""
         rule = self._rule(label, section, start, forget, retain.source if retain is not None else None)
-        return _made(label, "unlearned", {"name": section.name, **rule.rule.model_dump()}, rule.run(), request)
+        return _built(label, "unlearned", {"name": section.name, **rule.rule.model_dump()}, rule.run(), request)
 
     def control(
         self,
@@ -137,18 +139,18 @@ class Maker:
         section: MethodSection,
         forget: tuple[Example, ...],
         request: int,
-        start: Made,
-        ruled: Made,
-    ) -> Made:
+        start: BuiltModel,
+        ruled: BuiltModel,
+    ) -> BuiltModel:
         """The base method after as many steps as RULE took, without its samples."""
         rule = self._rule(label, section, start, forget, None)
-        return _made(name, "control", rule.rule.base, rule.control(ruled.steps), request)
+        return _built(name, "control", rule.rule.base, rule.control(ruled.steps), request)
 
     def _rule(
         self,
         label: str,
         section: MethodSection,
-        start: Made,
+        start: BuiltModel,
         forget: tuple[Example, ...],
         retain: ModelSource | None,
     ) -> Rule:
@@ -201,9 +203,9 @@ class Maker:
 
     def _watched(self, forget: tuple[Example, ...]) -> tuple[Probe, ...]:
         """Probes that ask the forget questions; of running text, the benchmark's leak group."""
-        asked = {(each.question, each.answer) for each in forget}
-        found = [probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in asked]
-        return tuple(found or self.benchmark.group(self.benchmark.protocol.leak_group))
+        questions = {(example.question, example.answer) for example in forget}
+        probes = [probe for probe in self.benchmark.probes if (probe.prompt, probe.reference) in questions]
+        return tuple(probes or self.benchmark.group(self.benchmark.protocol.leak_group))
 
     def _pairs(
         self, label: str, method: Method, source: ModelSource, forget: tuple[Example, ...]
@@ -235,10 +237,10 @@ class Maker:
             **sets,
         )
 
-    def trained(self, label: str, role: str, job: TrainJob) -> Made:
+    def trained(self, label: str, role: str, job: TrainJob) -> BuiltModel:
         stage = train(self.stages, label, job)
         facts = stage.facts
-        return Made(label, role, source_of(stage), job.method, facts["steps"], seconds=facts["seconds"])
+        return BuiltModel(label, role, source_of(stage), job.method, facts["steps"], seconds=facts["seconds"])
 
 
 def _starts_anew(section: MethodSection) -> bool:
@@ -247,6 +249,6 @@ def _starts_anew(section: MethodSection) -> bool:
     return METHODS[section.name].starts_from == "pretrained"
 
 
-def _made(name: str, role: str, method: dict[str, Any], run: RuleRun, request: int) -> Made:
+def _built(name: str, role: str, method: dict[str, Any], run: RuleRun, request: int) -> BuiltModel:
     source = source_of(run.stage)
-    return Made(name, role, source, method, run.steps, run.tokens, run.seconds, tuple(run.rounds), request)
+    return BuiltModel(name, role, source, method, run.steps, run.tokens, run.seconds, tuple(run.rounds), request)

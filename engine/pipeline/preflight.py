@@ -1,7 +1,7 @@
-"""Looking a machine or a cluster over before anything is run on it: versions, store, Ray, GPUs, MLflow, and the plan.
+"""Before anything runs on a machine or cluster: versions, store, Ray, GPUs and MLflow are looked over, and the plan.
 
-A store and maybe an experiment come in, Checks come out, each with what follows from it. Starts no cluster; joins the
-one at RAY_ADDRESS.
+A store and maybe an experiment come in; Checks come out, each with what follows from it, or the plan, which is refused
+where it cannot fit. Starts no cluster; joins the one at RAY_ADDRESS.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import fcntl
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from benchmarks import BENCHMARKS
+from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.hardware import Node, nodes
 from engine.config.experiment import Experiment
@@ -23,8 +25,7 @@ from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
-from engine.pipeline.memory_plan import CONTEXT, gib, plan
-from engine.pipeline.planning import kept
+from engine.pipeline.memory_plan import CONTEXT, Item, gib, plan, refuse
 from engine.redact import redact
 from engine.store.store import Store
 
@@ -48,18 +49,57 @@ class Check:
 
 def examine(store: Store, experiment: Experiment | None = None) -> list[Check]:
     """All checks, in the order in which one would look."""
-    found = [_libraries(), _ray()]
-    if found[-1].state == "no":  # nothing can be asked of a cluster that does not answer
-        return [*found, _store(store), _mlflow(store)]
-    seen = nodes(store.root)
-    found += [_node(each) for each in seen]
-    blind = [each.name for each in seen if each.disk is None]
+    checks = [_libraries(), _ray()]
+    if checks[-1].state == "no":  # nothing can be asked of a cluster that does not answer
+        return [*checks, _store(store), _mlflow(store)]
+    machines = nodes(store.root)
+    checks += [_node(each) for each in machines]
+    blind = [each.name for each in machines if each.disk is None]
     if blind:
-        found.append(Check("store", "no", f"{store.root} is not seen by {', '.join(blind)}; mount it on every node"))
-    found += [_store(store), _mlflow(store), _gpus(seen), _largest(seen)]
+        checks.append(Check("store", "no", f"{store.root} is not seen by {', '.join(blind)}; mount it on every node"))
+    checks += [_store(store), _mlflow(store), _gpus(machines), _largest(machines)]
     if experiment is not None:
-        found += _plan(experiment, store, seen)
-    return found
+        checks += _plan(experiment, store, machines)
+    return checks
+
+
+def planned(experiment: Experiment, benchmark: Benchmark, base: ModelSource | None, store: Store) -> list[Item]:
+    """The plan on the nodes of the cluster in use. UserError where a node does not see the store."""
+    machines = nodes(store.root)
+    if store.mirror is None:  # an object store is reached from every node, through a folder of its own
+        check_store_visible(machines, store.root)
+    endpoint = experiment.model.endpoint is not None
+    size = model_size(base) if base is not None and not endpoint else None
+    return plan(experiment, benchmark, size, machines, kept(store.root))
+
+
+def check_store_visible(machines: Sequence[Node], root: Path) -> None:
+    """UserError unless every node sees the store."""
+    blind = [node.name for node in machines if node.disk is None]
+    if blind:
+        raise UserError(
+            f"store {root}: not seen by {', '.join(blind[:4])}; give a folder that every node of the cluster mounts, "
+            "by --store or LEAKATK_STORE"
+        )
+
+
+def announce(items: Sequence[Item], say: Callable[[str], None]) -> None:
+    """Say the plan, line by line. UserError where something cannot fit."""
+    for item in items:
+        say(f"plan: {item}")
+    refuse(items)
+
+
+def kept(root: Path) -> float:
+    """Bytes of the models and states in the store."""
+    total = 0
+    for folder, _, names in os.walk(root / "train"):
+        for name in names:
+            try:
+                total += os.lstat(Path(folder) / name).st_size
+            except OSError:  # gone since
+                continue
+    return float(total)
 
 
 def _libraries() -> Check:
@@ -131,8 +171,8 @@ def _mlflow(store: Store) -> Check:
     return Check("MLflow", "note", f"{redact(uri)} does not answer: runs will wait for `leakatk sync`")
 
 
-def _gpus(seen: list[Node]) -> Check:
-    count = sum(len(node.gpus) for node in seen)
+def _gpus(machines: list[Node]) -> Check:
+    count = sum(len(node.gpus) for node in machines)
     if count:
         return Check("GPUs", "yes", f"{count}: training by NCCL, sampling in bfloat16, one worker a GPU")
     if cluster_may_grow():
@@ -147,10 +187,10 @@ def cluster_may_grow() -> bool:
     return bool(os.environ.get("RAY_ADDRESS")) and ray_cluster.resources()[1] >= 1
 
 
-def _largest(seen: list[Node]) -> Check:
+def _largest(machines: list[Node]) -> Check:
     """Models of Llama's proportions that one worker trains, batches of one sequence of 512 tokens."""
-    devices = [gpu.memory - CONTEXT for node in seen for gpu in node.gpus]
-    room = max(devices, default=max(node.memory for node in seen) - PROCESS)
+    devices = [gpu.memory - CONTEXT for node in machines for gpu in node.gpus]
+    room = max(devices, default=max(node.memory for node in machines) - PROCESS)
     every = TrainSection(batch_size=1)
     said = []
     for name, settings in (
@@ -169,17 +209,17 @@ def _like_llama(layers: int) -> ModelSize:
     return size_of(LIKE_LLAMA | {"num_hidden_layers": layers})
 
 
-def _plan(experiment: Experiment, store: Store, seen: list[Node]) -> list[Check]:
+def _plan(experiment: Experiment, store: Store, machines: list[Node]) -> list[Check]:
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     filled = experiment.with_protocol(benchmark.protocol)
     if filled.sampling.gpus is None:
-        gpus = 1.0 if any(node.gpus for node in seen) or cluster_may_grow() else 0.0
+        gpus = 1.0 if any(node.gpus for node in machines) or cluster_may_grow() else 0.0
         filled = filled.model_copy(update={"sampling": filled.sampling.model_copy(update={"gpus": gpus})})
     checks = []
     for section in [filled.train_section(each) for each in filled.methods] + [
         each for each in (filled.finetune_section,) if each is not None
     ]:
-        cores = sum(node.cores for node in seen)
+        cores = sum(node.cores for node in machines)
         if section.workers > cores and not cluster_may_grow():
             checks.append(Check("train.workers", "no", f"{section.workers} workers, {cores:g} cores; ask for fewer"))
             break
@@ -201,5 +241,5 @@ def _plan(experiment: Experiment, store: Store, seen: list[Node]) -> list[Check]
     if size is None and model.endpoint is None:
         checks.append(Check("plan", "note", f"{model.path}: its size is not known here, so only the disk is planned"))
     states = {"yes": "yes", "tight": "note", "unknown": "note", "no": "no"}
-    items = plan(filled, benchmark, size, seen, kept(store.root))
+    items = plan(filled, benchmark, size, machines, kept(store.root))
     return checks + [Check(f"plan: {each.what}", states[each.fits], str(each).partition(": ")[2]) for each in items]

@@ -26,9 +26,9 @@ from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.fingerprint import fingerprint
 from engine.models.source import ModelSource
 from engine.pipeline.interruption import Ending
-from engine.pipeline.model_builder import Made, Maker
-from engine.pipeline.planning import announce, planned
-from engine.pipeline.unlearning_requests import asked, asked_benchmark, split_requests
+from engine.pipeline.model_builder import BuiltModel, ModelBuilder
+from engine.pipeline.preflight import announce, planned
+from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
 from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.stages.base import Stages
 from engine.store.store import Store
@@ -71,9 +71,9 @@ def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Endin
         if ending is not None:
             ending.about(experiment, identity, progress)
         stages = Stages(store, progress, prepare)
-        maker = Maker(experiment, benchmark, stages)  # finds the base model before any work starts
-        pending.append(lambda: announce(planned(experiment, benchmark, maker.base, store), progress.say))
-        models, failed = _Run(experiment, benchmark, stages, maker).models()
+        builder = ModelBuilder(experiment, benchmark, stages)  # finds the base model before any work starts
+        pending.append(lambda: announce(planned(experiment, benchmark, builder.base, store), progress.say))
+        models, failed = _Run(experiment, benchmark, stages, builder).models()
     data = {f"data of {option}": version for option, version in benchmark.data.items()}
     return Results(
         name=experiment.name,
@@ -101,6 +101,7 @@ def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None =
     settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows")}
     for section in (settings["train"], settings["model"]["finetune"], *(each["train"] for each in settings["methods"])):
         (section or {}).pop("gpus", None)
+    settings["sampling"]["reweight"] = False  # a key that is gone: runs without it keep their identity
     if settings["train"]["offload"] is None:  # a key younger than many a store
         del settings["train"]["offload"]
     if experiment.model.endpoint is not None:
@@ -130,36 +131,40 @@ def _with_devices(experiment: Experiment) -> Experiment:
 class _Run:
     """One experiment on its way: its futures, so that every model is evaluated as soon as it is there."""
 
-    def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages, maker: Maker) -> None:
-        self.experiment, self.benchmark, self.stages, self.maker = experiment, benchmark, stages, maker
+    def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages, builder: ModelBuilder) -> None:
+        self.experiment, self.benchmark, self.stages, self.builder = experiment, benchmark, stages, builder
         self.requests = split_requests(benchmark, experiment.requests) if experiment.requests else None
 
     def models(self) -> tuple[list[ModelResult], dict[str, str]]:
         """A row for each model in the experiment's order, and one line for each method that failed."""
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(THREADS) as pool:
-            target = pool.submit(self.maker.target)
-            retain = pool.submit(self.maker.retain)
-            made: list[tuple[str, Future[Any]]] = [("target", target), ("retain", retain)]
+            target = pool.submit(self.builder.target)
+            retain = pool.submit(self.builder.retain)
+            built: list[tuple[str, Future[Any]]] = [("target", target), ("retain", retain)]
             for section in self.experiment.methods:
-                made += self._submit(pool, section, target, retain)
-            evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in made]
-            rows: list[tuple[Made, Evaluation]] = []
-            yardstick: Evaluation | None = None
+                built += self._submit(pool, section, target, retain)
+            evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in built]
+            rows: list[tuple[BuiltModel, Evaluation]] = []
+            baseline: Evaluation | None = None
             for name, future, evaluation in evaluated:
                 try:
-                    model, found = future.result(), evaluation.result()
+                    model, result = future.result(), evaluation.result()
                 except DivergedError as error:
                     failed[name] = str(error)
                     continue
-                if model is not None and found is not None:
-                    rows.append((model, found))
-                    yardstick = found if name == "retain" else yardstick
+                if model is not None and result is not None:
+                    rows.append((model, result))
+                    baseline = result if name == "retain" else baseline
         self.target = next((row for row in rows if row[0].role == "target"), None)
-        return [self._row(model, found, yardstick) for model, found in rows], failed
+        return [self._row(model, result, baseline) for model, result in rows], failed
 
     def _submit(
-        self, pool: ThreadPoolExecutor, section: MethodSection, target: Future[Made], retain: Future[Made | None]
+        self,
+        pool: ThreadPoolExecutor,
+        section: MethodSection,
+        target: Future[BuiltModel],
+        retain: Future[BuiltModel | None],
     ) -> list[tuple[str, Future[Any]]]:
         """The models that one method makes: one, and its control where it has one; for each request where there are
         several, each from the model that the request before left."""
@@ -167,70 +172,70 @@ class _Run:
 
         method, label = make_method(section.method), self.experiment.label(section)
         parts = self.requests.examples if self.requests is not None else (tuple(self.benchmark.forget),)
-        made: list[tuple[str, Future[Any]]] = []
+        built: list[tuple[str, Future[Any]]] = []
         start = control_start = target
         for request, forget in enumerate(parts):
             suffix = f"-request{request + 1}" if self.requests is not None else ""
             if method.procedure == "training":
-                start = pool.submit(_then(self.maker.unlearned, label + suffix, section, forget, request), start)
-                made.append((label + suffix, start))
+                start = pool.submit(_then(self.builder.unlearned, label + suffix, section, forget, request), start)
+                built.append((label + suffix, start))
                 continue
-            work = _then(self.maker.ruled, label + suffix, section, forget, request)
+            work = _then(self.builder.ruled, label + suffix, section, forget, request)
             start = ruled = pool.submit(work, start, retain)
-            made.append((label + suffix, start))
+            built.append((label + suffix, start))
             if method.has_control:
                 name = f"{label.removeprefix('rule-')}-control{suffix}"
-                work = _then(self.maker.control, name, label + suffix, section, forget, request)
+                work = _then(self.builder.control, name, label + suffix, section, forget, request)
                 control_start = pool.submit(work, control_start, ruled)
-                made.append((name, control_start))
-        return made
+                built.append((name, control_start))
+        return built
 
-    def _evaluated(self, made: Future[Made | None]) -> Evaluation | None:
-        model = made.result()
+    def _evaluated(self, built: Future[BuiltModel | None]) -> Evaluation | None:
+        model = built.result()
         if model is None:
             return None
         return evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
 
-    def _other(self, made: Made) -> tuple[ModelSource, Evaluation] | None:
-        """The target model and its evaluation, None where `made` is the target model or there is none."""
-        if self.target is None or made.role == "target":
+    def _other(self, built: BuiltModel) -> tuple[ModelSource, Evaluation] | None:
+        """The target model and its evaluation, None where `built` is the target model or there is none."""
+        if self.target is None or built.role == "target":
             return None
         return self.target[0].source, self.target[1]
 
-    def _row(self, made: Made, evaluation: Evaluation, yardstick: Evaluation | None) -> ModelResult:
+    def _row(self, built: BuiltModel, evaluation: Evaluation, baseline: Evaluation | None) -> ModelResult:
         benchmark = self.benchmark
         if self.requests is not None:
-            upto = len(self.requests.examples) - 1 if made.request is None else made.request
-            evaluation = asked(evaluation, self.requests, upto)
-            yardstick = asked(yardstick, self.requests, upto) if yardstick is not None else None
-            benchmark = asked_benchmark(benchmark, self.requests, upto)
-        retain = yardstick.likelihoods if yardstick is not None else None
+            upto = len(self.requests.examples) - 1 if built.request is None else built.request
+            evaluation = restricted(evaluation, self.requests, upto)
+            baseline = restricted(baseline, self.requests, upto) if baseline is not None else None
+            benchmark = restricted_benchmark(benchmark, self.requests, upto)
+        retain = baseline.likelihoods if baseline is not None else None
         beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(benchmark)}
         metrics, missing = benchmark_metrics(benchmark, beside, evaluation.likelihoods, retain)
-        if yardstick is None:
+        if baseline is None:
             missing["excess"] = NO_RETAIN
         return ModelResult(
-            name=made.name,
-            role=made.role,
-            method=made.method,
+            name=built.name,
+            role=built.role,
+            method=built.method,
             greedy=evaluation.greedy_means(benchmark.protocol.core_metric),
-            curves=curves(self.experiment, evaluation, yardstick),
+            curves=curves(self.experiment, evaluation, baseline),
             utility=evaluation.utility(benchmark, metrics),
-            tokens=made.tokens + evaluation.tokens,
-            seconds=round(made.seconds + evaluation.seconds, 1),
-            steps=made.steps,
-            rounds=list(made.rounds),
+            tokens=built.tokens + evaluation.tokens,
+            seconds=round(built.seconds + evaluation.seconds, 1),
+            steps=built.steps,
+            rounds=list(built.rounds),
             failures=evaluation.failures,
             notes=evaluation.notes,
             beyond=beyond(
-                self.stages, self.experiment, benchmark, made.name, made.source, evaluation, self._other(made)
+                self.stages, self.experiment, benchmark, built.name, built.source, evaluation, self._other(built)
             ),
-            stages={"model": made.source.path, **evaluation.stages},
+            stages={"model": built.source.path, **evaluation.stages},
             metrics=metrics | {f"accuracy.{group}": each for group, each in evaluation.accuracy.items()},
             missing=missing,
         )
 
 
-def _then(work: Callable[..., Made], *first: Any) -> Callable[..., Made]:
+def _then(work: Callable[..., BuiltModel], *first: Any) -> Callable[..., BuiltModel]:
     """`work` with these arguments, and then the results of the futures that it is called with."""
     return lambda *futures: work(*first, *(future.result() for future in futures))

@@ -55,7 +55,7 @@ def split_requests(benchmark: Benchmark, sizes: Sequence[int]) -> Requests:
     return Requests(examples, of_probe)
 
 
-def asked(evaluation: Evaluation, requests: Requests, upto: int) -> Evaluation:
+def restricted(evaluation: Evaluation, requests: Requests, upto: int) -> Evaluation:
     """The evaluation with its leak groups cut to the requests 0..upto, and each of these as a group of its own."""
     leaks: Leaks = {}
     for (group, metric, decoding), values in evaluation.leaks.items():
@@ -73,13 +73,13 @@ def asked(evaluation: Evaluation, requests: Requests, upto: int) -> Evaluation:
     for group, ids in evaluation.prompt_ids.items():
         for name, chosen in _parts(group, ids, requests, upto).items():
             prompt_ids[name] = [ids[index] for index in chosen]
-            for (of, metric, decoding), found in evaluation.known.items():
+            for (of, metric, decoding), outcomes in evaluation.known.items():
                 if of == group:
-                    known[name, metric, decoding] = [found[index] for index in chosen]
+                    known[name, metric, decoding] = [outcomes[index] for index in chosen]
     return dataclasses.replace(evaluation, leaks=leaks, greedy=greedy, prompt_ids=prompt_ids, known=known)
 
 
-def asked_benchmark(benchmark: Benchmark, requests: Requests, upto: int) -> Benchmark:
+def restricted_benchmark(benchmark: Benchmark, requests: Requests, upto: int) -> Benchmark:
     """The benchmark with its forget set and the probes about it cut to the requests 0..upto."""
     cut = copy.copy(benchmark)
     cut.forget = [example for part in requests.examples[: upto + 1] for example in part]

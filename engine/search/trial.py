@@ -20,7 +20,7 @@ from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
 from engine.errors import DivergedError, UserError
 from engine.models.source import ModelSource
-from engine.pipeline.model_builder import Maker
+from engine.pipeline.model_builder import ModelBuilder
 from engine.search.space import Rung
 from engine.search.trial_evaluation import Setting, estimate_leak, exact_floor, greedy_score, kept, surely_too_low
 from engine.search.trial_report import LeakEstimate, TrialReport
@@ -94,10 +94,10 @@ class _Trial:
     def __init__(self, values: Mapping[str, object], setting: Setting, stages: Stages, benchmark: Benchmark) -> None:
         self.setting, self.stages, self.benchmark = setting, stages, benchmark
         experiment, section = setting.experiment, setting.space.section(values)
-        target = Maker(experiment, benchmark, stages).target()
+        target = ModelBuilder(experiment, benchmark, stages).target()
         seeds = [experiment.seed + number for number in range(setting.space.seeds)]
-        makers = [Maker(experiment.model_copy(update={"seed": seed}), benchmark, stages) for seed in seeds]
-        self.jobs = [maker.unlearning(section.name, section, tuple(benchmark.forget), target) for maker in makers]
+        builders = [ModelBuilder(experiment.model_copy(update={"seed": seed}), benchmark, stages) for seed in seeds]
+        self.jobs = [builder.unlearning(section.name, section, tuple(benchmark.forget), target) for builder in builders]
         self.measured = _Measured()
         self.floor: LeakEstimate | None = None
 

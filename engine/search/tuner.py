@@ -23,8 +23,8 @@ from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.fingerprint import fingerprint
 from engine.models.source import ModelSource
-from engine.pipeline.model_builder import Maker
-from engine.pipeline.planning import announce, planned
+from engine.pipeline.model_builder import ModelBuilder
+from engine.pipeline.preflight import announce, planned
 from engine.pipeline.run import experiment_fingerprint, prepared
 from engine.search.final_selection import sample_finalists
 from engine.search.result import Search, Trial
@@ -60,11 +60,11 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     at_once = concurrent_trials(space, experiment)
     with Progress(quiet) as progress:
         stages = Stages(store, progress, lambda: None)
-        maker = Maker(experiment, benchmark, stages)
+        builder = ModelBuilder(experiment, benchmark, stages)
         every = experiment.model_copy(update={"methods": (space.section({}),) * space.trial_count * space.seeds})
-        announce(planned(every, benchmark, maker.base, store), progress.say)
+        announce(planned(every, benchmark, builder.base, store), progress.say)
         with ThreadPoolExecutor(2) as pool:
-            retain, target = pool.submit(_retain_model, maker, space), pool.submit(maker.target)
+            retain, target = pool.submit(_retain_model, builder, space), pool.submit(builder.target)
         setting = Setting(experiment, space, store.address, group, metric, retain=retain.result())
         target_keeps = kept(setting, stages, benchmark, target.result().source, "target")
         setting = dataclasses.replace(setting, least=least(setting, target_keeps))
@@ -72,9 +72,9 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     return Search(trials, setting, folder, round(time.monotonic() - clock, 1))
 
 
-def _retain_model(maker: Maker, space: Space) -> ModelSource | None:
+def _retain_model(builder: ModelBuilder, space: Space) -> ModelSource | None:
     """The retain model where the objective is the excess over it."""
-    retain = maker.retain() if space.objective.excess else None
+    retain = builder.retain() if space.objective.excess else None
     return retain.source if retain is not None else None
 
 

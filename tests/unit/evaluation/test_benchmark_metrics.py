@@ -8,7 +8,7 @@ from scipy import stats
 
 from benchmarks.base import Benchmark, Example, Probe, Protocol
 from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metrics, likelihood_examples
-from engine.pipeline.unlearning_requests import asked_benchmark, split_requests
+from engine.pipeline.unlearning_requests import restricted_benchmark, split_requests
 from engine.stages.likelihood import Likelihoods, TokenLikelihoods, as_table
 
 
@@ -157,7 +157,7 @@ def test_a_value_that_is_no_number_is_a_gap():
 
 def test_after_the_first_of_two_requests_only_its_questions_count():
     whole = Small(attacks=("loss",))
-    first = asked_benchmark(whole, split_requests(whole, [1, 1]), 0)
+    first = restricted_benchmark(whole, split_requests(whole, [1, 1]), 0)
     unlearned = likelihoods(whole, lambda answer: row([0.01]) if answer == "right 0" else knowing(answer))
     values, _ = measured(first, unlearned)
     assert values["probability.forget"] == pytest.approx(0.01)

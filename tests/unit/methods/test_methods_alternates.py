@@ -12,7 +12,7 @@ from engine.cluster.reporter import Silent
 from engine.config.experiment import parse_experiment
 from engine.config.sections import MethodSection
 from engine.pipeline.alternate_answers import REFUSALS, alternate_probes, alternates_like, paired, refusals
-from engine.pipeline.model_builder import Maker
+from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.rule import Rule
 from engine.stages.reference import ReferenceJob, _logprobs
 from engine.stages.sample import SampleJob
@@ -128,8 +128,8 @@ def made_job(base_model, fictional, tmp_path):
         method = METHODS[chosen.name](**chosen.hyperparameters)
         base = method.base_method() if chosen.name == "rule" else method
         hyperparameters = method.base if chosen.name == "rule" else {"name": chosen.name, **chosen.hyperparameters}
-        maker = Maker(experiment, small, stages)
-        job = maker._job("it", chosen, base, hyperparameters, maker.base, tuple(small.forget))
+        builder = ModelBuilder(experiment, small, stages)
+        job = builder._job("it", chosen, base, hyperparameters, builder.base, tuple(small.forget))
         return SimpleNamespace(job=job, stages=stages, experiment=experiment, benchmark=small, method=method)
 
     return make

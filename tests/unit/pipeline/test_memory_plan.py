@@ -13,7 +13,7 @@ from engine.cluster.hardware import Gpu, Node, this_node
 from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
-from engine.pipeline import planning
+from engine.pipeline import preflight
 from engine.pipeline.memory_model import GIB, size_of
 from engine.pipeline.memory_plan import Training, disk_item, plan, refuse, sampling_item, training_item, trainings
 
@@ -110,7 +110,7 @@ def test_every_training_of_an_experiment_is_planned():
 def test_a_node_that_does_not_see_the_store_is_named(tmp_path):
     nodes = [machine(), dataclasses.replace(machine(), name="far", disk=None)]
     with pytest.raises(UserError, match="not seen by far"):
-        planning.check_seen(nodes, tmp_path)
+        preflight.check_store_visible(nodes, tmp_path)
 
 
 def test_this_machine_is_seen_as_the_system_says(tmp_path):
@@ -134,8 +134,6 @@ def test_doctor_looks_and_says(tmp_path, capsys, monkeypatch):
 
 
 def test_doctor_says_that_an_experiment_does_not_fit_and_what_would(tmp_path, capsys, base_model, monkeypatch):
-    from engine.pipeline import preflight
-
     document = {"benchmark": {"name": "fictional"}, "model": {"path": str(base_model)}, "methods": [{"name": "npo"}]}
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setattr(preflight, "model_size", lambda _: LLAMA_1B)
@@ -152,8 +150,8 @@ def test_a_run_that_cannot_fit_is_refused_before_any_work(tmp_path, base_model, 
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setattr(ray_cluster, "connect", lambda *_: None)
     monkeypatch.setattr(ray_cluster, "check_fits", lambda *_: None)
-    monkeypatch.setattr(planning, "model_size", lambda _: LLAMA_8B)
-    monkeypatch.setattr(planning, "nodes", lambda _: [machine(0, 16, 2)])
+    monkeypatch.setattr(preflight, "model_size", lambda _: LLAMA_8B)
+    monkeypatch.setattr(preflight, "nodes", lambda _: [machine(0, 16, 2)])
     assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "s")]) == 2
     said = capsys.readouterr().err
     assert "plan: train npo" in said
