@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.fingerprint import fingerprint, folder_digests, refuse_pointer, visible_files
 
 
 def load_rows(
@@ -27,6 +28,8 @@ def load_rows(
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the last error is told in one line below
     folder = _folder(path)
+    for file in visible_files(folder) if folder is not None else ():
+        refuse_pointer(file, f"benchmark.path {path}")
     commit = revision if folder is not None else _commit(path, revision) or revision
     where, place = f"benchmark.path {path}", str(folder or path)
     try:
@@ -61,14 +64,11 @@ def data_version(path: str, revision: str | None = None) -> str:
 
     Where the hub cannot be reached and a cached copy is read, "cached copy".
     """
-    from engine.fingerprint import file_digest, fingerprint
-
     folder = _folder(path)
     if folder is None:
         commit = _commit(path, revision)
         return f"commit {commit}" if commit else "cached copy"
-    files = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
-    return f"sha256 {fingerprint({each.relative_to(folder).as_posix(): file_digest(each) for each in files})[:40]}"
+    return f"sha256 {fingerprint(folder_digests(visible_files(folder), folder))[:40]}"
 
 
 def _folder(path: str) -> Path | None:

@@ -1,4 +1,8 @@
-"""Fingerprints of values and digests of files: what is equal has an equal one, whatever the order of its keys."""
+"""Fingerprints of values and digests of files: what is equal has an equal one, whatever the order of its keys.
+
+Of a folder that people hand in, only what decides results counts: no hidden files, and no pointers to files that are
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from engine.errors import UserError
+
+POINTERS = (b"version https://git-lfs.github.com/", b"/annex/objects/")  # how files of git-lfs, git-annex begin
 
 
 def canonical(value: Any) -> str:
@@ -22,3 +30,26 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder in order, without those whose own name or folder begins with a dot: the hub's client keeps
+    times in `.cache`, which are other ones for the same data."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def folder_digests(files: list[Path], folder: Path) -> dict[str, str]:
+    """The digest of each file by its path below `folder`."""
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+
+
+def refuse_pointer(path: Path, where: str) -> None:
+    """UserError where `path` holds only a pointer to a large file that was not downloaded (git-lfs, git-annex)."""
+    with path.open("rb") as stream:
+        start = stream.read(64)
+    if start.startswith(POINTERS):
+        raise UserError(
+            f"{where}: {path} points to a large file that is not here; run `git lfs pull` (or `git annex get`) in its "
+            "folder, or download it again"
+        )

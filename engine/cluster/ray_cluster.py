@@ -7,26 +7,57 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
 
 ANYWHERE = "DEFAULT"  # scheduling: not in the placement group of the trial that asks, which holds next to nothing
+_connecting = threading.Lock()
 
 
 def connect(distributed_training: bool = False) -> None:
     """Join the cluster at RAY_ADDRESS, or start one of this machine's cores; again connected is no error.
 
     distributed_training: Ray Train needs the dashboard's process on a local cluster; without it start-up is faster.
+    Raises UserError where no cluster answers at RAY_ADDRESS.
     """
     import ray
 
-    if ray.is_initialized():
-        return
-    handler = signal.getsignal(signal.SIGTERM)
+    with _connecting:
+        if not ray.is_initialized():
+            _in_lasting_thread(lambda: _start(distributed_training))
+    data_context()
+
+
+def _in_lasting_thread(work: Callable[[], None]) -> None:
+    """Do `work` in a thread that lasts as long as this process, and wait for it; raises what it raises.
+
+    The kernel ends Ray's processes with the thread that started them (PR_SET_PDEATHSIG goes by threads): started in a
+    thread of a pool they would be gone with the pool, and a minute later Ray's client would end this process.
+    """
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def last() -> None:
+        try:
+            work()
+        except BaseException as error:  # handed on to who waits
+            failed.append(error)
+        done.set()
+        threading.Event().wait()
+
+    threading.Thread(target=last, name="ray", daemon=True).start()
+    done.wait()
+    if failed:
+        raise failed[0]
+
+
+def _start(distributed_training: bool) -> None:
+    import ray
+
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -45,9 +76,6 @@ def connect(distributed_training: bool = False) -> None:
             _temp_dir=os.environ.get("LEAKATK_RAY_TEMP"),
             **quiet,
         )
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the place of the engine's
-    data_context()
 
 
 def has_gpus() -> bool:

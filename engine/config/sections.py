@@ -141,8 +141,9 @@ class ModelSection(Section):
 
     path: hub name or folder; None: the benchmark's own untrained model. retain: likewise, a model that never saw the
     forget set. finetune: given, `path` is the pretrained model and both models are fine-tuned from it; its keys are
-    those of `train`. revision: commit, branch or tag on the hub. endpoint: a server (its URL is enough) that has the
-    models: `path` and `retain` are their names there, and they are evaluated as they are.
+    those of `train`. template_options: handed to the chat template, such as enable_thinking: true (thinking is off
+    where a template has a switch for it). revision: commit, branch or tag on the hub. endpoint: a server (its URL is
+    enough) that has the models: `path` and `retain` are their names there, and they are evaluated as they are.
     """
 
     path: str | None = None
@@ -152,6 +153,7 @@ class ModelSection(Section):
     trust_remote_code: bool = False
     template: Literal["auto", "chat", "plain"] = "auto"
     system: str | None = None
+    template_options: dict[str, bool | int | float | str] = {}
     finetune: dict[str, object] | None = None
     endpoint: EndpointSection | None = None
 

@@ -228,7 +228,9 @@ def reference_logprobs(
     if not probes:
         return {}
     examples = tuple(Example(probe.id, probe.prompt, probe.reference) for probe in probes)
-    job = ReferenceJob(model, examples, experiment.model.template, experiment.model.system, MAX_LENGTH)
+    section = experiment.model
+    options = section.template_options or None
+    job = ReferenceJob(model, examples, section.template, section.system, options, max_length=MAX_LENGTH)
     logprobs: dict[str, list[float]] = {}
     for probe, logprob in zip(probes, read_reference(stages.run(f"{label} floor", job).path), strict=True):
         logprobs.setdefault(probe.group, []).append(logprob)

@@ -55,6 +55,7 @@ def endpoint_job(
         seed=experiment.seed,
         chat=experiment.model.template != "plain",
         system=experiment.model.system,
+        template_options=experiment.model.template_options or None,
     )
 
 
@@ -72,6 +73,7 @@ def job_for(
         seed=seed,
         template=experiment.model.template,
         system=experiment.model.system,
+        template_options=experiment.model.template_options or None,
         max_rows=sampling.max_rows,
         gpus=sampling.gpus or 0.0,
         workers=sampling.workers,
@@ -110,6 +112,7 @@ def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSou
         gradients=gradients,
         template=experiment.model.template,
         system=experiment.model.system,
+        template_options=experiment.model.template_options or None,
         max_length=MAX_LENGTH,
         gpus=experiment.sampling.gpus or 0.0,
         workers=experiment.sampling.workers,

@@ -124,6 +124,15 @@ def score_counted(
     return Scored(scores, failures)
 
 
+def check_metric(name: str, options: dict[str, Any]) -> None:
+    """UserError, named by the option that asks for it, unless what the metric loads is there and is what it needs.
+    Reads a model's configuration alone."""
+    metric = find_metric(name, options)
+    check = getattr(importlib.import_module(f"engine.metrics.{metric.module}"), "check", None)
+    if check is not None:
+        check(f"metric_options.{name}.model", **{**metric.options(), **options})
+
+
 def find_metric(name: str, options: dict[str, Any] | None = None) -> Metric:
     """The metric of this name, its options checked: UserError with the nearest valid name, or the option missing."""
     from engine.errors import UserError, known

@@ -18,6 +18,13 @@ DEFAULT_MODEL = "sentence-transformers/paraphrase-MiniLM-L6-v2"
 MODULES = {"Transformer", "Pooling", "Normalize"}  # what of sentence-transformers is done here
 
 
+def check(where: str, *, model: str, **_: Any) -> None:
+    """UserError unless the model is there."""
+    from engine.metrics.encoders import check_encoder
+
+    check_encoder(where, model)
+
+
 def cosine(
     candidates: Sequence[str], references: Sequence[str], *, model: str = DEFAULT_MODEL, batch_size: int = 64
 ) -> list[float | Failed]:

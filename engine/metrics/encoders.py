@@ -54,6 +54,25 @@ def load_encoder(auto_class: str, path: str) -> Encoder:
     return Encoder(source.path, source.revision, model.to(device).eval(), tokenizer, longest)
 
 
+def check_encoder(where: str, path: str, label: str | None = None) -> None:
+    """UserError unless there is a model at `path` (folder or hub name) and, where asked for, it has this one label.
+
+    where: the key that asked for it. Reads its configuration, no weights.
+    """
+    from transformers import AutoConfig
+
+    from engine.models.source import model_source
+
+    source = model_source(path, where=where)
+    try:
+        config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{where}: {path} cannot be loaded: {first}") from error
+    if label is not None:
+        label_index(config.id2label, label, path)
+
+
 def run_batches(
     encoder: Encoder, inputs: dict[str, list[list[int]]], batch_size: int, output: Callable[[Any, Any], Any]
 ) -> NDArray[np.float64]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from engine.metrics import Failed
 
 DEFAULT_MODEL = "madhurjindal/autonlp-Gibberish-Detector-492513457"
+
+
+def check(where: str, *, model: str, label: str, **_: Any) -> None:
+    """UserError unless the model is there and has the label."""
+    from engine.metrics.encoders import check_encoder
+
+    check_encoder(where, model, label)
 
 
 def fluency(

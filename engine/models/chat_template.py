@@ -25,6 +25,7 @@ THINKING = ("enable_thinking", "thinking")  # how templates name the switch of t
 END_NAMES = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "<|endoftext|>")
 SAMPLE = ("Who wrote it?", "Ada")  # a conversation to look at a template with
 Message = dict[str, str]
+Options = Mapping[str, object]  # handed to a template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +48,13 @@ def default_system(tokenizer: Tokenizer) -> str | None:
     return ASSISTANT if any(mark in _template(tokenizer) for mark in TAKES_ASSISTANT) else None
 
 
-def render_prompt(
-    tokenizer: Tokenizer, question: str, system: str | None, options: Mapping[str, object] | None = None
-) -> str:
+def render_prompt(tokenizer: Tokenizer, question: str, system: str | None, options: Options | None = None) -> str:
     """The conversation up to where a model goes on. UserError where the template refuses it."""
     return render_turn(tokenizer, question, SAMPLE[1], system, options).prompt
 
 
 def render_turn(
-    tokenizer: Tokenizer, question: str, answer: str, system: str | None, options: Mapping[str, object] | None = None
+    tokenizer: Tokenizer, question: str, answer: str, system: str | None, options: Options | None = None
 ) -> Turn:
     """A question and its answer as the template writes them.
 
@@ -100,7 +99,7 @@ def control_ids(tokenizer: Tokenizer) -> set[int]:
     return ids - {tokenizer.unk_token_id} | {tokenizer.eos_token_id} - {None}
 
 
-def end_of_turn(tokenizer: Tokenizer, options: Mapping[str, object] | None = None) -> int | None:
+def end_of_turn(tokenizer: Tokenizer, options: Options | None = None) -> int | None:
     """The id of the token that ends an answer in the chat template; None where none is written."""
     question, answer = SAMPLE
     try:
@@ -121,7 +120,7 @@ def end_place(tokenizer: Tokenizer, ids: Sequence[int], answer: str) -> int | No
     return places[own] if len(places) > own else None
 
 
-def _next_turn(tokenizer: Tokenizer, turn: Turn, options: Mapping[str, object] | None) -> int | None:
+def _next_turn(tokenizer: Tokenizer, turn: Turn, options: Options | None) -> int | None:
     """Where a template ends no answer, the token that begins the next question ends it (GLM-4.5)."""
     question, answer = SAMPLE
     messages = [*_messages(tokenizer, question, None), {"role": "assistant", "content": answer}]
@@ -136,7 +135,7 @@ def _next_turn(tokenizer: Tokenizer, turn: Turn, options: Mapping[str, object] |
     return first[0] if first and first[0] in control else None
 
 
-def stop_token_ids(tokenizer: Tokenizer, options: Mapping[str, object] | None = None) -> list[int]:
+def stop_token_ids(tokenizer: Tokenizer, options: Options | None = None) -> list[int]:
     """Ids that end an answer: end of text, the end of the turn in the chat template, and the usual names of such ends,
     but those that the template writes elsewhere, as where thoughts end and an answer is yet to come (gpt-oss)."""
     template, vocabulary = _template(tokenizer), tokenizer.get_vocab()
@@ -162,7 +161,7 @@ class Thoughts:
         return [] if written[: len(self.begin)] == self.begin else list(written)
 
 
-def thoughts(tokenizer: Tokenizer, options: Mapping[str, object] | None = None) -> Thoughts | None:
+def thoughts(tokenizer: Tokenizer, options: Options | None = None) -> Thoughts | None:
     """How thoughts stand before the answers of the chat template; None where there are none, or they are off."""
     opening = render_turn(tokenizer, *SAMPLE, None, options).opening.strip() if _template(tokenizer) else ""
     if not opening:
@@ -176,7 +175,7 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def check_template(tokenizer: Tokenizer, system: str | None, options: Mapping[str, object] | None) -> None:
+def check_template(tokenizer: Tokenizer, system: str | None, options: Options | None) -> None:
     """UserError unless the chat template writes this system prompt and reads these options."""
     template = _template(tokenizer)
     for name in options or {}:
@@ -197,7 +196,7 @@ def _messages(tokenizer: Tokenizer, question: str, system: str | None) -> list[M
     return [*first, {"role": "user", "content": question}]
 
 
-def _render(tokenizer: Tokenizer, messages: list[Message], prompt: bool, options: Mapping[str, object] | None) -> str:
+def _render(tokenizer: Tokenizer, messages: list[Message], prompt: bool, options: Options | None) -> str:
     from jinja2 import TemplateError
 
     template = _template(tokenizer)

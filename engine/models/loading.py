@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import UserError, disk_is_full, one_line
 from engine.models.lora import adapter_base, is_adapter, merged
 from engine.models.source import ModelSource
 from engine.store.replica import at_home, mirror_of, present
@@ -21,6 +22,7 @@ def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32"
     """The causal LM of `source` in evaluation mode, its weights in float32 or bfloat16 on `device`; an adapter folder
     gives its base model with the adapter merged."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -33,13 +35,27 @@ def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32"
         path = str(at_home(Path(path), Path(mirror.root))) if mirror is not None else path
         base = load_model(ModelSource(path, "", revision, source.trust_remote_code), device, precision)
         return merged(base, Path(source.path)).eval()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.path,
-        revision=source.revision,
-        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-        use_safetensors=True,
-        trust_remote_code=source.trust_remote_code,
-    )
+    loader: Any = AutoModelForCausalLM  # typed as if it gave no loading info
+    try:
+        model, found = loader.from_pretrained(
+            source.path,
+            output_loading_info=True,
+            revision=source.revision,
+            dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=source.trust_remote_code,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if disk_is_full(error):
+            raise
+        raise UserError(f"{source.path}: the model cannot be loaded ({one_line(str(error))[:200]})") from error
+    if missing := sorted(found["missing_keys"]):  # transformers would fill them by chance
+        raise UserError(
+            f"{source.path}: its weights lack {len(missing)} of the model's parameters, {missing[0]} first; are these "
+            "the weights of this configuration?"
+        )
     return model.to(device).eval()
 
 

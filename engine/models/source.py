@@ -6,11 +6,25 @@ Knows nothing of how a model is loaded or used.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.fingerprint import file_digest, fingerprint
+from engine.fingerprint import file_digest, fingerprint, folder_digests, refuse_pointer, visible_files
 from engine.models.lora import ADAPTER_WEIGHTS, adapter_base, check_adapter, is_adapter
+
+# what names of files end in that transformers reads
+READ = {
+    ".json",
+    ".safetensors",
+    ".model",
+    ".txt",
+    ".tiktoken",
+    ".vocab",
+    ".bpe",
+    ".spm",
+}
+NOTES = {"README", "LICENSE", "NOTICE", "USE_POLICY"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +49,18 @@ def model_source(
     if folder.is_dir() and is_adapter(folder):
         check_adapter(folder)
         below = model_source(*adapter_base(folder), trust_remote_code, f"{where}: base model of the adapter {folder}")
+        refuse_pointer(folder / ADAPTER_WEIGHTS, where)
+        check_safetensors(folder / ADAPTER_WEIGHTS, where)
         weights = file_digest(folder / ADAPTER_WEIGHTS)
         return ModelSource(str(folder.resolve()), fingerprint([below.identity, weights]), None, trust_remote_code)
     if folder.is_dir():
         _check_folder(folder, where)
-        files = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
-        digests = {each.relative_to(folder).as_posix(): file_digest(each) for each in files}
-        return ModelSource(str(folder.resolve()), fingerprint(digests), None, trust_remote_code)
+        files = [path for path in visible_files(folder) if _decides(path.relative_to(folder))]
+        for file in files:
+            refuse_pointer(file, where)
+        _check_weights(folder, where)
+        identity = fingerprint(folder_digests(files, folder))
+        return ModelSource(str(folder.resolve()), identity, None, trust_remote_code)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"{where}: there is no folder {path}; give a model folder or a hub name such as org/model")
     commit = _hub_commit(path, revision, where)
@@ -56,6 +75,48 @@ def _check_folder(folder: Path, where: str) -> None:
     missing("model configuration", "config.json")
     missing("tokenizer", "tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     missing("safetensors weights", "*.safetensors")
+
+
+def _decides(path: Path) -> bool:
+    """Whether a file of a model folder, by its path in it, may decide results: what transformers reads is the
+    configuration, the tokenizer and the weights at the top, and code and templates anywhere; not read-mes, pictures,
+    optimizers or the same weights in another format."""
+    if path.suffix in (".py", ".jinja"):
+        return True
+    return len(path.parts) == 1 and path.suffix in READ and path.stem.upper() not in NOTES
+
+
+def _check_weights(folder: Path, where: str) -> None:
+    """UserError unless every shard that the index names is there, and each file of weights is whole."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{where}: {index} is no index of weights; download the model again") from error
+        missing = sorted(shard for shard in shards if not (folder / str(shard)).exists())
+        if missing:
+            raise UserError(f"{where}: {folder} lacks {missing[0]}, one of the model's {len(shards)} files of weights")
+    for path in sorted(folder.glob("*.safetensors")):
+        check_safetensors(path, where)
+
+
+def check_safetensors(path: Path, where: str) -> None:
+    """UserError unless the file's header fits its size: one that was cut, or that holds something else, has no weights.
+
+    Source: the safetensors format, 8 bytes of the header's length, the header in JSON, then the tensors.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length) if length < size else b"")
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        whole = bool(ends) and 8 + length + max(ends) == size
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        whole = False
+    if not whole:
+        raise UserError(f"{where}: {path} holds no whole safetensors weights; download or save the model again")
 
 
 def _hub_commit(name: str, revision: str | None, where: str) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.base import Example
 from engine.errors import UserError
-from engine.models.chat_template import end_of_turn, end_place, render_prompt, render_turn, text_ids
+from engine.models.chat_template import Options, end_of_turn, end_place, render_prompt, render_turn, text_ids
 from engine.store.replica import present
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def encode_prompt(
     question: str,
     template: str = "auto",
     system: str | None = None,
-    options: Mapping[str, object] | None = None,
+    options: Options | None = None,
 ) -> list[int]:
     """Token ids of a prompt that ends where a model goes on; begin-of-text once, and nothing that ends a text.
 
@@ -86,7 +86,7 @@ def encode_example(
     template: str = "auto",
     system: str | None = None,
     max_length: int | None = None,
-    options: Mapping[str, object] | None = None,
+    options: Options | None = None,
 ) -> Encoded:
     """A question with its answer, labels on the answer and its end-of-turn token alone.
 
@@ -209,7 +209,7 @@ def _continued(
 
 
 def _through_end_of_turn(
-    tokenizer: Tokenizer, ids: list[int], start: int, answer: str, options: Mapping[str, object] | None
+    tokenizer: Tokenizer, ids: list[int], start: int, answer: str, options: Options | None
 ) -> list[int]:
     """The ids up to the token that ends the answer which begins at `start`: what a template writes after it (a line
     break, end of text) is no part of it. Where the template writes none, the one that generation ends at is added."""

@@ -16,6 +16,7 @@ from engine.errors import UserError
 from engine.evaluation.jobs import job_for
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
+from engine.pipeline.model_checks import check_model
 from engine.pipeline.rule import Rule, RuleRun
 from engine.reporting.results import RuleRound
 from engine.stages.base import Stages, source_of
@@ -52,6 +53,7 @@ class ModelBuilder:
     def __init__(self, experiment: Experiment, benchmark: Benchmark, stages: Stages) -> None:
         self.experiment, self.benchmark, self.stages = experiment, benchmark, stages
         self.base = self._base()
+        self.given_retain = self._given_retain()
         anew = next((each for each in experiment.methods if _starts_anew(each)), None)
         if experiment.finetune_section is None and anew is not None:
             raise UserError(
@@ -71,19 +73,34 @@ class ModelBuilder:
         job = BaseModelJob(self.benchmark, self.experiment.benchmark.options, self.experiment.seed)
         return source_of(self.stages.run("base model", job))
 
+    def _given_retain(self) -> ModelSource | None:
+        """The retain model that the experiment names, None where it names none."""
+        model = self.experiment.model
+        if model.retain is None:
+            return None
+        if model.endpoint is not None:
+            return endpoint(name=model.retain, **model.endpoint.model_dump())
+        return model_source(model.retain, model.retain_revision, model.trust_remote_code, "model.retain")
+
+    def check(self) -> None:
+        """UserError unless the models that the experiment names can be used as it asks."""
+        model = self.experiment.model
+        if model.endpoint is not None:
+            return
+        if model.path is not None:
+            check_model(self.base, model, "model.path")
+        if self.given_retain is not None:
+            check_model(self.given_retain, model, "model.retain")
+
     def target(self) -> BuiltModel:
         if self.experiment.model.finetune is None:
             return BuiltModel("target", "target", self.base, {})
         return self._finetuned("target", self.benchmark.finetune_target)
 
     def retain(self) -> BuiltModel | None:
-        model = self.experiment.model
-        if model.retain is not None:
-            if model.endpoint is not None:
-                return BuiltModel("retain", "retain", endpoint(name=model.retain, **model.endpoint.model_dump()), {})
-            source = model_source(model.retain, model.retain_revision, model.trust_remote_code, "model.retain")
-            return BuiltModel("retain", "retain", source, {})
-        if model.finetune is None:
+        if self.given_retain is not None:
+            return BuiltModel("retain", "retain", self.given_retain, {})
+        if self.experiment.model.finetune is None:
             return None
         return self._finetuned("retain", self.benchmark.finetune_retain)
 
@@ -182,9 +199,16 @@ class ModelBuilder:
         forget, alternate = self._pairs(label, method, source, in_pieces(forget, source, settings))
         reference: dict[str, tuple[float, ...]] = {}
         if "reference_logprob" in method.needs:
-            template, system = self.experiment.model.template, self.experiment.model.system
+            model = self.experiment.model
             for name, examples in (("forget", forget), ("alternate", alternate)):
-                wanted = ReferenceJob(source, examples, template, system, settings.max_length)
+                wanted = ReferenceJob(
+                    source,
+                    examples,
+                    model.template,
+                    model.system,
+                    model.template_options or None,
+                    max_length=settings.max_length,
+                )
                 if examples:
                     reference[f"{name}_reference"] = read_reference(self.stages.run(f"{label} {name}", wanted).path)
         retain = in_pieces(self.benchmark.retain, source, settings) if "retain" in method.needs else ()
@@ -230,6 +254,7 @@ class ModelBuilder:
             settings=settings,
             template=self.experiment.model.template,
             system=self.experiment.model.system,
+            template_options=self.experiment.model.template_options or None,
             seed=self.experiment.seed,
             watch_metric=self.benchmark.protocol.core_metric,
             watch_options=self.experiment.metric_options.get(self.benchmark.protocol.core_metric, {}),

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.hardware import Node, nodes
 from engine.config.experiment import Experiment
-from engine.config.sections import TrainSection
+from engine.config.sections import ModelSection, TrainSection
 from engine.errors import UserError
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
 from engine.pipeline.memory_plan import CONTEXT, Item, gib, plan, refuse
+from engine.pipeline.model_checks import check_metrics, check_model
 from engine.redact import redact
 from engine.store.store import Store
 
@@ -209,13 +211,33 @@ def _like_llama(layers: int) -> ModelSize:
     return size_of(LIKE_LLAMA | {"num_hidden_layers": layers})
 
 
+def _loaded(experiment: Experiment, benchmark: Benchmark) -> list[Check]:
+    """What is wrong with what the experiment will load, if anything."""
+    model, wrong = experiment.model, []
+    named = [("model.path", model.path, model.revision), ("model.retain", model.retain, model.retain_revision)]
+    checks: list[Callable[[], None]] = [lambda: check_metrics(experiment, benchmark)]
+    for key, path, revision in named:
+        if path is not None and model.endpoint is None:
+            checks.append(partial(_check_model, path, revision, model, key))
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            wrong.append(Check("models", "no", str(error)))
+    return wrong
+
+
+def _check_model(path: str, revision: str | None, model: ModelSection, key: str) -> None:
+    check_model(model_source(path, revision, model.trust_remote_code, key), model, key)
+
+
 def _plan(experiment: Experiment, store: Store, machines: list[Node]) -> list[Check]:
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     filled = experiment.with_protocol(benchmark.protocol)
     if filled.sampling.gpus is None:
         gpus = 1.0 if any(node.gpus for node in machines) or cluster_may_grow() else 0.0
         filled = filled.model_copy(update={"sampling": filled.sampling.model_copy(update={"gpus": gpus})})
-    checks = []
+    checks = _loaded(filled, benchmark)
     for section in [filled.train_section(each) for each in filled.methods] + [
         each for each in (filled.finetune_section,) if each is not None
     ]:

@@ -149,7 +149,14 @@ class Rule:
             model, known = source_of(stage), ()
         wanted = examples[len(known) :]
         settings = self.base.settings
-        job = ReferenceJob(model, wanted, self.base.template, self.base.system, settings.max_length)
+        job = ReferenceJob(
+            model,
+            wanted,
+            self.base.template,
+            self.base.system,
+            self.base.template_options,
+            max_length=settings.max_length,
+        )
         return known + (read_reference(self.stages.run(f"{self.label} round {number}", job).path) if wanted else ())
 
     def _continued(self, stage: FinishedStage, steps: int, number: int) -> TrainJob:

@@ -27,6 +27,7 @@ from engine.fingerprint import fingerprint
 from engine.models.source import ModelSource
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import BuiltModel, ModelBuilder
+from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
 from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
 from engine.reporting.results import ModelResult, ModelResults, Results
@@ -58,7 +59,8 @@ def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Endin
         if experiment.sampling.workers is not None:
             ray_cluster.check_fits(experiment.sampling.workers, experiment.sampling.gpus or 0, "sampling.workers")
 
-    pending: list[Callable[[], None]] = [join]  # before the first stage is built; what fails stays, for all threads
+    # Before the first stage is filled; what fails stays, for all threads.
+    pending: list[Callable[[], None]] = [lambda: check_metrics(experiment, benchmark), join]
 
     def prepare() -> None:
         while pending:
@@ -72,6 +74,7 @@ def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Endin
             ending.about(experiment, identity, progress)
         stages = Stages(store, progress, prepare)
         builder = ModelBuilder(experiment, benchmark, stages)  # finds the base model before any work starts
+        pending.append(builder.check)
         pending.append(lambda: announce(planned(experiment, benchmark, builder.base, store), progress.say))
         models, failed = _Run(experiment, benchmark, stages, builder).models()
     data = {f"data of {option}": version for option, version in benchmark.data.items()}
@@ -104,6 +107,8 @@ def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None =
     settings["sampling"]["reweight"] = False  # a key that is gone: runs without it keep their identity
     if settings["train"]["offload"] is None:  # a key younger than many a store
         del settings["train"]["offload"]
+    if not settings["model"]["template_options"]:  # likewise
+        del settings["model"]["template_options"]
     if experiment.model.endpoint is not None:
         settings["model"]["endpoint"] = experiment.model.endpoint.url
     return fingerprint(settings)

@@ -24,6 +24,7 @@ from engine.errors import UserError
 from engine.fingerprint import fingerprint
 from engine.models.source import ModelSource
 from engine.pipeline.model_builder import ModelBuilder
+from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
 from engine.pipeline.run import experiment_fingerprint, prepared
 from engine.search.final_selection import sample_finalists
@@ -61,6 +62,8 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     with Progress(quiet) as progress:
         stages = Stages(store, progress, lambda: None)
         builder = ModelBuilder(experiment, benchmark, stages)
+        check_metrics(experiment, benchmark)
+        builder.check()
         every = experiment.model_copy(update={"methods": (space.section({}),) * space.trial_count * space.seeds})
         announce(planned(every, benchmark, builder.base, store), progress.say)
         with ThreadPoolExecutor(2) as pool:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.base import Example, Probe
+from benchmarks.base import Probe
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import unit_seconds
@@ -23,7 +23,7 @@ from engine.decode.law import tie_inputs
 from engine.decode.logprobs import answer_log_probs
 from engine.models.loading import cached_model
 from engine.stages.base import Stage
-from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of
+from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of, thoughts_of
 from engine.store.manifest import Json
 
 ANSWERS_VERSION = 1  # part of every stage's fingerprint: raise it when other answers are found
@@ -93,7 +93,7 @@ def found_answers(
     """For each probe the log-probability of its reference answers and of what the beam search finds, by token ids."""
     from engine.models.chat_template import stop_token_ids
 
-    sampling, ends = job.sampling, stop_token_ids(tokenizer)
+    sampling, ends = job.sampling, stop_token_ids(tokenizer, job.sampling.template_options)
     prompts = encoded_prompts(tokenizer, probes, sampling)
     lengths = [answer_length(probe, sampling.max_new_tokens) for probe in probes]
     found: list[dict[tuple[int, ...], float]] = [{} for _ in probes]
@@ -126,16 +126,17 @@ def found_answers(
 def _references(probe: Probe, tokenizer: Any, job: SampleJob, ends: Sequence[int]) -> list[tuple[int, ...]]:
     """The tokens of the reference and of its paraphrase, as a trained model ends them; none after running
     text and where a stop text may end an answer sooner."""
-    from engine.models.tokenization import IGNORED, encode_example
+    from engine.models.tokenization import encode_example, encode_prompt
 
     if probe.raw or probe.stop:
         return []
     texts = dict.fromkeys(filter(None, (probe.reference, probe.paraphrased_answer)))
     answers = []
     for text in texts:
-        example = Example(probe.id, probe.prompt, text)
-        labels = encode_example(tokenizer, example.question, example.answer, job.template, job.system).labels
-        tokens = [label for label in labels if label != IGNORED]
+        asked = (job.template, job.system)
+        encoded = encode_example(tokenizer, probe.prompt, text, *asked, options=job.template_options)
+        prompt = encode_prompt(tokenizer, probe.prompt, *asked, job.template_options)
+        tokens = encoded.input_ids[len(prompt) :]  # a channel's header too: the model has to write it
         stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
         answers.append(tuple(tokens[:stop]))
     return list(dict.fromkeys(answers))
@@ -153,7 +154,9 @@ def _table(probes: Sequence[Probe], found: list[dict[tuple[int, ...], float]], t
         if log_prob > -np.inf
     ]
     # of no answers at all transformers decodes one empty text
-    texts = tokenizer.batch_decode([list(tokens) for _, tokens, _ in rows], skip_special_tokens=True) if rows else []
+    thinking = thoughts_of(tokenizer, job.sampling)
+    answers = [list(tokens) if thinking is None else thinking.answer(tokens) for _, tokens, _ in rows]
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True) if rows else []
     texts = [before_stop(text, probe.stop) for text, (probe, _, _) in zip(texts, rows, strict=True)]
     most, metric = job.sampling.max_new_tokens, METRICS[job.metric]
     told = {probe.id: metric.truth(reference_of(probe, tokenizer, most), probe.fact) for probe in probes}

@@ -18,6 +18,7 @@ from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.fingerprint import fingerprint
+from engine.models.chat_template import Options
 from engine.models.loading import cached_model, context_length
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples, numerics
@@ -42,6 +43,7 @@ class LikelihoodJob(Stage):
     gradients: frozenset[str] = frozenset()
     template: str = "auto"
     system: str | None = None
+    template_options: Options | None = None
     max_length: int = 4096
     gpus: float = 0.0
     workers: int | None = None
@@ -59,6 +61,7 @@ class LikelihoodJob(Stage):
             "gradients": fingerprint(sorted(self.gradients)),
             "template": self.template,
             "system": self.system,
+            **({"template_options": self.template_options} if self.template_options else {}),
             "max_length": self.max_length,
             "numerics": numerics(self.gpus),
             "version": LIKELIHOOD_VERSION,
@@ -109,7 +112,7 @@ def token_likelihoods(
     from engine.models.chat_template import stop_token_ids
 
     encoded = _encoded(model, tokenizer, examples, job)
-    ends = set(stop_token_ids(tokenizer))
+    ends = set(stop_token_ids(tokenizer, job.template_options))
     found: dict[int, TokenLikelihoods] = {}
     waiting = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids))
     vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -129,7 +132,8 @@ def _encoded(model: Any, tokenizer: Any, examples: Sequence[Example], job: Likel
 
     longest = min(job.max_length, context_length(model) or job.max_length)
     return [
-        encode_example(tokenizer, each.question, each.answer, job.template, job.system, longest) for each in examples
+        encode_example(tokenizer, each.question, each.answer, job.template, job.system, longest, job.template_options)
+        for each in examples
     ]
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from benchmarks.base import Example
 from engine.cluster.reporter import Report
+from engine.models.chat_template import Options
 from engine.models.loading import cached_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples
@@ -30,6 +31,7 @@ class ReferenceJob(Stage):
     examples: tuple[Example, ...]
     template: str = "auto"
     system: str | None = None
+    template_options: Options | None = None
     max_length: int = 512
     kind: ClassVar[str] = "reference"
     title: ClassVar[str] = "reference log-probabilities"
@@ -44,6 +46,7 @@ class ReferenceJob(Stage):
             "examples": fingerprint_examples(self.examples),
             "template": self.template,
             "system": self.system,
+            **({"template_options": self.template_options} if self.template_options else {}),
             "max_length": self.max_length,
             "version": REFERENCE_VERSION,
         }
@@ -78,7 +81,9 @@ def _logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
     device = "cuda" if on_gpu else "cpu"
     model, tokenizer = cached_model(job.model, device, "bf16" if on_gpu else "fp32")
     encoded = [
-        encode_example(tokenizer, each.question, each.answer, job.template, job.system, job.max_length)
+        encode_example(
+            tokenizer, each.question, each.answer, job.template, job.system, job.max_length, job.template_options
+        )
         for each in job.examples
     ]
     values: list[float] = []

@@ -19,6 +19,7 @@ from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, timed, unit_counts, unit_path, unit_seconds, whole
 from engine.errors import UserError
+from engine.models.chat_template import Options, Thoughts, thoughts
 from engine.models.loading import cached_model, context_length
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
@@ -46,6 +47,7 @@ class SampleJob(Stage):
     seed: int = 0
     template: str = "auto"
     system: str | None = None
+    template_options: Options | None = None
     max_rows: int | None = None
     gpus: float = 0.0
     retokenise: bool = False
@@ -67,6 +69,7 @@ class SampleJob(Stage):
             "max_new_tokens": self.max_new_tokens,
             "template": self.template,
             "system": self.system,
+            **({"template_options": self.template_options} if self.template_options else {}),
             "retokenise": self.retokenise,
             "numerics": numerics(self.gpus),
         }
@@ -122,7 +125,7 @@ def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Any], str]:
     probes = job.probes[unit * size : (unit + 1) * size]
     clock = time.monotonic()
     drawn = sample_decodings(model, tokenizer, probes, jobs)
-    tables = [samples_table(probes, samples, tokenizer, job.max_new_tokens) for samples in drawn]
+    tables = [samples_table(probes, samples, tokenizer, job) for samples in drawn]
     tokens = [sum(table["tokens"].to_pylist()) for table in tables]
     speed = sum(tokens) / max(time.monotonic() - clock, 1e-9)
     return [
@@ -188,7 +191,7 @@ def sample_decodings(
             max_new_tokens=length,
             seed=job.seed,
             prompt_ids=[probes[index].id for index in chosen],
-            eos_token_id=stop_token_ids(tokenizer),
+            eos_token_id=stop_token_ids(tokenizer, job.template_options),
             max_rows=job.max_rows,
             ended=StopTexts(tokenizer, stops) if any(stops) else None,
         )
@@ -202,7 +205,8 @@ def encoded_prompts(tokenizer: Any, probes: Sequence[Probe], job: SampleJob) -> 
     from engine.models.tokenization import encode_prompt, retokenised
 
     prompts = [
-        encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system) for probe in probes
+        encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system, job.template_options)
+        for probe in probes
     ]
     return [retokenised(tokenizer, prompt) for prompt in prompts] if job.retokenise else prompts
 
@@ -220,11 +224,26 @@ def reference_of(probe: Probe, tokenizer: Any, most: int) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def texts(samples: list[Any], tokenizer: Any, stops: Sequence[tuple[str, ...]] | None = None) -> list[str]:
-    """The text of each sample, without special tokens, cut before the first of its stop texts."""
-    decoded = tokenizer.batch_decode([sample.token_ids for sample in samples], skip_special_tokens=True)
-    if stops is None:
-        return decoded
+def thoughts_of(tokenizer: Any, job: SampleJob) -> Thoughts | None:
+    """How the job's model may think before it answers; None where it does not."""
+    from engine.models.tokenization import uses_chat
+
+    return thoughts(tokenizer, job.template_options) if uses_chat(tokenizer, job.template) else None
+
+
+def texts(
+    samples: list[Any],
+    tokenizer: Any,
+    stops: Sequence[tuple[str, ...]],
+    thinking: Thoughts | None = None,
+) -> list[str]:
+    """The text of each sample's answer, without thoughts and special tokens, cut before the first of its stop texts."""
+    ids = [sample.token_ids for sample in samples]
+    if thinking is None:
+        decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    else:
+        answers = [thinking.answer(each) for each in ids]
+        decoded = [text.lstrip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
     return [before_stop(text, stop) for text, stop in zip(decoded, stops, strict=True)]
 
 
@@ -243,15 +262,17 @@ def _check_context(model: Any, probes: Sequence[Probe], prompts: list[list[int]]
             )
 
 
-def samples_table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, most: int) -> Any:
+def samples_table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, job: SampleJob) -> Any:
     """One row a sample of each probe, as many of each: what was asked, what came, and how likely it was."""
     import pyarrow
 
-    cut = tuple(dataclasses.replace(probe, reference=reference_of(probe, tokenizer, most)) for probe in probes)
+    cut = tuple(
+        dataclasses.replace(probe, reference=reference_of(probe, tokenizer, job.max_new_tokens)) for probe in probes
+    )
     columns = prompt_columns(cut, len(samples[0]))
     flat = [each for of_probe in samples for each in of_probe]
     stops = [probe.stop for probe, of_probe in zip(probes, samples, strict=True) for _ in of_probe]
-    columns["response"] = pyarrow.array(texts(flat, tokenizer, stops), pyarrow.string())
+    columns["response"] = pyarrow.array(texts(flat, tokenizer, stops, thoughts_of(tokenizer, job)), pyarrow.string())
     columns["token_ids"] = pyarrow.array([each.token_ids for each in flat], pyarrow.list_(pyarrow.int32()))
     columns["tokens"] = pyarrow.array([each.drawn for each in flat], pyarrow.int32())
     columns["logprob"] = pyarrow.array([each.logprob for each in flat], pyarrow.float64())

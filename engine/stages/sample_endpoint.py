@@ -19,6 +19,7 @@ from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.models import openai_client
+from engine.models.chat_template import Options
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_probes
 from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Answer, Conversation, Manner
@@ -68,6 +69,7 @@ class EndpointJob(Stage):
     seed: int = 0
     chat: bool = True
     system: str | None = None
+    template_options: Options | None = None
     manner: Manner = MANNERS[0]
     keyed: bool = False
     kind: ClassVar[str] = "sample"
@@ -83,6 +85,7 @@ class EndpointJob(Stage):
             "probes": fingerprint_probes(self.probes),
             "decoding": self.decoding.model_dump(),
             **{name: getattr(self, name) for name in ("n", "max_new_tokens", "seed", "chat", "system")},
+            **({"template_options": self.template_options} if self.template_options else {}),
             "samples_a_request": SAMPLES_A_REQUEST,
             "version": ENDPOINT_VERSION,
         }

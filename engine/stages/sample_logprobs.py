@@ -77,6 +77,7 @@ class RelogJob(Stage):
         table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)), columns=columns)
         rows = zip(table["token_ids"].to_pylist(), table["tokens"].to_pylist(), strict=True)
         outcomes = [(tuple(tokens), drawn > len(tokens)) for tokens, drawn in rows]  # with its end token or without
+        ends = stop_token_ids(tokenizer, self.sampling.template_options)
         found = np.empty((len(self.decodings), len(outcomes)))
         vocabulary = model.get_output_embeddings().weight.shape[0]
         for place, prompt in enumerate(prompts):
@@ -88,9 +89,7 @@ class RelogJob(Stage):
                 most = max(1, BATCH_LOGITS[model.device.type] // (longest * vocabulary))
                 chosen, distinct = distinct[-most:], distinct[:-most]
                 tokens, whole = zip(*chosen, strict=True)
-                values = decoded_log_probs(
-                    model, prompt, tokens, stop_token_ids(tokenizer), self.decodings, whole=whole
-                )
+                values = decoded_log_probs(model, prompt, tokens, ends, self.decodings, whole=whole)
                 known.update(zip(chosen, values.T, strict=True))
             found[:, place * n : (place + 1) * n] = np.stack([known[each] for each in own], axis=1)
         out = table.select(["prompt_id", "group"])

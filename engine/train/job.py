@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.base import Example, Probe
 from engine.config.sections import TrainSection
+from engine.models.chat_template import Options
 from engine.models.source import ModelSource
 
 
@@ -41,6 +42,7 @@ class TrainJob:
     alternate_reference: tuple[float, ...] | None = None
     template: str = "auto"
     system: str | None = None
+    template_options: Options | None = None
     seed: int = 0
     watch: tuple[Probe, ...] = ()
     watch_utility: tuple[Probe, ...] = ()
@@ -174,7 +176,15 @@ def _encode(examples: tuple[Example, ...], tokenizer: Any, job: TrainJob) -> lis
     from engine.models.tokenization import encode_example
 
     return [
-        encode_example(tokenizer, each.question, each.answer, job.template, job.system, job.settings.max_length)
+        encode_example(
+            tokenizer,
+            each.question,
+            each.answer,
+            job.template,
+            job.system,
+            job.settings.max_length,
+            job.template_options,
+        )
         for each in examples
     ]
 

@@ -58,7 +58,8 @@ class Training(Stage):
             "keep_state": job.keep_state,
             "version": TRAIN_VERSION,
         }
-        return inputs | ({} if job.until is None else {"until": job.until})
+        options = {"template_options": job.template_options} if job.template_options else {}
+        return inputs | options | ({} if job.until is None else {"until": job.until})
 
     def run(self, work: Path, report: Report) -> Json:
         return run_training(self.job, work, report)

@@ -62,15 +62,29 @@ def _scores(
 ) -> np.ndarray:
     """Scores [probes, n] of n samples of each, NaN where the metric failed."""
     from engine.metrics import METRICS, score
-    from engine.stages.sample import SampleJob, reference_of, sample_probes, texts
+    from engine.stages.sample import SampleJob, reference_of, sample_probes, texts, thoughts_of
 
     sampling = SampleJob(
-        job.model, probes, decoding, n, job.watch_tokens, seed=job.seed, template=job.template, system=job.system
+        job.model,
+        probes,
+        decoding,
+        n,
+        job.watch_tokens,
+        seed=job.seed,
+        template=job.template,
+        system=job.system,
+        template_options=job.template_options,
     )
     samples = [each for of_probe in sample_probes(model, tokenizer, probes, sampling) for each in of_probe]
     each_sample = [probe for probe in probes for _ in range(n)]
     metric = METRICS[job.watch_metric]
     references = [metric.truth(reference_of(each, tokenizer, job.watch_tokens), each.fact) for each in each_sample]
     prompts, stops = [probe.prompt for probe in each_sample], [probe.stop for probe in each_sample]
-    values = score(job.watch_metric, texts(samples, tokenizer, stops), references, prompts=prompts, **job.watch_options)
+    values = score(
+        job.watch_metric,
+        texts(samples, tokenizer, stops, thoughts_of(tokenizer, sampling)),
+        references,
+        prompts=prompts,
+        **job.watch_options,
+    )
     return np.array([np.nan if value is None else value for value in values], dtype=float).reshape(len(probes), n)
