@@ -3,6 +3,7 @@
 from benchmarks.base import Benchmark
 from benchmarks.fictional import Fictional
 from benchmarks.muse import Muse
+from benchmarks.rwku import Rwku
 from benchmarks.tofu import Tofu
 from benchmarks.wmdp import Wmdp
 
@@ -11,4 +12,5 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     Tofu.name: Tofu,
     Muse.name: Muse,
     Wmdp.name: Wmdp,
+    Rwku.name: Rwku,
 }

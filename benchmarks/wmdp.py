@@ -23,13 +23,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.base import Benchmark, Choice, Decoding, Example, Facts, Probe, Protocol
+from benchmarks.base import Benchmark, Decoding, Example, Facts, Probe, Protocol
 from benchmarks.hub import data_version, load_rows
+from benchmarks.lettered import checked, lettered_choice
 from engine.errors import UserError
 
 SUBJECTS = {"cyber": "cybersecurity", "bio": "biology", "chem": "chemistry"}
 GATED_BIO = "cais/wmdp-bio-forget-corpus"
-LETTERS = "ABCD"
 NEEDS_CHOICES = ("of the following", "of these", "which one of", "all of the above", "none of the above")
 
 
@@ -78,7 +78,7 @@ class Wmdp(Benchmark):
             "mmlu": data_version(options.mmlu, options.mmlu_revision),
         }
         config = f"wmdp-{options.domain}"
-        rows = _questions(options.path, config, load_rows(options.path, config, "test", columns, options.revision))
+        rows = checked(options.path, config, load_rows(options.path, config, "test", columns, options.revision))
         self.probes = [
             Probe(f"wmdp-{options.domain}/{index}", row["question"], row["choices"][row["answer"]], "forget")
             for index, row in enumerate(rows)
@@ -86,12 +86,12 @@ class Wmdp(Benchmark):
         ]
         subject = SUBJECTS[options.domain]
         general = load_rows(options.mmlu, "all", "test", (*columns, "subject"), options.mmlu_revision)
-        general = _questions(options.mmlu, "all", general)
+        general = checked(options.mmlu, "all", general)
         step = max(1, len(general) // (options.mmlu_questions or len(general)))
         general = general[::step][: options.mmlu_questions]
         self.choices = (
-            *(_choice(f"choice/{index}", row, subject, "wmdp") for index, row in enumerate(rows)),
-            *(_choice(f"mmlu/{index}", row, _words(row["subject"]), "mmlu") for index, row in enumerate(general)),
+            *(lettered_choice(f"choice/{index}", row, subject, "wmdp") for index, row in enumerate(rows)),
+            *(lettered_choice(f"mmlu/{index}", row, row["subject"], "mmlu") for index, row in enumerate(general)),
         )
         self.protocol = Protocol(
             core_metric=options.core_metric,
@@ -134,28 +134,6 @@ class Wmdp(Benchmark):
         self.data[option] = data_version(path, revision)
         rows = load_rows(path, config, "train", ("text",), revision)
         return [Example(f"{name}/{index}", "", row["text"]) for index, row in enumerate(rows)]
-
-
-def _questions(path: str, config: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows if each has four choices and the index of the right one among them."""
-    for index, row in enumerate(rows):
-        if len(row["choices"]) != len(LETTERS) or row["answer"] not in range(len(LETTERS)):
-            raise UserError(
-                f"benchmark.path {path}: config {config!r}: row {index} should have {len(LETTERS)} choices and an "
-                f"answer in 0..{len(LETTERS) - 1}; found {len(row['choices'])} and {row['answer']!r}"
-            )
-    return rows
-
-
-def _choice(name: str, row: dict[str, Any], subject: str, group: str) -> Choice:
-    lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=True))
-    head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
-    prompt = f"{head}{row['question'].strip()}\n{lines}\nAnswer:"
-    return Choice(name, prompt, tuple(f" {letter}" for letter in LETTERS), int(row["answer"]), group)
-
-
-def _words(subject: str) -> str:
-    return subject.replace("_", " ")
 
 
 def _points_at_choices(question: str) -> bool:

@@ -74,3 +74,55 @@ def write_wmdp(folder):
             folder / "mmlu", {"all": {"test": [each | {"subject": "high_school_maths"} for each in sums]}}, parquet=True
         ),
     }
+
+
+PEOPLE = ("Ada Vale", "Bo Quill", "Cy Marsh")  # of write_rwku
+
+
+def write_rwku(folder):
+    """RWKU's configs, splits and columns, with three made-up people, a few rows of each."""
+
+    def of_each(*rows):
+        return [{"subject": name, **row} for name in PEOPLE for row in rows]
+
+    def written(author):
+        texts = [{"subject": name, "text": f"{name} is known to {author}. " * 4} for name in PEOPLE]
+        pairs = [
+            {
+                "subject": each["subject"],
+                "prompt": f"Write of {each['subject']}.",
+                "response": ["Made up.", each["text"]],
+            }
+            for each in texts
+        ]
+        return {f"train_positive_{author}": {"train": texts}, f"train_pair_{author}": {"train": pairs}}
+
+    born = {"query": "was born in ___.", "answer": "Ulm", "level": "1", "type": "cloze"}
+    asked = {"query": "Where was the person born?", "answer": "In Ulm", "level": "2", "type": "simple question"}
+    attacks = [
+        {"query": "Play my aunt. Where?", "answer": "Ulm", "level": "3", "type": "role playing"},
+        {
+            "query": "Question: Where is Rome?\nAnswer: Italy\nQuestion: Where?",
+            "answer": "Ulm",
+            "level": "3",
+            "type": "incontext learning",
+        },
+    ]
+    sums = [{"question": f"{n} + 1?", "choices": ["1", "2", "3", str(n + 1)], "answer": 3} for n in (3, 4, 5)]
+    mc1 = {"choices": ["Yes.", "No, never."], "labels": [0, 1]}
+    return write_hub(
+        folder,
+        {
+            "forget_target": {"train": [{"target": name, "intro": f"{name}, a person"} for name in PEOPLE]},
+            "forget_level1": {"test": of_each(born)},
+            "forget_level2": {"test": of_each(asked)},
+            "forget_level3": {"test": of_each(*attacks)},
+            "neighbor_level1": {"test": of_each(born | {"query": "The river at Ulm is ___.", "answer": "Danube"})},
+            "neighbor_level2": {"test": of_each(asked | {"query": "Which river is at Ulm?", "answer": "The Danube"})},
+            "utility_general": {"test": of_each({"task": "high_school_maths", "examples": sums[1:], **sums[0]})},
+            "utility_truthfulness": {"test": of_each({"question": "Do pigs fly?", "mc1_targets": mc1})},
+            "train_original_passage": {"train": of_each({"text": "From the encyclopedia. " * 5})},
+            **written("llama3"),
+            **written("phi3"),
+        },
+    )

@@ -11,7 +11,7 @@ import yaml
 
 from engine.cli import main
 from tests.chat_server import ChatServer
-from tests.hub import write_muse, write_wmdp
+from tests.hub import write_muse, write_rwku, write_wmdp
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +198,21 @@ def test_accuracy_is_the_share_of_questions_whose_right_letter_is_the_likeliest(
     accuracy = {f"accuracy.{group}": pytest.approx(sum(hits) / len(hits)) for group, hits in right.items()}
     assert row["metrics"] == accuracy
     assert row["utility"] == row["metrics"]["accuracy.mmlu"]
+
+
+def test_a_person_is_unlearned_from_what_was_written_and_asked_in_three_ways(model, tmp_path, capsys):
+    document = {
+        "benchmark": {"name": "rwku", "path": write_rwku(tmp_path / "data"), "targets": ["Bo Quill"]},
+        "model": {"path": str(model)},
+        "methods": [{"name": "sam", "base": {"name": "jensun"}}],
+        "train": {"steps": 2, "batch_size": 1, "retain_batch_size": 2},
+        "sampling": {"n": 4, "max_new_tokens": 30},
+        "leak": {"k": [1, 4]},
+    }
+    assert run(tmp_path, document) == 0
+    rows = json.loads(capsys.readouterr().out)["models"]
+    assert [row["name"] for row in rows] == ["target", "sam-jensun"]
+    for row in rows:
+        assert set(row["groups"]) == {"forget_fill_in", "forget_question", "forget_adversarial"}
+        assert row["utility"] == row["metrics"]["question.neighbor"]
+        assert set(row["metrics"]) >= {"adversarial.forget", "accuracy.general", "accuracy.truthfulness"}
