@@ -7,11 +7,12 @@ Every mistake is a UserError of one line. Knows nothing of how a search is run.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark, is_leak_group
@@ -25,6 +26,8 @@ from engine.evaluation.benchmark_metrics import metric_names
 Range = tuple[float, float]
 Integers = tuple[int, int]
 Scalar = str | int | float | bool | None
+Integer = int  # Parameter has a field of that name
+UNNAMED = object()
 Share = Annotated[float, Field(gt=0, le=1)]
 TRAIN = "train."  # parameters of this prefix are keys of the training, the others the method's own
 
@@ -38,6 +41,16 @@ class Parameter(Section):
     int: Integers | None = None
     choice: Annotated[tuple[Scalar, ...], Field(min_length=1)] | None = None
     when: dict[str, tuple[Scalar, ...]] = {}
+
+    @field_validator("choice", mode="before")
+    @classmethod
+    def _numbers(cls, given: object) -> object:
+        return [_number(value) for value in given] if isinstance(given, list | tuple) else given
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _numbers_of_others(cls, given: object) -> object:
+        return {name: cls._numbers(values) for name, values in given.items()} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _one_kind(self) -> Parameter:
@@ -55,6 +68,29 @@ class Parameter(Section):
     def corners(self) -> tuple[Scalar, ...]:
         """Values that stand for all: every choice, or both ends of a range."""
         return self.choice or self.loguniform or self.uniform or self.int or ()
+
+    def searched_at(self, point: Mapping[str, object]) -> bool:
+        """Whether this one is searched where the parameters above it have these values; left out ones have none."""
+        return all(
+            other in point and any(_same(point[other], value) for value in values)
+            for other, values in self.when.items()
+        )
+
+    def can_be(self, value: Scalar) -> bool:
+        """Whether a suggestion can be exactly this value: a number of a range with a fraction never is."""
+        if self.choice is not None:
+            return any(_same(value, choice) for choice in self.choice)
+        return self.int is not None and isinstance(value, Integer) and self.int[0] <= value <= self.int[1]
+
+
+def _number(value: object) -> object:
+    """A number that YAML reads as text, for want of a point, as the number it is: 1e-3."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values are one: 1 and 1.0 are, 1 and true are not."""
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 class Rung(Section):
@@ -180,6 +216,29 @@ def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -
     return space
 
 
+def _check_conditions(space: Space, where: str) -> None:
+    """UserError where a parameter's `when` holds at no point of the space, alone or beside the others above it."""
+    points: list[dict[str, object]] = [{}]
+    for name, parameter in space.parameters.items():
+        if any(other not in space.parameters for other in parameter.when):
+            return  # said by the check of names
+        met = [point for point in points if parameter.searched_at(point)]
+        if not met:
+            condition = ", ".join(f"{other}: {list(values)}" for other, values in parameter.when.items())
+            raise UserError(
+                f"{where}: parameters.{name}.when: no point of the space meets {{{condition}}}; give values that the "
+                "parameters above it can have"
+            )
+        asked = [value for each in space.parameters.values() for value in each.when.get(name, ())]
+        values = [value for value in asked if parameter.can_be(value)]
+        # one more stands for all the values that no condition names
+        points = (
+            [point for point in points if not parameter.searched_at(point)]
+            + [{**point, name: value} for point in met for value in ([*values, UNNAMED] if asked else ())]
+            + ([] if asked else met)
+        )
+
+
 def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
     from methods import METHODS
 
@@ -187,6 +246,7 @@ def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
     method = METHODS[space.method]
     if method.procedure == "rounds" or method.starts_from == "pretrained":
         raise UserError(f"{where}: method: {space.method} is not searched; search the method that RULE goes on with")
+    _check_conditions(space, where)
     above: list[str] = []
     for name, parameter in space.parameters.items():
         for other in parameter.when:

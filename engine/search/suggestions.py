@@ -44,7 +44,7 @@ class _Suggest:
     def __call__(self, trial: optuna.Trial) -> None:
         values: dict[str, object] = {}
         for name, parameter in self.space.parameters.items():
-            if any(values.get(other) not in allowed for other, allowed in parameter.when.items()):
+            if not parameter.searched_at(values):
                 continue
             if parameter.choice is not None:
                 values[name] = trial.suggest_categorical(name, list(parameter.choice))

@@ -148,3 +148,48 @@ def test_a_grid_takes_every_combination_once(load):
     suggest = optuna_search(space, seed=0)
     points = [tuple(suggest.suggest(f"t{index}").values()) for index in range(space.trial_count)]
     assert sorted(points) == [(1.0, 1e-4), (1.0, 1e-3), (2.0, 1e-4), (2.0, 1e-3)]
+
+
+BETA = {"uniform": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "when", "met"),
+    [
+        ("[1.0e-3, 1.0e-2]", "[1e-3]", {0.001}),  # YAML reads 1e-3 as text
+        ("[1e-3, 1e-2]", "[0.001]", {0.001}),
+        ("[1, 2]", "[1.0]", {1}),
+        ("[1.0, 2.0]", "[1, 2]", {1.0, 2.0}),
+    ],
+)
+def test_conditions_compare_values_as_values(load, choice, when, met):
+    choice, when = yaml.safe_load(choice), yaml.safe_load(when)
+    space = load(parameters={"gamma": {"choice": choice}, "beta": BETA | {"when": {"gamma": when}}})
+    gamma, beta = space.parameters.values()
+    assert {value for value in gamma.choice if beta.searched_at({"gamma": value})} == met
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        {"gamma": {"choice": [0.1, 0.2]}},
+        {"gamma": {"uniform": [0.0, 1.0]}},  # a point of it is never exactly .3
+        {"gamma": {"choice": [True, False]}},
+        {"gamma": {"int": [1, 5]}},
+    ],
+)
+def test_a_condition_that_nothing_can_meet_is_refused(load, above):
+    with pytest.raises(UserError, match=r"parameters\.beta\.when: no point of the space meets \{gamma: \[0\.3\]\}"):
+        load(parameters=above | {"beta": BETA | {"when": {"gamma": [0.3]}}})
+
+
+def test_conditions_that_cannot_hold_together_are_refused(load):
+    gamma = {"choice": [0.1, 0.2]}
+    train = {"int": [1, 5], "when": {"gamma": [0.1]}}
+    with pytest.raises(UserError, match=r"parameters\.beta\.when: no point"):
+        load(
+            parameters={
+                "gamma": gamma, "train.steps": train, "beta": BETA | {"when": {"gamma": [0.2], "train.steps": [3]}}
+            }
+        )  # fmt: skip
+    load(parameters={"gamma": gamma, "train.steps": train, "beta": BETA | {"when": {"train.steps": [3]}}})
