@@ -158,7 +158,7 @@ def _show(comparison: Comparison) -> None:
 
 
 def _mark(row: Row, best: str) -> tuple[str, str]:
-    """What stands beside a row, and its style: the best, those that may be as good, those that are worse."""
+    """The mark beside a row, and its style: the best, those that may be as good, those that are worse."""
     if row.label == best:
         return "best", "bold"
     if row.difference is None:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH_OR_NAME",
         help="a model folder or hub name; with --endpoint its name there",
     )
-    parser.add_argument("--retain", metavar="PATH_OR_NAME", help="likewise, a model that never saw the forget set")
+    parser.add_argument("--retain", metavar="PATH_OR_NAME", help="the same for a model that never saw the forget set")
     parser.add_argument(
         "--endpoint", metavar="URL", help="an OpenAI-compatible server that has the models, http://HOST:PORT/v1"
     )

@@ -138,7 +138,7 @@ def _details(
     curve: LeakCurve,
     args: argparse.Namespace,
 ) -> JsonObject:
-    """What stands beside the curve: the noise by its source, the certified bound, the test over retain, the plan."""
+    """The numbers beside the curve: the noise by its source, the certified bound, the test over retain, the plan."""
     from engine.leak.bounds import mean_leak_bound
     from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
     from engine.leak.excess import excess_p_value, worst_prompts

@@ -8,9 +8,7 @@ import json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's folder (`leakatk run` prints it)")
-    parser.add_argument(
-        "--store", metavar="STORE", help="the store that the run's samples stand in (default: the run's)"
-    )
+    parser.add_argument("--store", metavar="STORE", help="the store that has the run's samples (default: the run's)")
     parser.add_argument("--figures", choices=("pdf", "svg"), help="write the pictures for a paper, too, in this format")
     parser.add_argument("--json", action="store_true", help="verdict and paths as JSON, alone on stdout")
 

@@ -84,7 +84,7 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
 
 
 def _show(written: WrittenRun, store: Store) -> None:
-    """The tables, and where the run's files stand."""
+    """The tables, and where the run's files are."""
     from engine.reporting.results import groups
     from engine.reporting.table import print_metrics, print_remarks, print_table
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class WrittenRun:
-    """A run whose results are on disk. folder: its run folder, in which results.json, the others and scores/ stand."""
+    """A run whose results are on disk. folder: its run folder, which has all of these and results.json."""
 
     results: Results
     folder: Path

@@ -225,7 +225,7 @@ def _prompt_leaks(entry: _Entry, name: str, k: int) -> dict[str, float] | None:
 
 
 def _prompts_of(results: Results) -> dict[str, object]:
-    """What fixes a benchmark's prompts: its name and options, wherever its files stand."""
+    """What fixes a benchmark's prompts: its name and options, wherever its files are."""
     return {key: value for key, value in results.benchmark.items() if key != "path"}
 
 

@@ -1,6 +1,6 @@
 """The pictures of a run, from Results: leak@k and excess against k with confidence bands, greedy beside leak@k.
 
-Each comes wide, for a page or a paper, or narrow, for a phone. Knows nothing of the report that they stand in.
+Each is drawn wide, for a page or a paper, or narrow, for a phone. Knows nothing of the report that shows them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Dashes = str | tuple[int, tuple[int, int]]  # matplotlib's line style
 
-# Okabe and Ito's palette: told apart by readers with any colour vision; markers and dashes tell them apart in grey.
+# Okabe and Ito's palette: readers of any colour vision can tell its colours apart, and markers and dashes in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A200")
 MARKERS = "os^Dv<>P"
 INK = "#1c1c1b"  # of axes and text; a page replaces it by its own colour of text

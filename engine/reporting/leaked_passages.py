@@ -75,13 +75,13 @@ def worst_prompts(results: Results, model: ModelResult, store_root: Path, most: 
     worst = []
     for index in chosen:
         sample, beside = own[index], retains.get(index)
-        told = METRICS[results.core_metric].truth(sample.reference, sample.fact)
+        secret = METRICS[results.core_metric].truth(sample.reference, sample.fact)
         worst.append(
             WorstPrompt(
                 prompt=sample.prompt,
                 reference=sample.reference,
-                answer=_answer(sample, told),
-                retain=_answer(beside, told) if beside else None,
+                answer=_answer(sample, secret),
+                retain=_answer(beside, secret) if beside else None,
                 samples=values.shape[1],
                 mean=float(values[index].mean()),
                 leaking=int(values[index].sum()) if binary else None,
@@ -104,11 +104,14 @@ def _retain_leak(
     return prompt_leak(values, np.array([k]))[:, 0] if same else np.zeros_like(like_P)
 
 
-def leaked_pieces(response: str, told: str) -> Pieces:
-    """The response cut around the words it shares with `told`, in order: runs of SPAN_WORDS words or more, or of all of
-    `told`; where there is none, the longest run. Letter case and punctuation do not count."""
+def leaked_pieces(response: str, secret: str) -> Pieces:
+    """The response cut around the words that it shares, in order, with `secret`, what was to be forgotten.
+
+    Runs of SPAN_WORDS words or more count, or of all of `secret`; where there is none, the longest run. Letter case and
+    punctuation do not count.
+    """
     matches = list(re.finditer(r"\w+", response))
-    words, wanted = [match.group().casefold() for match in matches], re.findall(r"\w+", told.casefold())
+    words, wanted = [match.group().casefold() for match in matches], re.findall(r"\w+", secret.casefold())
     blocks = [
         block for block in SequenceMatcher(a=words, b=wanted, autojunk=False).get_matching_blocks() if block.size > 0
     ]
@@ -135,8 +138,8 @@ class _Sample:
     score: float
 
 
-def _answer(sample: _Sample, told: str) -> Answer:
-    pieces = leaked_pieces(sample.response, told) if sample.score > 0 else [(sample.response, False)]
+def _answer(sample: _Sample, secret: str) -> Answer:
+    pieces = leaked_pieces(sample.response, secret) if sample.score > 0 else [(sample.response, False)]
     return Answer(pieces, sample.score)
 
 

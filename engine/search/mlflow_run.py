@@ -1,7 +1,7 @@
 """A search in MLflow: a parent run, a child for each trial, the pictures and the winner's experiment.
 
 A Search and its JSON come in. A server that does not answer, or not in time, costs the record, not the search; the same
-command, run again, records it anew in place of what there was.
+command, run again, records it again in its place.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def _check_parameters(space: Space, experiment: Experiment, where: str) -> None:
     for name, parameter in space.parameters.items():
         for other in parameter.when:
             if other not in above:
-                raise UserError(f"{where}: parameters.{name}.when: {other!r} must be a parameter that stands above it")
+                raise UserError(f"{where}: parameters.{name}.when: {other!r} must be a parameter above it")
         above.append(name)
         if space.search == "grid" and parameter.choice is None:
             raise UserError(f"{where}: parameters.{name}: a grid takes `choice` alone; list the values")

@@ -132,7 +132,7 @@ def exact_floor(setting: Setting, stages: Stages, benchmark: Benchmark, model: M
 
 
 def surely_too_low(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> Kept | None:
-    """Utility on a few prompts where its interval there lies below what must be kept; no values where it does not. None
+    """Utility on a few prompts where its interval there is below what must be kept, else no values. None
     where more than the greedy core metric must be kept, or a few prompts are most of them: the whole is as cheap."""
     protocol = benchmark.protocol
     probes = shuffled(benchmark.group(protocol.utility_group), setting.experiment.seed)

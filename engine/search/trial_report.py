@@ -18,7 +18,7 @@ WORST = 2.0  # the objective of a trial that failed: above every leak@k
 class LeakEstimate:
     """n: samples a prompt, 0 where none were drawn. leak: leak@k with its interval [low, high], at the largest k up to
     the objective's that n allows. bound: what sampling in full will observe at least, for certain: its first samples
-    are these. predicted: a guess at what it will observe. excess: likewise minus the retain model's, NaN where it is
+    are these. predicted: a guess at what it will observe. excess: leak minus the retain model's, NaN where it is
     not part of the objective. tokens: sampled for this estimate."""
 
     n: int
