@@ -32,7 +32,7 @@ from engine.stages.sample_endpoint import NO_LIKELIHOOD, Endpoint
 from engine.stages.score import GroupScores
 from engine.store.store import FinishedStage
 
-SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # the reference answer itself scores 1 by these
+SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # a reference that they see scores 1 by these itself
 Key = tuple[str, str, str]  # group, metric, decoding
 Leaks = dict[Key, PromptLeaks]
 
@@ -102,7 +102,7 @@ def evaluate(
         greedy={
             (group, metric): scores
             for metric in samplings[-1].metrics
-            for group, scores in samplings[-1].scores(metric).items()
+            for group, scores in _scores(subject, samplings[-1], metric).items()
         },
         prompt_ids=prompt_ids,
         known=_known(subject, samplings, answers, prompt_ids),
@@ -143,9 +143,17 @@ def _leaks(subject: Subject, samplings: Sequence[Sampling]) -> Leaks:
         (group, metric, sampling.decoding.name): _prompt_leaks(subject.experiment, scores.scores)
         for sampling in counted
         for metric in sampling.metrics
-        for group, scores in sampling.scores(metric).items()
+        for group, scores in _scores(subject, sampling, metric).items()
         if is_leak_group(group)
     }
+
+
+def _scores(subject: Subject, sampling: Sampling, metric: str) -> dict[str, GroupScores]:
+    """By group of probes; a metric beside the core metric that could score nothing of a group is left out there."""
+    scores = sampling.scores(metric)
+    if metric == subject.benchmark.protocol.core_metric:
+        return scores
+    return {group: of_group for group, of_group in scores.items() if not np.isnan(of_group.scores).all()}
 
 
 def _prompt_leaks(experiment: Experiment, scores_PN: Floats) -> PromptLeaks:
@@ -211,6 +219,10 @@ def _notes(subject: Subject, samplings: Sequence[Sampling], likelihoods: Finishe
     for sampling in samplings:
         for each in sampling.rounds:
             notes += each.generations.facts.get("notes", [])
+        for metric in sampling.metrics:
+            blank = set(sampling.scores(metric)) - set(_scores(subject, sampling, metric))
+            why = tally(sampling.rounds[0].scores[metric].facts["failures"])
+            notes += [f"no score of {group} by {metric}: {why}" for group in sorted(blank)]
     if likelihoods is not None and (cut := likelihoods.facts.get("truncated")):
         texts = likelihoods.facts["pairs"]
         notes.append(f"likelihoods of {cut} of {texts} texts are of their beginnings: the context is too short")

@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -25,7 +25,8 @@ class Metric:
     """`function` of engine.metrics.`module`, its `field` where it gives several, with `preset` options.
 
     reads_fact: compares with the probe's fact where it has one, else with the whole reference. reads_prompt: takes the
-    prompts as a third argument.
+    prompts as a third argument. by_rouge: ROUGE decides, which cannot see references in other scripts than Latin: they
+    give no score.
     """
 
     summary: str
@@ -35,6 +36,7 @@ class Metric:
     preset: tuple[tuple[str, Any], ...] = ()
     reads_fact: bool = False
     reads_prompt: bool = False
+    by_rouge: bool = False
 
     def load(self) -> Callable[..., Any]:
         return getattr(importlib.import_module(f"engine.metrics.{self.module}"), self.function)
@@ -48,16 +50,33 @@ class Metric:
         parameters = inspect.signature(self.load()).parameters.values()
         return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} | dict(self.preset)
 
+    def blindness(self, reference: str, options: Mapping[str, Any]) -> str | None:
+        """Why this metric cannot tell whether a response gives the reference; None where it can, as far as is known
+        without a model."""
+        from engine.metrics.rouge import BLIND, is_blind_to
+
+        filters = (dict(self.preset) | dict(options)).get("rouge_filter") is not None
+        return BLIND if (self.by_rouge or filters) and is_blind_to(reference) else None
+
 
 METRICS = {
     "exact_fact": Metric(
         "1 where the fact's words stand in the response, else 0", "exact", "exact_fact", reads_fact=True
     ),
-    "rouge_l_recall": Metric("ROUGE-L recall of the reference, as rouge-score", "rouge", "rouge_l", "recall"),
-    "rouge_l_precision": Metric("ROUGE-L precision of the response, as rouge-score", "rouge", "rouge_l", "precision"),
-    "rouge_l_f1": Metric("ROUGE-L F1, as rouge-score", "rouge", "rouge_l", "f1"),
+    "rouge_l_recall": Metric(
+        "ROUGE-L recall of the reference, as rouge-score", "rouge", "rouge_l", "recall", by_rouge=True
+    ),
+    "rouge_l_precision": Metric(
+        "ROUGE-L precision of the response, as rouge-score", "rouge", "rouge_l", "precision", by_rouge=True
+    ),
+    "rouge_l_f1": Metric("ROUGE-L F1, as rouge-score", "rouge", "rouge_l", "f1", by_rouge=True),
     "rouge_l_f1_unstemmed": Metric(
-        "ROUGE-L F1 of words as they are, as MUSE's own code", "rouge", "rouge_l", "f1", preset=(("stemmer", False),)
+        "ROUGE-L F1 of words as they are, as MUSE's own code",
+        "rouge",
+        "rouge_l",
+        "f1",
+        preset=(("stemmer", False),),
+        by_rouge=True,
     ),
     "entailment": Metric("1 where an NLI model reads the reference out of the response", "entailment", "entailment"),
     "entailment_es": Metric(
@@ -110,13 +129,18 @@ def score_counted(
     prompts = [""] * len(responses) if prompts is None else prompts
     if not len(responses) == len(references) == len(prompts):
         raise ValueError(f"{len(responses)} responses, {len(references)} references, {len(prompts)} prompts")
-    there = [index for index, response in enumerate(responses) if response is not None]
+    scores: list[float | None] = [None] * len(responses)
+    why = {reference: chosen.blindness(reference, options) for reference in set(references)}
+    failures = Counter[str]()
+    there: list[int] = []
+    for index, (response, reference) in enumerate(zip(responses, references, strict=True)):
+        if reason := "no response" if response is None else why[reference]:
+            failures[reason] += 1
+        else:
+            there.append(index)
     columns = [responses, references, prompts] if chosen.reads_prompt else [responses, references]
     found = chosen.load()(*([column[i] for i in there] for column in columns), **dict(chosen.preset) | options)
-    values = getattr(found, chosen.field) if chosen.field else found
-    scores: list[float | None] = [None] * len(responses)
-    failures = Counter({"no response": len(responses) - len(there)} if len(there) < len(responses) else {})
-    for index, value in zip(there, values, strict=True):
+    for index, value in zip(there, getattr(found, chosen.field) if chosen.field else found, strict=True):
         if isinstance(value, Failed):
             failures[value.reason] += 1
         else:

@@ -31,22 +31,29 @@ def cosine(
     """max(0, cosine) of the mean-pooled embeddings of candidate and reference: [pairs] in [0, 1].
 
     model: a folder or hub name; texts are cut to the length that it was made for. A blank candidate scores 0. An
-    embedding that is not finite is a failure. Raises ValueError for unequal lengths, UserError for a model that does
-    not pool by the mean. Source: arXiv 2511.04934 (TOFU's cosine similarity), after sentence-transformers.
+    embedding that is not finite and a reference that the model's vocabulary lacks are failures. Raises ValueError for
+    unequal lengths, UserError for a model that does not pool by the mean. Source: arXiv 2511.04934 (TOFU's cosine
+    similarity), after sentence-transformers.
     """
     if len(candidates) != len(references):
         raise ValueError(f"{len(candidates)} candidates and {len(references)} references: they must be pairs")
+    from engine.metrics.encoders import UNREAD, unread
+
     texts = list(dict.fromkeys(text for text in [*candidates, *references] if text.strip()))
     if not texts:
         return [0.0] * len(candidates)
     places = {text: place for place, text in enumerate(texts)}
     embeddings = _embed(texts, model, batch_size)
-    return [
-        _similarity(embeddings[places[candidate]], embeddings[places[reference]])
-        if candidate.strip() and reference.strip()
-        else 0.0
-        for candidate, reference in zip(candidates, references, strict=True)
-    ]
+    dark = unread(model, "AutoModel", references)
+    scores: list[float | Failed] = []
+    for candidate, reference in zip(candidates, references, strict=True):
+        if reference in dark:
+            scores.append(Failed(UNREAD))
+        elif candidate.strip() and reference.strip():
+            scores.append(_similarity(embeddings[places[candidate]], embeddings[places[reference]]))
+        else:
+            scores.append(0.0)
+    return scores
 
 
 def _similarity(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | Failed:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from engine.errors import UserError
 
+UNKNOWN_SHARE = 0.5  # of a text's tokens
+UNREAD = "the model's vocabulary lacks most of the reference; give one of its language as the metric's option model"
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
@@ -110,6 +113,17 @@ def label_index(id2label: dict[int, str], label: str, model: str) -> int:
         names = ", ".join(str(name) for name in id2label.values())
         raise UserError(f"model {model}: needs one label named {label}, found {names}; give a classifier with it")
     return found[0]
+
+
+def unread(path: str, auto_class: str, references: Sequence[str]) -> set[str]:
+    """The references of which the model's vocabulary lacks so much that its output tells nothing: none in ASCII."""
+    foreign = [text for text in set(references) if not text.isascii() and any(map(str.isalnum, text))]
+    if not foreign:
+        return set()
+    tokenizer = load_encoder(auto_class, path).tokenizer
+    rows = tokenizer(clean(foreign), add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    return {text for text, row in zip(foreign, rows, strict=True) if row.count(unknown) > UNKNOWN_SHARE * len(row)}
 
 
 def clean(texts: Sequence[str]) -> list[str]:

@@ -31,8 +31,9 @@ def entailment(
 
     model: a folder or hub name. rouge_filter: pairs whose ROUGE-L recall is below it score 0 unseen (the paper's ES:
     0.1; None: no filter). A blank candidate entails nothing. Candidates are cut at their end to the model's length; a
-    reference that does not fit, or an output that is not finite, is a failure. Raises ValueError for unequal lengths,
-    UserError for a model without one label "entailment". Source: arXiv 2511.04934, entailment score.
+    reference that does not fit, one that the model's vocabulary lacks, and an output that is not finite are failures.
+    Raises ValueError for unequal lengths, UserError for a model without one label "entailment". Source: arXiv
+    2511.04934, entailment score.
     """
     if len(candidates) != len(references):
         raise ValueError(f"{len(candidates)} candidates and {len(references)} references: they must be pairs")
@@ -51,15 +52,19 @@ def entailment(
 
 
 def _classify(pairs: list[tuple[str, str]], model: str, batch_size: int) -> list[float | Failed]:
-    from engine.metrics.encoders import clean, label_index, load_encoder, run_batches
+    from engine.metrics.encoders import UNREAD, clean, label_index, load_encoder, run_batches, unread
 
     encoder = load_encoder("AutoModelForSequenceClassification", model)
     label = label_index(encoder.model.config.id2label, "entailment", model)
     premises, hypotheses = clean([pair[0] for pair in pairs]), clean([pair[1] for pair in pairs])
     room = encoder.max_tokens - encoder.tokenizer.num_special_tokens_to_add(pair=True)
     lengths = [len(ids) for ids in encoder.tokenizer(hypotheses, add_special_tokens=False)["input_ids"]]
-    fits = [index for index, length in enumerate(lengths) if length < room]
-    scores: list[float | Failed] = [Failed("the reference is longer than the model takes")] * len(pairs)
+    dark = unread(model, "AutoModelForSequenceClassification", [pair[1] for pair in pairs])
+    fits = [index for index, length in enumerate(lengths) if length < room and pairs[index][1] not in dark]
+    scores: list[float | Failed] = [
+        Failed(UNREAD if reference in dark else "the reference is longer than the model takes")
+        for _, reference in pairs
+    ]
     if not fits:
         return scores
     inputs = encoder.tokenizer(

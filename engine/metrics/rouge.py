@@ -11,8 +11,17 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
+# Letters and digits that rouge-score does not read; of accented Latin ones it reads what is left of their words.
+_UNSEEN = regex.compile(r"[[\p{L}\p{N}]--[\p{Latin}0-9]]|[\uFF10-\uFF5A]", regex.V1)
+_LETTERS = regex.compile(r"[\p{L}\p{N}]")
+UNSEEN_SHARE = 1 / 3  # of a reference's letters: beyond it what is left of the text tells too little
+BLIND = (
+    "ROUGE reads only Latin letters and digits, which the reference lacks; exact_fact and judge read every script, "
+    "entailment and cosine that of their model"
+)
 # Every byte that is no letter or digit becomes a space; upper case is gone before.
 _WORDS_ONLY = bytes(byte if chr(byte).isascii() and chr(byte).isalnum() else 32 for byte in range(256))
 
@@ -46,6 +55,14 @@ def rouge_l(candidates: Sequence[str], references: Sequence[str], stemmer: bool 
     total = precision + recall
     f1 = 2 * precision * recall / np.where(total > 0, total, 1)  # in rouge-score's order: the last bit agrees
     return RougeL(precision, recall, f1)
+
+
+def is_blind_to(reference: str) -> bool:
+    """Whether ROUGE cannot see a reference: it holds no word of [a-z0-9], or most of it is in another script."""
+    if reference.isascii():
+        return False
+    seen = any(each.isascii() and each.isalnum() for each in reference.lower())
+    return not seen or len(_UNSEEN.findall(reference)) > UNSEEN_SHARE * len(_LETTERS.findall(reference))
 
 
 class _Vocabulary(dict[bytes, int]):

@@ -24,6 +24,7 @@ from engine.evaluation.beyond_n import beyond
 from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.fingerprint import fingerprint
+from engine.metrics import METRICS
 from engine.models.source import ModelSource
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import BuiltModel, ModelBuilder
@@ -93,8 +94,23 @@ def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Endin
 
 
 def prepared(experiment: Experiment, benchmark: Benchmark) -> Experiment:
-    """The experiment with its benchmark's protocol and this cluster's devices filled in."""
+    """The experiment with its benchmark's protocol and this cluster's devices filled in.
+
+    UserError where the core metric can see no reference of a group that decides.
+    """
+    protocol = benchmark.protocol
+    for group in (protocol.leak_group, protocol.utility_group):
+        refuse_blind(protocol.core_metric, benchmark, group, experiment)
     return _with_devices(parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name))
+
+
+def refuse_blind(metric: str, benchmark: Benchmark, group: str, experiment: Experiment) -> None:
+    """UserError where a metric can see no reference of a group of probes: nothing could be said of any answer."""
+    chosen, options = METRICS[metric], experiment.metric_options.get(metric, {})
+    told = [chosen.truth(probe.reference, probe.fact) for probe in benchmark.group(group)]
+    why = [chosen.blindness(each, options) for each in told]
+    if why and all(why):
+        raise UserError(f"benchmark {benchmark.name}: {metric} cannot score the probes of {group}: {why[0]}")
 
 
 def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None = None) -> str:

@@ -7,7 +7,6 @@ Results and the store come in; plain records come out. Knows nothing of HTML: wh
 from __future__ import annotations
 
 import dataclasses
-import re
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from engine.leak.estimator import Floats, prompt_leak
 from engine.metrics import METRICS
+from engine.metrics.words import word_spans
 from engine.reporting.results import Curve, ModelResult, Results, generations_stage, scores_stage
 from engine.store.replica import present
 
@@ -110,8 +110,8 @@ def leaked_pieces(response: str, secret: str) -> Pieces:
     Runs of SPAN_WORDS words or more count, or of all of `secret`; where there is none, the longest run. Letter case and
     punctuation do not count.
     """
-    matches = list(re.finditer(r"\w+", response))
-    words, wanted = [match.group().casefold() for match in matches], re.findall(r"\w+", secret.casefold())
+    spans = list(word_spans(response))
+    words, wanted = [word for _, _, word in spans], [word for _, _, word in word_spans(secret)]
     blocks = [
         block for block in SequenceMatcher(a=words, b=wanted, autojunk=False).get_matching_blocks() if block.size > 0
     ]
@@ -120,7 +120,7 @@ def leaked_pieces(response: str, secret: str) -> Pieces:
     pieces: Pieces = []
     end = 0
     for block in (other for other in blocks if other.size >= enough):
-        start, stop = matches[block.a].start(), matches[block.a + block.size - 1].end()
+        start, stop = spans[block.a][0], spans[block.a + block.size - 1][1]
         pieces += [(response[end:start], False), (response[start:stop], True)]
         end = stop
     pieces.append((response[end:], False))

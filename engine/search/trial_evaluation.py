@@ -22,6 +22,7 @@ from engine.leak.estimator import Floats, leak_curve, prompt_leak
 from engine.leak.extrapolation import fit_leak_model
 from engine.leak.intervals import mean_interval
 from engine.metrics import METRICS
+from engine.metrics import score as metric_score
 from engine.models.source import ModelSource
 from engine.search.prompt_split import deciding_prompts, shuffled
 from engine.search.space import Rung, Space
@@ -124,11 +125,21 @@ def exact_floor(setting: Setting, stages: Stages, benchmark: Benchmark, model: M
     chosen = deciding_prompts(benchmark.group(setting.group), setting.experiment.seed)
     k = setting.space.objective.k
     bound = 0.0
-    if setting.metric in SURE_METRICS and setting.decoding == Decoding() and not any(probe.raw for probe in chosen):
+    if _sure(setting, chosen) and setting.decoding == Decoding() and not any(probe.raw for probe in chosen):
         logprobs = reference_logprobs(stages, setting.experiment, benchmark, model, "trial").get(setting.group, [])
         by_id = dict(zip([probe.id for probe in benchmark.group(setting.group)], logprobs, strict=True))
         bound = float(np.mean([leak_floor([min(by_id[probe.id], 0.0)], k) for probe in chosen]))
     return LeakEstimate(n=0, k=k, leak=bound, low=bound, high=1.0, bound=0.0, predicted=bound)
+
+
+def _sure(setting: Setting, probes: list[Probe]) -> bool:
+    """Whether the reference answer itself scores 1 by the metric, whichever of these probes it is of."""
+    if setting.metric not in SURE_METRICS:
+        return False
+    references = [probe.reference for probe in probes]
+    truths = [METRICS[setting.metric].truth(probe.reference, probe.fact) for probe in probes]
+    options = setting.experiment.metric_options.get(setting.metric, {})
+    return all(value == 1.0 for value in metric_score(setting.metric, references, truths, **options))
 
 
 def surely_too_low(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> Kept | None:
@@ -158,7 +169,8 @@ def kept(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSou
     greedy = {name: measured.greedy_means(name) for name in greedy_metrics(benchmark)}
     own, _ = benchmark_metrics(benchmark, greedy, measured.likelihoods, None)
     values = {name: value for name, value in own.items() if value is not None}
-    values |= {name: measured.greedy_means(name)[protocol.utility_group] for name in named}
+    means = {name: measured.greedy_means(name).get(protocol.utility_group) for name in named}
+    values |= {name: mean for name, mean in means.items() if mean is not None}
     return Kept(values | {"utility": measured.utility(benchmark, own)}, measured.tokens)
 
 

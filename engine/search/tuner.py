@@ -26,7 +26,7 @@ from engine.models.source import ModelSource
 from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
-from engine.pipeline.run import experiment_fingerprint, prepared
+from engine.pipeline.run import experiment_fingerprint, prepared, refuse_blind
 from engine.search.final_selection import sample_finalists
 from engine.search.result import Search, Trial
 from engine.search.scheduler import Budget, PrintReports, SearchScheduler
@@ -57,6 +57,7 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     folder = store.root / "tune" / f"{experiment.name}-{space.method}-{identity[:8]}"
     group = space.objective.group or benchmark.protocol.leak_group
     metric = space.objective.metric or benchmark.protocol.core_metric
+    refuse_blind(metric, benchmark, group, experiment)
     ray_cluster.connect(distributed_training=True)
     at_once = concurrent_trials(space, experiment)
     with Progress(quiet) as progress:

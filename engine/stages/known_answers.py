@@ -26,7 +26,7 @@ from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of, thoughts_of
 from engine.store.manifest import Json
 
-ANSWERS_VERSION = 1  # part of every stage's fingerprint: raise it when other answers are found
+ANSWERS_VERSION = 2  # part of every stage's fingerprint: raise it when other answers are found
 UNIT_PROMPTS = 64
 BEAM_LOGITS = {"cpu": 2**22, "cuda": 2**27}  # held at once, float64
 LEAST_LOG_PROB = -25.0  # an answer below 1.4e-11 adds .014 to leak@k at k = 1e9

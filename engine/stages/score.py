@@ -20,7 +20,7 @@ from engine.store.manifest import Json
 from engine.store.replica import manifest_of, readable
 from engine.store.store import FinishedStage
 
-SCORE_VERSION = 2  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
+SCORE_VERSION = 3  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
 
 
 @dataclasses.dataclass(frozen=True)

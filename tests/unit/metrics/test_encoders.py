@@ -265,3 +265,12 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path, embedder):
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="safetensors"):
         score("cosine", ["a"], ["b"], model=str(tmp_path))
+
+
+@pytest.mark.parametrize("metric", ["entailment", "cosine"])
+def test_a_reference_that_the_models_vocabulary_lacks_has_no_score(metric, classifier, embedder):
+    model = str(classifier if metric == "entailment" else embedder)
+    found = score_counted(metric, ["北 京", "the fox"], ["北 京", "the fox"], model=model)
+    assert found.scores[0] is None
+    assert found.scores[1] is not None
+    assert "vocabulary lacks most of the reference" in next(iter(found.failures))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from engine.metrics import score
+from engine.metrics import score, score_counted
 from engine.metrics.exact import exact_fact
 from engine.metrics.rouge import rouge_l
 
@@ -92,3 +92,26 @@ def test_every_metric_of_words_gives_one_score_in_range_for_each_pair(metric):
     assert scores[0] == 1.0
     assert scores[1] == 0.0
     assert all(0 <= each <= 1 for each in scores)
+
+
+CHINESE = "作者的全名是林晓云，她出生于台北。"
+RUSSIAN = "Эту книгу написала Анна Петрова в 1931 году."
+
+
+@pytest.mark.parametrize("metric", ["rouge_l_recall", "rouge_l_precision", "rouge_l_f1", "entailment_es"])
+@pytest.mark.parametrize("reference", [CHINESE, RUSSIAN, "ａｂｃ ｄｅｆ", "شارع 12", "øæ"])
+def test_a_metric_blind_to_a_reference_scores_none_of_its_answers_and_names_one_that_sees(metric, reference):
+    """A verbatim answer would score 0, and one that shares a number alone 1."""
+    found = score_counted(metric, [reference, "1931 12", "", None], [reference] * 4)
+    assert found.scores == [None] * 4
+    (reason, count), missing = found.failures.items()
+    assert (count, missing) == (3, ("no response", 1))
+    assert "exact_fact" in reason
+
+
+@pytest.mark.parametrize("reference", ["Été à Orléans", "Nguyễn Văn Thiệu", "İstanbul", "Harry Potter (哈利)", "1931"])
+def test_latin_references_score_as_the_library_scores_them(reference):
+    for name, theirs in zip(
+        ("precision", "recall", "f1"), library([reference, "x"], [reference] * 2, True), strict=True
+    ):
+        assert score(f"rouge_l_{name}", [reference, "x"], [reference] * 2) == theirs.tolist()

@@ -98,6 +98,8 @@ def test_leaked_words_are_marked_in_the_worst_prompts(page):
             ["red fox ran", "blue lake today"],
         ),
         ("the ash", "silent harbor of ash", ["ash"]),
+        ("答え：首都は東京です。", "東京", ["東京"]),
+        ("लेखक राम है", "राम", ["राम"]),
         ("nothing at all", "silent harbor", []),
         ("", "silent harbor", []),
         ("anything", "", []),
