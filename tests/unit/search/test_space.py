@@ -44,7 +44,7 @@ def test_a_point_of_the_space_is_a_method_with_its_training(load):
         ({"parameters": {"beta": {"loguniform": [0, 1]}}}, "above 0"),
         ({"parameters": {"beta": {"uniform": [0, 1], "choice": [1]}}}, "exactly one"),
         ({"parameters": {"train.steps": {"int": [0, 5]}}}, "steps"),
-        ({"parameters": {"beta": {"uniform": [1, 2], "when": {"gamma": [1]}}}}, "stands above"),
+        ({"parameters": {"beta": {"uniform": [1, 2], "when": {"gamma": [1]}}}}, "must be a parameter above it"),
         ({"method": "npoo"}, "'npo'"),
         ({"method": "rule"}, "not searched"),
         ({"objective": {"k": 201}}, "more than sampling.n = 200"),
