@@ -49,10 +49,8 @@ class Setting:
 
     @property
     def decoding(self) -> Decoding:
-        """The decoding that the objective is taken at: the first that samples."""
-        return next(
-            (decoding for decoding in self.experiment.sampling.decoding or () if decoding.temperature > 0), Decoding()
-        )
+        """The decoding that the objective is taken at."""
+        return self.experiment.headline_decoding or Decoding()
 
     @property
     def full(self) -> Rung:
