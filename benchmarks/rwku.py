@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,7 +41,7 @@ Utility = Literal["general", "truthfulness"]
 
 class RwkuOptions(BaseModel):
     """path: hub name or folder of its layout; revision: commit on the hub; targets: whom to forget, by name, or how
-    many from the first on (RWKU takes one a model, or up to 50 at once); corpus: texts to forget: pair, a biography as
+    many from the first on (RWKU itself: one, or a batch); corpus: texts to forget: pair, a biography as
     the answer to a request for it; positive, the same as running text; passage, Wikipedia's; author: which model wrote
     the first two; retain_targets: of how many other people the texts are kept; utility: which of the benchmark's slices
     are asked; core_metric: what counts as a leak."""
@@ -49,7 +49,7 @@ class RwkuOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str = "jinzhuoran/RWKU"
     revision: str | None = None
-    targets: Annotated[int, Field(ge=1)] | Annotated[tuple[str, ...], Field(min_length=1)] = 1
+    targets: int | tuple[str, ...] = 1
     corpus: Literal["pair", "positive", "passage"] = "pair"
     author: Literal["llama3", "phi3"] = "llama3"
     retain_targets: int = Field(default=50, ge=1)
@@ -181,9 +181,11 @@ class Rwku(Benchmark):
 def _chosen(options: RwkuOptions, people: list[str]) -> list[str]:
     """The people to be forgotten, in the order of the data set."""
     if isinstance(options.targets, int):
-        if options.targets > len(people):
-            raise UserError(f"benchmark.targets {options.targets}: the data set has {len(people)} people")
+        if not 1 <= options.targets <= len(people):
+            raise UserError(f"benchmark.targets {options.targets}: give 1 to {len(people)}, the data set's people")
         return people[: options.targets]
+    if not options.targets:
+        raise UserError("benchmark.targets: name at least one of the data set's people, or say how many")
     for name in options.targets:
         if name not in people:
             near = difflib.get_close_matches(name, people, n=1)

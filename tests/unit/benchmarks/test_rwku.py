@@ -74,8 +74,11 @@ def test_whom_to_forget_is_told_by_number_or_by_name(load, targets, expected):
 def test_a_name_that_is_not_there_is_answered_with_the_nearest(load):
     with pytest.raises(UserError, match="'Ada Val' is none of the data set's 3 people; did you mean 'Ada Vale'"):
         load(targets=("Ada Val",))
-    with pytest.raises(UserError, match=r"benchmark\.targets 4: the data set has 3 people"):
-        load(targets=4)
+    for number in (0, 4):
+        with pytest.raises(UserError, match=rf"benchmark\.targets {number}: give 1 to 3"):
+            load(targets=number)
+    with pytest.raises(UserError, match="name at least one"):
+        load(targets=())
 
 
 def test_what_is_trained_on_is_the_true_answer_of_a_pair_its_text_alone_or_a_passage(load):
