@@ -185,9 +185,9 @@ class MethodSection(Section):
 
 
 class AdaptiveSection(Section):
-    """Draw as many samples of every prompt as leak@k needs (docs/statistics.md), instead of n: twice as many, again and
-    again, until the half-width of its sampling error at the largest leak.k is half_width in every leak group, or there
-    are max_samples. pilot: to begin with, at least one more than the largest leak.k."""
+    """Draw as many samples of every prompt as leak@k needs (docs/statistics.md), instead of n: more, round by round,
+    until the half-width of its sampling error at the largest leak.k is half_width in every leak group, or there are
+    max_samples. pilot: to begin with, at least one more than the largest leak.k."""
 
     half_width: float = Field(default=0.02, gt=0, lt=1)
     pilot: int = Field(default=32, ge=4)

@@ -1,7 +1,7 @@
 """Sampling and scoring one model as an experiment asks: n samples a prompt at every decoding, or rounds of them.
 
 A model and what evaluates it come in, its Samplings come out, finished stages all. With `sampling.adaptive` the samples
-of a decoding are doubled until leak@k is known well enough. Knows nothing of what is reported.
+of a decoding are raised until leak@k is known well enough. Knows nothing of what is reported.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _scored(subject: Subject, decoding: Decoding, generations: FinishedStage) ->
 
 
 def _to_the_width(subject: Subject, decoding: Decoding, first: FinishedStage) -> Sampling:
-    """The samples at one decoding; with sampling.adaptive twice as many, again and again, until the sampling error of
+    """The samples at one decoding; with sampling.adaptive more of them, round by round, until the sampling error of
     leak@k is as small as wanted in every leak group, or no more may be drawn."""
     sampling = Sampling(decoding, (_scored(subject, decoding, first),))
     adaptive, metric = subject.experiment.sampling.adaptive, subject.benchmark.protocol.core_metric
@@ -123,10 +123,17 @@ def _to_the_width(subject: Subject, decoding: Decoding, first: FinishedStage) ->
         groups = sampling.scores(metric).values()
         n = min(group.scores.shape[1] for group in groups)
         k, confidence = max(subject.experiment.leak.k or (1,)), subject.experiment.leak.confidence
-        widths = [sampling_half_width(group.scores, k, confidence) for group in groups]
-        if all(width <= adaptive.half_width for width in widths) or n >= adaptive.max_samples:
+        width = float(np.max([sampling_half_width(group.scores, k, confidence) for group in groups]))
+        if width <= adaptive.half_width or n >= adaptive.max_samples:
             break
-        number = len(sampling.rounds) + 1
-        (more,) = draw(subject, [decoding], number, min(n, adaptive.max_samples - n))
+        number, wanted = len(sampling.rounds) + 1, further_samples(n, width, adaptive.half_width)
+        (more,) = draw(subject, [decoding], number, min(wanted, adaptive.max_samples - n))
         sampling = Sampling(decoding, (*sampling.rounds, _scored(subject, decoding, more)))
     return sampling
+
+
+def further_samples(n: int, width: float, wanted: float) -> int:
+    """Samples of each prompt to draw after n that gave half-width `width`, NaN = not known: n times the variance never
+    grows with n (Hoeffding 1948), so these are enough as far as the width is right; between an eighth of n and n."""
+    enough = n * ((width / wanted) ** 2 - 1)
+    return n if np.isnan(enough) else int(np.clip(np.ceil(enough), -(-n // 8), n))

@@ -1,4 +1,4 @@
-"""Adaptive sampling doubles every prompt's samples until leak@k is known to the wanted half-width, or no more may be
+"""Adaptive sampling raises every prompt's samples until leak@k is known to the wanted half-width, or no more may be
 drawn. Truth: simulated models whose chance to leak on each prompt is known."""
 
 import numpy as np
@@ -10,7 +10,7 @@ from benchmarks.base import Decoding
 from engine.config.experiment import Experiment
 from engine.evaluation import sampling
 from engine.evaluation.jobs import sample_job
-from engine.evaluation.sampling import Subject, sample_model
+from engine.evaluation.sampling import Subject, further_samples, sample_model
 from engine.leak.estimator import leak_at_k
 from engine.leak.variance import sampling_half_width
 from engine.models.source import ModelSource
@@ -63,10 +63,11 @@ def simulated(fictional, monkeypatch, tmp_path):
     return sample
 
 
-def test_samples_double_until_the_half_width_is_reached_and_no_longer(simulated):
+def test_samples_are_raised_until_the_half_width_is_reached_and_no_longer(simulated):
     chances = np.random.default_rng(1).beta(0.3, 6, size=40)
     scores, rounds = simulated(chances)
-    assert rounds == [K + 1] + [(K + 1) * 2**number for number in range(len(rounds) - 1)]
+    assert rounds[0] == K + 1
+    assert all(rounds[at] <= sum(rounds[:at]) for at in range(1, len(rounds)))
     assert scores.shape == (40, sum(rounds))
     assert sampling_half_width(scores, K) <= 0.05 < sampling_half_width(scores[:, : sum(rounds[:-1])], K)
     truth = (1 - (1 - chances) ** K).mean()
@@ -76,6 +77,13 @@ def test_samples_double_until_the_half_width_is_reached_and_no_longer(simulated)
 @pytest.mark.parametrize("chance", [0.0, 1.0])
 def test_a_model_that_always_or_never_leaks_takes_the_pilot_alone(simulated, chance):
     assert simulated(np.full(12, chance), pilot=30)[1] == [30]
+
+
+@pytest.mark.parametrize(
+    ("width", "more"), [(0.024, 44), (0.05, 100), (np.nan, 100), (0.0201, 13)], ids=["part", "most", "unknown", "least"]
+)
+def test_a_round_draws_what_the_half_width_at_hand_asks_for(width, more):
+    assert further_samples(100, width, 0.02) == more
 
 
 def test_no_more_than_the_most_are_drawn(simulated):
