@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Benchmark, Example, Probe
+from engine.leak.estimator import Floats
 from engine.metrics import likelihood, memorization, privacy
 from engine.stages.likelihood import Likelihoods
 
@@ -142,7 +143,7 @@ def _greedy(greedy: dict[str, dict[str, float]], metric: str, group: str) -> flo
     return greedy[metric][group]
 
 
-def _truth_ratio(probes: list[Probe], own: Likelihoods | None, aggregate: Callable[[Any], float]) -> float:
+def _truth_ratio(probes: list[Probe], own: Likelihoods | None, aggregate: Callable[[Floats], float]) -> float:
     return aggregate(_ratios(probes, _there(own)))
 
 
@@ -154,7 +155,7 @@ def _model_utility(values: dict[str, float | None], parts: list[str]) -> float:
 
 
 def _forget_quality(
-    probes: list[Probe], own: Likelihoods | None, retain: Likelihoods | None, test: Callable[[Any, Any], float]
+    probes: list[Probe], own: Likelihoods | None, retain: Likelihoods | None, test: Callable[[Floats, Floats], float]
 ) -> float:
     return test(_ratios(probes, _there(own)), _ratios(probes, _there(retain, NO_RETAIN)))
 
@@ -183,7 +184,7 @@ def _privleak_published(benchmark: Benchmark, own: Likelihoods | None, retain_au
     return privacy.privleak(_auc("min_k", benchmark, own, None), retain_auc)
 
 
-def _scores(attack: str, examples: Sequence[Example], own: Likelihoods, retain: Likelihoods | None) -> Any:
+def _scores(attack: str, examples: Sequence[Example], own: Likelihoods, retain: Likelihoods | None) -> Floats:
     pairs = [(each.question, each.answer) for each in examples]
     rows, nll = own.of(pairs), own.nll(pairs)
     if attack == "loss":
@@ -200,12 +201,12 @@ def _scores(attack: str, examples: Sequence[Example], own: Likelihoods, retain: 
     return privacy.gradnorm_score(np.array([row.gradient_norm for row in rows], dtype=np.float64))
 
 
-def _ratios(probes: list[Probe], likelihoods: Likelihoods) -> Any:
+def _ratios(probes: list[Probe], likelihoods: Likelihoods) -> Floats:
     correct = likelihoods.nll([(probe.prompt, _correct(probe)) for probe in probes])
     return likelihood.truth_ratio(correct, _wrong_nll(probes, likelihoods))
 
 
-def _wrong_nll(probes: list[Probe], likelihoods: Likelihoods) -> Any:
+def _wrong_nll(probes: list[Probe], likelihoods: Likelihoods) -> list[Floats]:
     """[probes, wrong answers]"""
     if not all(probe.wrong_answers for probe in probes):
         raise LackingError("the benchmark gives no wrong answers to these questions")

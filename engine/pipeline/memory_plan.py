@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from benchmarks.base import Benchmark
 from engine.cluster.hardware import Node
@@ -148,7 +147,7 @@ def _instead(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Iter
     most = gpus or int(sum(node.cores for node in nodes))
     more = max((count for count in range(1, most + 1) if settings.batch_size % count == 0), default=1)
     spread = {"workers": max(more, settings.workers)}
-    changes: list[dict[str, Any]] = [
+    changes: list[dict[str, object]] = [
         {"micro_batch_size": 1},
         {"zero_stage": 2, **spread},
         {"zero_stage": 3, **spread},
@@ -172,7 +171,7 @@ def _instead(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Iter
             yield f"train {{{_said(change)}}} ({gib(need)})"
 
 
-def _said(change: dict[str, Any]) -> str:
+def _said(change: dict[str, object]) -> str:
     return ", ".join(
         f"{key}: {f'{{{_said(value)}}}' if isinstance(value, dict) else value}" for key, value in change.items()
     )

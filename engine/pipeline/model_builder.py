@@ -24,6 +24,7 @@ from engine.stages.base_model import BaseModelJob, brings_model
 from engine.stages.reference import ReferenceJob, read_reference
 from engine.stages.sample import read_units
 from engine.stages.sample_endpoint import endpoint
+from engine.store.manifest import Json
 from engine.train.job import TrainJob, in_pieces
 from engine.train.launch import train
 
@@ -38,7 +39,7 @@ class BuiltModel:
     name: str
     role: str
     source: ModelSource
-    method: dict[str, Any]
+    method: Json
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -105,7 +106,7 @@ class ModelBuilder:
         return self._finetuned("retain", self.benchmark.finetune_retain)
 
     def _finetuned(
-        self, label: str, examples: list[Example], role: str | None = None, changes: dict[str, Any] | None = None
+        self, label: str, examples: list[Example], role: str | None = None, changes: Json | None = None
     ) -> BuiltModel:
         """The base model fine-tuned on the examples; changes: keys of the settings that differ."""
         finetune = self.experiment.finetune_section
@@ -190,7 +191,7 @@ class ModelBuilder:
         label: str,
         section: MethodSection,
         method: Method,
-        hyperparameters: dict[str, Any],
+        hyperparameters: Json,
         source: ModelSource,
         forget: tuple[Example, ...],
     ) -> TrainJob:
@@ -247,7 +248,7 @@ class ModelBuilder:
         texts = read_units(sampled.path, ["response"])["response"].to_pylist()
         return paired(forget, [texts[at : at + samples] for at in range(0, len(texts), samples)])
 
-    def _train_job(self, source: ModelSource, method: dict[str, Any], settings: TrainSection, **sets: Any) -> TrainJob:
+    def _train_job(self, source: ModelSource, method: Json, settings: TrainSection, **sets: Any) -> TrainJob:
         return TrainJob(
             model=source,
             method=method,
@@ -274,6 +275,6 @@ def _starts_anew(section: MethodSection) -> bool:
     return METHODS[section.name].starts_from == "pretrained"
 
 
-def _built(name: str, role: str, method: dict[str, Any], run: RuleRun, request: int) -> BuiltModel:
+def _built(name: str, role: str, method: Json, run: RuleRun, request: int) -> BuiltModel:
     source = source_of(run.stage)
     return BuiltModel(name, role, source, method, run.steps, run.tokens, run.seconds, tuple(run.rounds), request)

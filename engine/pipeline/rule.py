@@ -21,7 +21,7 @@ from engine.pipeline.alternate_answers import alternates_like
 from engine.reporting.results import RuleRound
 from engine.stages.base import Stages, source_of
 from engine.stages.reference import ReferenceJob, read_reference
-from engine.stages.sample import read_units
+from engine.stages.sample import SampleJob, read_units
 from engine.stages.score import group_scores
 from engine.store.store import FinishedStage
 from engine.train.job import TrainJob
@@ -227,7 +227,7 @@ class Rule:
             return float(self.rule.tolerance)
         return self._find_leaks(self.retain, 0).leak_at_m if self.retain is not None else 0.0
 
-    def _sample_job(self, model: ModelSource, number: int) -> Any:
+    def _sample_job(self, model: ModelSource, number: int) -> SampleJob:
         headline = self.experiment.headline_decoding or Decoding()
         seed = self.experiment.seed + ROUND_SEED * (number + 1)
         return job_for(self.experiment, model, self.probes, headline, self.rule.samples, seed)

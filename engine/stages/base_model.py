@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
@@ -24,7 +24,7 @@ class BaseModelJob(Stage):
     """The model that `benchmark`, loaded with `options`, brings for fine-tuning."""
 
     benchmark: Benchmark
-    options: dict[str, Any]
+    options: dict[str, object]
     seed: int
     kind: ClassVar[str] = "base"
     title: ClassVar[str] = "write"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,13 @@ from engine.models.loading import cached_model
 from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of, thoughts_of
 from engine.store.manifest import Json
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+    from engine.models.causal_lm import CausalLM
+    from engine.models.tokenization import Tokenizer
+
 
 ANSWERS_VERSION = 2  # part of every stage's fingerprint: raise it when other answers are found
 UNIT_PROMPTS = 64
@@ -41,7 +48,7 @@ class AnswersJob(Stage):
 
     sampling: SampleJob
     metric: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, object] = dataclasses.field(default_factory=dict)
     beams: int = 16
     kind: ClassVar[str] = "answers"
     title: ClassVar[str] = "known answers"
@@ -60,7 +67,7 @@ class AnswersJob(Stage):
         fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
         return {"seconds": unit_seconds(work / "units")}
 
-    def compute(self, unit: int) -> tuple[Any, str]:
+    def compute(self, unit: int) -> tuple[Table, str]:
         """One row an answer: prompt_id, group, token_ids, logprob, response, score."""
         import torch
 
@@ -88,7 +95,7 @@ class Known:
 
 
 def found_answers(
-    model: Any, tokenizer: Any, probes: Sequence[Probe], job: AnswersJob
+    model: CausalLM, tokenizer: Tokenizer, probes: Sequence[Probe], job: AnswersJob
 ) -> list[dict[tuple[int, ...], float]]:
     """For each probe the log-probability of its reference answers and of what the beam search finds, by token ids."""
     from engine.models.chat_template import stop_token_ids
@@ -123,7 +130,7 @@ def found_answers(
     return found
 
 
-def _references(probe: Probe, tokenizer: Any, job: SampleJob, ends: Sequence[int]) -> list[tuple[int, ...]]:
+def _references(probe: Probe, tokenizer: Tokenizer, job: SampleJob, ends: Sequence[int]) -> list[tuple[int, ...]]:
     """The tokens of the reference and of its paraphrase, as a trained model ends them; none after running
     text and where a stop text may end an answer sooner."""
     from engine.models.tokenization import encode_example, encode_prompt
@@ -142,7 +149,9 @@ def _references(probe: Probe, tokenizer: Any, job: SampleJob, ends: Sequence[int
     return list(dict.fromkeys(answers))
 
 
-def _table(probes: Sequence[Probe], found: list[dict[tuple[int, ...], float]], tokenizer: Any, job: AnswersJob) -> Any:
+def _table(
+    probes: Sequence[Probe], found: list[dict[tuple[int, ...], float]], tokenizer: Tokenizer, job: AnswersJob
+) -> Table:
     import pyarrow
 
     from engine.metrics import METRICS, score_counted

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,13 @@ from engine.models.loading import cached_model, context_length
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples, numerics
 from engine.store.manifest import Json
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+    from engine.models.causal_lm import CausalLM
+    from engine.models.tokenization import Encoded, Tokenizer
+
 
 LIKELIHOOD_VERSION = 1  # part of every likelihood stage's fingerprint: raise it when the numbers change
 UNIT_PAIRS = 256
@@ -73,7 +80,7 @@ class LikelihoodJob(Stage):
         cut = unit_counts(work / "units").get("truncated", 0)
         return {"pairs": len(self.examples), "truncated": cut, "seconds": unit_seconds(work / "units")}
 
-    def compute(self, unit: int) -> tuple[Any, str]:
+    def compute(self, unit: int) -> tuple[Table, str]:
         """One row an example: `nll`, and of its answer's tokens their ids and what the model says of them."""
         import torch
 
@@ -106,7 +113,7 @@ class TokenLikelihoods:
 
 
 def token_likelihoods(
-    model: Any, tokenizer: Any, examples: Sequence[Example], job: LikelihoodJob
+    model: CausalLM, tokenizer: Tokenizer, examples: Sequence[Example], job: LikelihoodJob
 ) -> list[TokenLikelihoods]:
     """The TokenLikelihoods of each example, in their order; examples of like length share a batch."""
     from engine.models.chat_template import stop_token_ids
@@ -126,7 +133,7 @@ def token_likelihoods(
     return [found[index] for index in range(len(encoded))]
 
 
-def _encoded(model: Any, tokenizer: Any, examples: Sequence[Example], job: LikelihoodJob) -> list[Any]:
+def _encoded(model: CausalLM, tokenizer: Tokenizer, examples: Sequence[Example], job: LikelihoodJob) -> list[Encoded]:
     """The examples as training encodes them, cut to what the job allows and the model's context holds."""
     from engine.models.tokenization import encode_example
 
@@ -138,7 +145,7 @@ def _encoded(model: Any, tokenizer: Any, examples: Sequence[Example], job: Likel
 
 
 def _batch(
-    model: Any, tokenizer: Any, encoded: list[Any], ends: set[int], gradients: list[bool]
+    model: CausalLM, tokenizer: Tokenizer, encoded: list[Encoded], ends: set[int], gradients: list[bool]
 ) -> list[TokenLikelihoods]:
     import torch
 
@@ -183,7 +190,7 @@ class Likelihoods:
     """The likelihoods of a finished stage by (question, answer). index: its row in `table`, an Arrow table."""
 
     index: dict[tuple[str, str], int]
-    table: Any
+    table: Table
 
     def of(self, pairs: Sequence[tuple[str, str]]) -> list[TokenLikelihoods]:
         """What the model says of each (question, answer), in their order."""
@@ -201,7 +208,7 @@ def read_likelihoods(folder: Path, examples: Sequence[Example]) -> Likelihoods:
     return Likelihoods({(each.question, each.answer): row for row, each in enumerate(examples)}, read_units(folder))
 
 
-def as_table(rows: Sequence[TokenLikelihoods]) -> Any:
+def as_table(rows: Sequence[TokenLikelihoods]) -> Table:
     """The rows as an Arrow table, which is what a unit holds."""
     import pyarrow
 

@@ -187,7 +187,7 @@ class Conversation:
     def _ask_once(self, request: Request, max_tokens: int, decoding: Decoding) -> list[Answer]:
         """1 to request.samples Answers. Raises what the client raises, and ValueError for other replies."""
         job = self.job
-        options: dict[str, Any] = {"model": job.endpoint.name, "max_tokens": max_tokens}
+        options: dict[str, object] = {"model": job.endpoint.name, "max_tokens": max_tokens}
         options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
         if self.manner.seed:
             options["seed"] = request_seed(job.seed, request.prompt_id, request.first)
@@ -203,7 +203,7 @@ class Conversation:
             reply = self.client.completions.create(prompt=prompt, **options)
         return _read(reply, request.samples, job.chat)
 
-    def _untruncated(self, decoding: Decoding, max_tokens: int) -> dict[str, Any]:
+    def _untruncated(self, decoding: Decoding, max_tokens: int) -> dict[str, object]:
         """Parameters beyond OpenAI's: no top-k unless asked for, no min-p, no penalties, whatever the server's own."""
         if self.manner.form == "parameters":  # vLLM, SGLang; llama.cpp writes repeat_penalty
             return {"top_k": decoding.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}

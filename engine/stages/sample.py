@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
@@ -25,6 +25,14 @@ from engine.models.source import ModelSource
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
 from engine.store.manifest import Json
 from engine.store.store import FinishedStage
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+    from engine.decode.prefix_tree import Sample
+    from engine.models.causal_lm import CausalLM
+    from engine.models.tokenization import Tokenizer
+
 
 SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
@@ -82,7 +90,7 @@ class SampleJob(Stage):
         """Fill `work/units` with the generations; returns prompts, samples and tokens sampled."""
         return fill_grid([self], [work], report)[0]
 
-    def compute(self, unit: int) -> tuple[Any, str]:
+    def compute(self, unit: int) -> tuple[Table, str]:
         """The generations of one unit as a table (one row a sample), and a note on the speed."""
         (table,), note = _computed((self,), unit)
         return table, note
@@ -96,7 +104,7 @@ class GridJob:
     jobs: tuple[SampleJob, ...]
     folders: tuple[str, ...]
 
-    def compute(self, unit: int) -> tuple[dict[str, Any], str]:
+    def compute(self, unit: int) -> tuple[dict[str, Table], str]:
         """By folder, the generations of one unit; a note on the speed."""
         missing = {
             folder: job
@@ -111,7 +119,7 @@ class GridJob:
         return {folder: timed(table, seconds) for folder, table in zip(missing, tables, strict=True)}, note
 
 
-def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Any], str]:
+def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Table], str]:
     """One unit of each of the jobs, which differ in decoding alone."""
     import torch
 
@@ -162,14 +170,16 @@ def unit_prompts(n: int) -> int:
     return max(1, min(UNIT_PROMPTS, UNIT_ROWS // n))
 
 
-def sample_probes(model: Any, tokenizer: Any, probes: tuple[Probe, ...], job: SampleJob) -> list[list[Any]]:
+def sample_probes(
+    model: CausalLM, tokenizer: Tokenizer, probes: tuple[Probe, ...], job: SampleJob
+) -> list[list[Sample]]:
     """The Samples (engine.decode.sampler) of each probe, in order: a list of job.n for each."""
     return sample_decodings(model, tokenizer, probes, [job])[0]
 
 
 def sample_decodings(
-    model: Any, tokenizer: Any, probes: tuple[Probe, ...], jobs: Sequence[SampleJob]
-) -> list[list[list[Any]]]:
+    model: CausalLM, tokenizer: Tokenizer, probes: tuple[Probe, ...], jobs: Sequence[SampleJob]
+) -> list[list[list[Sample]]]:
     """`sample_probes` for each of the jobs, which differ in decoding alone, in one pass over the prompts."""
     from engine.decode.sampler import sample_grid
     from engine.decode.stop_texts import StopTexts
@@ -179,7 +189,7 @@ def sample_decodings(
     prompts = encoded_prompts(tokenizer, probes, job)
     lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
     _check_context(model, probes, prompts, lengths)
-    found: list[dict[int, list[Any]]] = [{} for _ in jobs]
+    found: list[dict[int, list[Sample]]] = [{} for _ in jobs]
     for length in dict.fromkeys(lengths):
         chosen = [index for index, each in enumerate(lengths) if each == length]
         stops = [probes[index].stop for index in chosen]
@@ -200,7 +210,7 @@ def sample_decodings(
     return [[of_job[index] for index in range(len(probes))] for of_job in found]
 
 
-def encoded_prompts(tokenizer: Any, probes: Sequence[Probe], job: SampleJob) -> list[list[int]]:
+def encoded_prompts(tokenizer: Tokenizer, probes: Sequence[Probe], job: SampleJob) -> list[list[int]]:
     """The token ids that the model is given for each probe."""
     from engine.models.tokenization import encode_prompt, retokenised
 
@@ -216,7 +226,7 @@ def answer_length(probe: Probe, most: int) -> int:
     return min(most, probe.max_new_tokens or most)
 
 
-def reference_of(probe: Probe, tokenizer: Any, most: int) -> str:
+def reference_of(probe: Probe, tokenizer: Tokenizer, most: int) -> str:
     """What an answer is scored against: the reference, cut to an answer's length where the probe asks for it."""
     if not probe.cut_reference:
         return probe.reference
@@ -224,7 +234,7 @@ def reference_of(probe: Probe, tokenizer: Any, most: int) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def thoughts_of(tokenizer: Any, job: SampleJob) -> Thoughts | None:
+def thoughts_of(tokenizer: Tokenizer, job: SampleJob) -> Thoughts | None:
     """How the job's model may think before it answers; None where it does not."""
     from engine.models.tokenization import uses_chat
 
@@ -232,8 +242,8 @@ def thoughts_of(tokenizer: Any, job: SampleJob) -> Thoughts | None:
 
 
 def texts(
-    samples: list[Any],
-    tokenizer: Any,
+    samples: list[Sample],
+    tokenizer: Tokenizer,
     stops: Sequence[tuple[str, ...]],
     thinking: Thoughts | None = None,
 ) -> list[str]:
@@ -252,7 +262,7 @@ def before_stop(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
 
 
-def _check_context(model: Any, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:
+def _check_context(model: CausalLM, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:
     limit = context_length(model)
     for probe, prompt, length in zip(probes, prompts, lengths, strict=True):
         if limit is not None and len(prompt) + length > limit:
@@ -262,7 +272,9 @@ def _check_context(model: Any, probes: Sequence[Probe], prompts: list[list[int]]
             )
 
 
-def samples_table(probes: tuple[Probe, ...], samples: list[list[Any]], tokenizer: Any, job: SampleJob) -> Any:
+def samples_table(
+    probes: tuple[Probe, ...], samples: list[list[Sample]], tokenizer: Tokenizer, job: SampleJob
+) -> Table:
     """One row a sample of each probe, as many of each: what was asked, what came, and how likely it was."""
     import pyarrow
 
@@ -295,7 +307,7 @@ def prompt_columns(probes: tuple[Probe, ...], n: int) -> dict[str, Any]:
     return columns
 
 
-def read_units(folder: Path, columns: list[str] | None = None) -> Any:
+def read_units(folder: Path, columns: list[str] | None = None) -> Table:
     """All units of a finished stage as one table, in the order of prompts and samples."""
     import pyarrow
     import pyarrow.parquet

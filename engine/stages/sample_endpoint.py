@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
@@ -25,6 +25,10 @@ from engine.stages.base import Stage, fingerprint_probes
 from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Answer, Conversation, Manner
 from engine.stages.sample import before_stop, prompt_columns, unit_prompts
 from engine.store.manifest import Json
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
 
 ENDPOINT_VERSION = 1  # part of every fingerprint: raise it when what is asked changes
 NO_LIKELIHOOD = "an endpoint gives no likelihoods: log-probabilities and the lower bound (floor) are not computed"
@@ -110,7 +114,7 @@ class EndpointJob(Stage):
             "notes": notes,
         }
 
-    def compute(self, unit: int) -> tuple[Any, str]:
+    def compute(self, unit: int) -> tuple[Table, str]:
         """The generations of one unit as a table (one row a sample), and a note on the speed."""
         size = unit_prompts(self.n)
         probes = self.probes[unit * size : (unit + 1) * size]
@@ -124,7 +128,7 @@ class EndpointJob(Stage):
         return counted(_table(probes, self.n, answers), {"tokens": tokens, **missing}), note
 
 
-def _table(probes: tuple[Probe, ...], n: int, answers: list[Answer]) -> Any:
+def _table(probes: tuple[Probe, ...], n: int, answers: list[Answer]) -> Table:
     import pyarrow
 
     count = len(answers)

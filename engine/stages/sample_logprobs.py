@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts
 from engine.store.manifest import Json
 from engine.store.replica import readable
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
 
 RELOG_VERSION = 1  # part of every stage's fingerprint: raise it when the numbers change
 BATCH_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # held at once, float64
@@ -57,7 +61,7 @@ class RelogJob(Stage):
         fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
         return {"seconds": unit_seconds(work / "units")}
 
-    def compute(self, unit: int) -> tuple[Any, str]:
+    def compute(self, unit: int) -> tuple[Table, str]:
         """One row a sample: prompt_id, group and a column of float64 for each decoding, named by its index."""
         import pyarrow
         import pyarrow.parquet
@@ -83,7 +87,7 @@ class RelogJob(Stage):
         for place, prompt in enumerate(prompts):
             own = outcomes[place * n : (place + 1) * n]
             distinct = sorted(dict.fromkeys(own), key=lambda outcome: len(outcome[0]))
-            known: dict[Any, np.ndarray] = {}
+            known: dict[tuple[tuple[int, ...], bool], np.ndarray] = {}
             while distinct:
                 longest = len(distinct[-1][0]) + 1
                 most = max(1, BATCH_LOGITS[model.device.type] // (longest * vocabulary))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from engine.stages.base import Stage
 from engine.store.manifest import Json
 from engine.store.replica import manifest_of, readable
 from engine.store.store import FinishedStage
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
 
 SCORE_VERSION = 3  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
 
@@ -31,7 +35,7 @@ class ScoreJob(Stage):
     generations: str
     files: int
     metric: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, object] = dataclasses.field(default_factory=dict)
     gpus: float = 0.0
     kind: ClassVar[str] = "score"
     title: ClassVar[str] = "score"
@@ -54,7 +58,7 @@ class ScoreJob(Stage):
         failures = unit_counts(work / "units")
         return {"failed": sum(failures.values()), "failures": failures, "seconds": unit_seconds(work / "units")}
 
-    def compute(self, unit: int) -> tuple[Any, str]:
+    def compute(self, unit: int) -> tuple[Table, str]:
         """The scores of one unit's samples as a table, in their order."""
         import pyarrow
         import pyarrow.parquet
@@ -76,7 +80,7 @@ class ScoreJob(Stage):
         return counted(scored, failures), ""
 
 
-def score_job(generations: FinishedStage, metric: str, options: dict[str, Any], gpus: float = 0.0) -> ScoreJob:
+def score_job(generations: FinishedStage, metric: str, options: dict[str, object], gpus: float = 0.0) -> ScoreJob:
     """The scoring of a finished sampling."""
     files = sum(name.startswith("units/") for name in generations.manifest["files"])
     return ScoreJob(str(generations.path), files, metric, options, gpus)
