@@ -26,7 +26,8 @@ class Probe:
     """One prompt to sample from. `reference` is the answer to score against; `fact`, where a benchmark knows it, is the
     shortest text whose presence means that the knowledge is there. `group` names the set that it is reported with.
     `paraphrased_answer` and `wrong_answers`, worded alike, are what the truth ratio compares; a set without paraphrases
-    compares with `reference`.
+    compares with `reference`. `cluster` names what the probe shares with others, such as their author: those of a
+    cluster leak together.
 
     raw: the prompt is running text, given to the model without any template. max_new_tokens: most tokens of an answer,
     where fewer than the protocol's. stop: texts that end an answer, which is cut before the first of them.
@@ -44,6 +45,7 @@ class Probe:
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
     cut_reference: bool = False
+    cluster: str | None = None
 
 
 def is_leak_group(group: str) -> bool:

@@ -171,8 +171,8 @@ def _details(
 
 def _add_texts(worst: list[JsonObject], path: Path) -> None:
     """Put prompt, reference and worst response beside each of the worst prompts, by prompt id."""
+    from engine.jsonl import Reading
     from engine.reporting.generations import read_generations
-    from engine.reporting.jsonl import Reading
 
     wanted = {prompt["prompt_id"]: prompt for prompt in worst}
     for row in read_generations(path, Reading()):
@@ -182,9 +182,9 @@ def _add_texts(worst: list[JsonObject], path: Path) -> None:
 
 def _write_prompts(prompt_ids: list[str], rows: list[Floats], curve: LeakCurve, args: argparse.Namespace) -> None:
     """Each prompt's leak@k, and upper bounds on it: of that prompt alone, and of all prompts at once."""
+    from engine.jsonl import atomic_file
     from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
     from engine.leak.per_prompt import upper_limits
-    from engine.reporting.jsonl import atomic_file
 
     scores_PN = pad_rows(rows)[0]
     alone_PK = upper_limits(scores_PN, curve.k, args.confidence)

@@ -17,8 +17,8 @@ from engine.metrics import METRICS
 from engine.redact import redact
 
 if TYPE_CHECKING:
+    from engine.jsonl import Reading
     from engine.reporting.generations import Generations
-    from engine.reporting.jsonl import Reading
 
 SAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 4096, 2**24  # what is scored together, and so held in memory
 
@@ -59,8 +59,8 @@ class Summary:
 
 
 def run(args: argparse.Namespace) -> int:
+    from engine.jsonl import Reading
     from engine.metrics import find_metric
-    from engine.reporting.jsonl import Reading
 
     options = _options(args.option)
     find_metric(args.metric, options)
@@ -112,9 +112,9 @@ def _score_file(args: argparse.Namespace, options: dict[str, object], reading: R
     from rich.console import Console
     from rich.progress import Progress
 
+    from engine.jsonl import atomic_file
     from engine.metrics import score_counted
     from engine.reporting.generations import read_generations
-    from engine.reporting.jsonl import atomic_file
     from engine.reporting.scores import score_row
 
     source, samples, failures = args.generations, 0, Counter[str]()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.reporting.jsonl import JsonLines, Reading, json_lines, write_json_lines
+from engine.jsonl import JsonLines, Reading, json_lines, write_json_lines
 from engine.reporting.row_shapes import SHAPES, Fields, fields_of, reference_fields
 
 TWIN = re.compile(r"text-[0-9a-f]{16}-\d+")  # the id of a row that prompt and reference do not tell from another

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import UserError
+from engine.jsonl import Reading, json_lines, write_json_lines
 from engine.leak.estimator import Floats
 from engine.reporting.generations import TWIN
-from engine.reporting.jsonl import Reading, json_lines, write_json_lines
 
 if TYPE_CHECKING:
     from engine.reporting.results import Results

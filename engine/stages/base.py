@@ -104,14 +104,14 @@ def numerics(gpus: float) -> str:
 
 
 def fingerprint_probes(probes: Sequence[Probe]) -> str:
-    """Identity of probes in order. A field younger than the first stores counts where it is set, so that a probe
-    without it is known by the fingerprint that it always had."""
+    """Identity of probes in order, as far as it decides on samples: a cluster does not. A field younger than the first
+    stores counts where it is set, so that a probe without it is known by the fingerprint that it always had."""
     return fingerprint(
         [
             {
                 name: value
                 for name, value in dataclasses.asdict(probe).items()
-                if name in FIRST_FIELDS or value is not None
+                if name in FIRST_FIELDS or (value is not None and name != "cluster")
             }
             for probe in probes
         ]

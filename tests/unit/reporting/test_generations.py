@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
+from engine import jsonl
 from engine.cli import main
 from engine.errors import UserError
-from engine.reporting import jsonl
+from engine.jsonl import Reading, atomic_file
 from engine.reporting.generations import Generations, read_generations, write_generations
-from engine.reporting.jsonl import Reading, atomic_file
 
 
 def read(path, lines):

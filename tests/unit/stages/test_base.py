@@ -61,6 +61,10 @@ def test_a_younger_field_of_a_probe_counts_only_where_it_is_set():
     assert fingerprint_probes([younger(**fields, topic="cities")]) != fingerprint_probes([PROBE])
 
 
+def test_a_cluster_decides_on_no_sample_and_is_no_part_of_the_fingerprint():
+    assert fingerprint_probes([dataclasses.replace(PROBE, cluster="author 1")]) == fingerprint_probes([PROBE])
+
+
 def test_what_cannot_change_samples_is_not_among_their_inputs():
     job = SampleJob(ModelSource("m", "m"), (PROBE,), Decoding(), n=2, max_new_tokens=4)
     assert dataclasses.replace(job, workers=3, max_rows=7).inputs() == job.inputs()

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import UserError, one_line
+from engine.fingerprint import refuse_pointer
 
 NAMED = 20  # malformed lines that are remembered one by one
 LONGEST_LINE = 2**27  # bytes of a row; a whole file on one line must not fill the memory
 LARGEST_VALUE = 2**28  # bytes of a file that is looked at as one JSON value, to say what it is
-POINTER = b"version https://git-lfs.github.com/spec"
 MARKS = (  # the longest first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -117,8 +117,8 @@ class JsonLines:
 
     def _refuse_other_files(self, line: bytes | None) -> None:
         """UserError where the file is one JSON value over many lines, or a pointer to a file kept elsewhere."""
-        if line is not None and line.startswith(POINTER):
-            raise UserError(f"{self.path}: is a pointer of git-lfs, not the file itself; run `git lfs pull` beside it")
+        if line is not None and self.path.is_file():
+            refuse_pointer(self.path, str(self.path))
         if line is None or line.lstrip()[:1] not in (b"[", b"{"):
             return
         before = self.stream.tell()
