@@ -88,7 +88,7 @@ def _train_one(name: str, folder: Path) -> None:
     from engine.models.lora import LoraSection
     from engine.models.source import model_source
     from engine.train.job import TrainJob
-    from engine.train.loop import _train_alone
+    from engine.train.launch import train_alone
 
     torch.set_num_threads(1)
     if name == "nothing":
@@ -112,7 +112,7 @@ def _train_one(name: str, folder: Path) -> None:
     if name != "dpo":
         job = dataclasses.replace(job, alternate=(), alternate_reference=None)
     with tempfile.TemporaryDirectory() as work:
-        _train_alone(job, work, Silent())
+        train_alone(job, work, Silent())
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

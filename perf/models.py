@@ -11,7 +11,7 @@ from engine.config.sections import TrainSection
 from engine.models.loading import load_model
 from engine.models.source import ModelSource, model_source
 from engine.train.job import TrainJob
-from engine.train.loop import _train_alone
+from engine.train.launch import train_alone
 
 SEED = 0
 RMU = {"name": "rmu", "layer": 1, "c": 4.0, "alpha": 2.0}
@@ -33,11 +33,11 @@ def demo_models(folder: Path) -> dict[str, Any]:
     ):
         (folder / name).mkdir()
         job = TrainJob(base, {"name": "retrain"}, settings, retain=tuple(examples), seed=SEED)
-        _train_alone(job, str(folder / name), Silent())
+        train_alone(job, str(folder / name), Silent())
         sources[name] = ModelSource(str(folder / name / "model"), name)
     (folder / "rmu").mkdir()
     unlearning = TrainSection.model_validate(benchmark.protocol.train | {"steps": 40})
     sets = {"forget": tuple(benchmark.forget), "retain": tuple(benchmark.retain)}
-    _train_alone(TrainJob(sources["target"], RMU, unlearning, seed=SEED, **sets), str(folder / "rmu"), Silent())
+    train_alone(TrainJob(sources["target"], RMU, unlearning, seed=SEED, **sets), str(folder / "rmu"), Silent())
     sources |= {"rmu": ModelSource(str(folder / "rmu" / "model"), "rmu"), "untrained": base}
     return {name: (load_model(source), load_tokenizer(source.path)) for name, source in sources.items()}

@@ -86,7 +86,7 @@ def measure(name: str, folder: Path) -> float:
     from engine.config.sections import TrainSection
     from engine.models.source import model_source
     from engine.train.job import TrainJob
-    from engine.train.loop import _train_alone
+    from engine.train.launch import train_alone
 
     torch.set_num_threads(1)
     if name == next(iter(CASES)):
@@ -102,7 +102,7 @@ def measure(name: str, folder: Path) -> float:
     job = TrainJob(model_source(str(folder / "model")), method, settings, retain=examples, forget=examples)
     with tempfile.TemporaryDirectory(prefix="lk", ignore_cleanup_errors=True) as work:
         if settings.workers == 1:
-            _train_alone(job, work, Silent())
+            train_alone(job, work, Silent())
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return _together(job, Path(work))
 
@@ -111,15 +111,15 @@ def _together(job: Any, work: Path) -> float:
     from engine.cluster import ray_cluster
     from engine.cluster.reporter import Silent
     from engine.store.work_dir import open_workplace
-    from engine.train import loop
+    from engine.train import launch
 
     os.environ["LEAKATK_RAY_TEMP"] = str(work / "r")
     ray_cluster.connect(distributed_training=True)
-    own, loop._train_worker = loop._train_worker, _watched
+    own, launch.train_worker = launch.train_worker, _watched
     try:
-        loop._train_together(job, open_workplace(work), Silent(), False)
+        launch.train_together(job, open_workplace(work), Silent(), False)
     finally:
-        loop._train_worker = own
+        launch.train_worker = own
     return max(json.loads(path.read_text()) for path in work.glob("peak*"))
 
 
@@ -129,9 +129,9 @@ def _watched(config: dict[str, Any]) -> None:
 
     import ray.train
 
-    from engine.train.loop import _train_worker
+    from engine.train.launch import train_worker
 
-    _train_worker(config)
+    train_worker(config)
     rank = ray.train.get_context().get_world_rank()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (Path(config["place"].folder) / f"peak{rank}").write_text(json.dumps(peak))

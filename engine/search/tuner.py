@@ -38,7 +38,7 @@ from engine.search.trial_log import LOG_FILE, TrialLog
 from engine.search.trial_report import TrialReport, report_line
 from engine.stages.base import Stages
 from engine.store.store import Store
-from engine.train.loop import gpus_a_worker
+from engine.train.launch import gpus_a_worker
 
 if TYPE_CHECKING:
     from ray.tune import Result, Trainable, Tuner

@@ -1,7 +1,7 @@
 """The end of a training: the model exported, edited by the method's arithmetic, merged, and what may go on kept.
 
-An engine and a TrainJob come in; `model/`, `history.json` and, where asked, `state/` and `adapter/` stand in the work
-folder. Knows nothing of how the steps were taken.
+A backend, a TrainJob and where it stands come in; `model/`, `history.json` and, where wanted, `state/` and `adapter/`
+stand in the work folder. Knows nothing of how the steps were taken.
 """
 
 from __future__ import annotations
@@ -9,37 +9,45 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from engine.models.loading import load_model
 from engine.models.lora import edit_adapter, is_adapter
 from engine.models.source import ModelSource
+from engine.train.backend import Backend
+from engine.train.checkpoint import METHOD_STATE, TrainState, replace_folder
 from engine.train.job import TrainJob
-from engine.train.torch_backend import replace_folder
 
-METHOD_STATE = "method.json"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.models.tokenization import Tokenizer
+    from methods.base import Method
 
 
 def finish(
     job: TrainJob,
-    engine: Any,
-    tokenizer: Any,
+    backend: Backend,
+    tokenizer: Tokenizer,
     work: Path,
     rank: int,
-    method: Any,
-    state: dict[str, float],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Export the model with its tokenizer, the optimizer's and the method's state if kept, and every step's loss."""
+    method: Method,
+    state: TrainState,
+) -> None:
+    """Export the model with its tokenizer, what may go on where it is kept, and every step's loss."""
     from methods.base import Method
 
     temporary = work / ".model"
-    engine.export(temporary)
+    if job.until is not None:
+        backend.save(work / "state")
+        if rank == 0:
+            state.write(work / "state")
+    backend.export(temporary)
     if job.keep_state:
-        engine.save(work / "state")
+        backend.save(work / "state")
     if rank == 0:
         if job.keep_state:
-            (work / "state" / METHOD_STATE).write_text(json.dumps(state))
+            (work / "state" / METHOD_STATE).write_text(json.dumps(state.method))
         if type(method).edited is not Method.edited:
             if is_adapter(temporary):
                 edit_adapter(temporary, method.edited)
@@ -49,13 +57,10 @@ def finish(
             _merge_exported(temporary, work / "adapter")
         tokenizer.save_pretrained(temporary)
         replace_folder(temporary, work / "model")
-        history = facts.pop("history")
-        (work / "history.json").write_text(json.dumps(history))
-        facts["last_loss"] = history[-1]["total"] if history else None
-    return facts
+        (work / "history.json").write_text(json.dumps(state.history))
 
 
-def _edit_exported(folder: Path, target: ModelSource, edited: Callable[[Any, Any], Any]) -> None:
+def _edit_exported(folder: Path, target: ModelSource, edited: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Replace the weights of the model in `folder` by the method's arithmetic on them and the target model's."""
     import torch
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config

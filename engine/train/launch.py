@@ -1,22 +1,37 @@
-"""A training as a stage.
+"""A training as a stage, and where it runs: one worker without ZeRO in a warm Ray task, more under Ray Train.
 
-A `TrainJob` comes in; a folder with the trained model in Hugging Face's layout comes out.
+A `TrainJob` comes in; a folder with the trained model in Hugging Face's layout comes out. A worker that is killed is
+started again and goes on from the last checkpoint. Knows nothing of steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from engine.cluster import ray_cluster
 from engine.cluster.progress import TRAINING
-from engine.cluster.reporter import Report
+from engine.cluster.reporter import Report, Silent
+from engine.config.sections import TrainSection
+from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
 from engine.fingerprint import fingerprint
 from engine.stages.base import Stage, Stages, fingerprint_examples, fingerprint_probes
+from engine.store.lease import Claim
 from engine.store.manifest import Json
 from engine.store.store import FinishedStage
-from engine.train.job import TrainJob
-from engine.train.loop import TRAIN_VERSION, run_training
+from engine.store.work_dir import Workplace, at_work, open_workplace
+from engine.train.checkpoint import FolderCheckpoints, RayTrainCheckpoints
+from engine.train.job import TrainJob, accumulation, on_gpu
+from engine.train.loop import TRAIN_VERSION, Worker, train_loop
+from engine.train.torch_backend import TorchBackend
+
+FAILURE = "failure.json"
+FACTS = "facts.json"
+ENDS = (DivergedError, UserError, InterruptedTrainingError)  # that all workers come to, and no retry changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,3 +87,120 @@ def train(stages: Stages, label: str, job: TrainJob) -> FinishedStage:
         length = job.settings.max_length
         stages.progress.say(f"train {label}: {count} training sequences are cut to max_length {length} tokens")
     return stage
+
+
+def run_training(job: TrainJob, work: Path, report: Report) -> Json:
+    """Train on the Ray cluster and leave `model/` (and `state/` if kept) in `work`; returns the facts of the training.
+
+    Raises UserError where the workers do not fit on the cluster, DivergedError where the loss is not finite.
+    """
+    import ray
+
+    workers = job.settings.workers
+    gpus = gpus_a_worker(job.settings)
+    ray_cluster.check_fits(workers, gpus, "train.workers")
+    place = open_workplace(work)
+    if workers == 1 and job.settings.zero_stage == 0:
+        task = ray.remote(at_work).options(
+            name="train", num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=ray_cluster.ANYWHERE
+        )
+        try:
+            facts = ray.get(task.remote(place, train_alone, job, str(work), report))
+            place.receive()
+        except ray.exceptions.RayTaskError as error:
+            known = isinstance(error.cause, (*ENDS, StorageError))
+            raise error.cause if known else error from None
+    else:
+        facts = train_together(job, place, report, gpus > 0)
+    for leftover in ("checkpoint", "ray"):
+        shutil.rmtree(work / leftover, ignore_errors=True)
+    return facts
+
+
+def gpus_a_worker(settings: TrainSection) -> float:
+    """GPUs that a training worker takes on this cluster: as asked, else one where each can have its own."""
+    devices = ray_cluster.resources()[1]
+    if settings.gpus is not None and devices:
+        return settings.gpus
+    return 1.0 if devices >= settings.workers else 0.0
+
+
+def train_alone(job: TrainJob, work: str, report: Report) -> Json:
+    """The training in this process, as a Ray task."""
+    import torch
+
+    if not on_gpu():
+        torch.set_num_threads(1)
+    folder, device = Path(work), "cuda" if on_gpu() else "cpu"
+    backend = TorchBackend(job.model, job.settings, accumulation(job.settings), device, job.seed)
+    worker = Worker(0, folder, Claim(folder).checked(report), report.stopping, FolderCheckpoints(folder))
+    return train_loop(job, backend, worker)
+
+
+def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: bool) -> Json:
+    """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    work = Path(place.folder)
+    (work / FAILURE).unlink(missing_ok=True)
+    TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job, "place": place, "report": report},
+        scaling_config=ScalingConfig(num_workers=job.settings.workers, use_gpu=use_gpu),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        run_config=RunConfig(
+            name="run",
+            storage_path=place.shared("ray"),
+            storage_filesystem=place.filesystem,
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    ).fit()
+    place.receive()
+    if (work / FAILURE).exists():
+        name, text = json.loads((work / FAILURE).read_text())
+        raise {end.__name__: end for end in ENDS}[name](text)
+    facts = json.loads((work / FACTS).read_text())
+    (work / FACTS).unlink()  # the stage's manifest holds them
+    return facts
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """One Ray Train worker. config: `job`, `place` and `report`."""
+    import ray.train
+    import torch
+
+    job, place = config["job"], config["place"]
+    work = Path(place.folder)
+    place.arrive()
+    rank = ray.train.get_context().get_world_rank()
+    device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        facts = train_sharded(job, work, config["report"], device, rank)
+    except ENDS as error:
+        # Every worker comes to it in the same step. Raised from here, Ray Train would begin again, to the same end.
+        if rank == 0:
+            (work / FAILURE).write_text(json.dumps([type(error).__name__, str(error)]))
+    else:
+        if rank == 0:
+            (work / FACTS).write_text(json.dumps(facts))
+    if place.mirror is not None:
+        torch.distributed.barrier()  # every worker of a node has written its part
+        if ray.train.get_context().get_local_rank() == 0:
+            place.deliver(rank)
+
+
+def train_sharded(job: TrainJob, work: Path, given: Report, device: str, rank: int) -> Json:
+    """The training of one of many workers, which share the model by DeepSpeed. One of them reports."""
+    from engine.train.deepspeed_backend import DeepSpeedBackend
+    from methods import make_method
+
+    apart = "two_gradients" in make_method(job.method).needs
+    backend = DeepSpeedBackend(job.model, job.settings, accumulation(job.settings), device, job.seed, rank, apart)
+    report = given if rank == 0 else Silent()
+    checked = Claim(work).checked(report) if rank == 0 else report
+    return train_loop(job, backend, Worker(rank, work, checked, report.stopping, RayTrainCheckpoints(rank)))

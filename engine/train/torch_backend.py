@@ -1,27 +1,25 @@
-"""One optimiser step, in plain torch on one worker or through DeepSpeed on many: the same four verbs.
-
-Model and settings come in; the training loop calls `accumulate`, and saves, loads and exports. Knows nothing of data
-or of methods.
-"""
+"""The backend of one worker: plain torch, without DeepSpeed (engine/train/backend.py)."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config.sections import TrainSection
 from engine.models.loading import load_model
 from engine.models.lora import switched_off, trained_state, with_adapter
 from engine.models.source import ModelSource
+from engine.train.backend import all_finite
 from engine.train.two_gradients import TwoGradients, Weights
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class PlainEngine:
+
+class TorchBackend:
     """One worker, no DeepSpeed: torch AdamW with float32 weights; bf16 means autocast."""
 
     def __init__(self, source: ModelSource, settings: TrainSection, accumulation: int, device: str, seed: int) -> None:
@@ -34,31 +32,22 @@ class PlainEngine:
         if settings.lora is not None:
             self.model = with_adapter(self.model, settings.lora, source.path, source.revision, seed)
         self.module = self.model
-        trained = [each for each in self.model.parameters() if each.requires_grad]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
         self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
         self.apart = TwoGradients(trained, accumulation)
 
-    def accumulate(self, total: Any, last: bool, lr: float) -> float:
-        """Add one micro-batch's gradient; after the last of a step, clip and move the weights. Returns the gradient's
-        norm after the last, else 0; where that is not finite the weights stay as they are."""
+    def accumulate(self, total: Tensor, last: bool, lr: float) -> float:
         (total / self.accumulation).backward()
         return self._step(lr) if last else 0.0
 
     @contextlib.contextmanager
     def moved(self, radius: float) -> Iterator[None]:
-        """While it lasts, the weights stand `radius` further along the forget gradient in `apart`, which is dropped: it
-        is to be taken again there."""
         before = self.apart.move(radius)
         yield
         self.apart.restore(before)
 
     def step_apart(self, lr: float, weights: Weights) -> float:
-        """Clip and move the weights along the combination of the gradients in `apart`; returns its norm.
-
-        weights: from the inner products <g_f, g_f> and <g_f, g_r> of the step's gradients over all parameters, the
-        weights of g_f and g_r.
-        """
         for parameter, gradient in zip(self.apart.parameters, self.apart.combined(weights), strict=True):
             parameter.grad = gradient
         return self._step(lr)
@@ -75,11 +64,9 @@ class PlainEngine:
         return norm
 
     def finite(self) -> bool:
-        """Whether every trained weight is a number."""
         return all_finite(self.apart.parameters)
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer state so that `load` continues to the same bits."""
         import torch
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,210 +81,9 @@ class PlainEngine:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def export(self, folder: Path) -> None:
-        """Write the weights, or the adapter alone, as safetensors in Hugging Face's layout."""
         self.model.save_pretrained(folder, **({"save_embedding_layers": False} if self.adapted else {}))
 
     def frozen(self, source: ModelSource) -> Any:
-        """The target model, to read hidden states or logits of: the adapter switched off, or a second model."""
         if self.adapted:
             return switched_off(self.model)
         return load_model(source, self.device, self.precision).requires_grad_(False)
-
-
-class DeepSpeedEngine:
-    """Any number of workers under ZeRO 0-3; the process group is Ray Train's."""
-
-    def __init__(
-        self,
-        source: ModelSource,
-        settings: TrainSection,
-        accumulation: int,
-        device: str,
-        seed: int,
-        rank: int,
-        apart: bool = False,
-    ) -> None:
-        """apart: steps come by step_apart, which leads DeepSpeed through one backward pass a step."""
-        on_cpu = device == "cpu"
-        if on_cpu:
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed
-        import torch
-
-        if on_cpu:
-            _skip_shared_memory_build()
-        deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl")
-        config = deepspeed_config(settings, 1 if apart else accumulation)
-        if settings.zero_stage == 3:
-            from transformers.integrations.deepspeed import HfDeepSpeedConfig
-
-            self._zero_init = HfDeepSpeedConfig(config)  # from_pretrained shards while it loads as long as this lives
-        model = load_model(source, "cpu" if settings.zero_stage == 3 else device, settings.precision)
-        self.adapted = settings.lora is not None
-        if settings.lora is not None:
-            model = with_adapter(model, settings.lora, source.path, source.revision, seed)
-        self.module = model
-        trained = [each for each in model.parameters() if each.requires_grad]
-        self.model, self.optimizer, _, _ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
-        self.device, self.rank, self.stage, self.precision = device, rank, settings.zero_stage, settings.precision
-        self.autocast = torch.autocast("cpu", enabled=False)
-        self.apart = TwoGradients(trained, accumulation)
-
-    def accumulate(self, total: Any, last: bool, lr: float) -> float:
-        self.model.backward(total)
-        return self._step(last, lr)
-
-    @contextlib.contextmanager
-    def moved(self, radius: float) -> Iterator[None]:
-        """As PlainEngine's; each worker holds the weights whole meanwhile, those that they are put back to."""
-        _mean_over_workers(self.apart.forget)
-        with self._whole():
-            before = self.apart.move(radius)
-        yield
-        with self._whole():
-            self.apart.restore(before)
-
-    @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        """All trained weights at hand on every worker, to be changed by all alike."""
-        import deepspeed
-
-        sharded = self.stage == 3
-        for parameter in self.apart.parameters if sharded else ():
-            # The hook that would end a module's backward pass does not fire for the first one, whose input has no
-            # gradient; DeepSpeed clears up after it at the end of its own backward pass, which this was not.
-            parameter.ds_active_sub_modules.clear()
-        with deepspeed.zero.GatheredParameters(self.apart.parameters, modifier_rank=0, enabled=sharded):
-            yield
-
-    def step_apart(self, lr: float, weights: Weights) -> float:
-        """As PlainEngine's, of gradients of losses through `module`, since the wrapper's own backward pass is for one.
-
-        Each worker holds both gradients whole, whatever the ZeRO stage.
-        """
-        import deepspeed
-
-        _mean_over_workers([*self.apart.forget, *self.apart.retain])
-        gradients, parameters = self.apart.combined(weights), self.apart.parameters
-        with deepspeed.zero.GatheredParameters(parameters, enabled=self.stage == 3):
-            # A loss whose gradient is the combined one: the way into DeepSpeed's own reduction, clipping and step. The
-            # prologue is what DeepSpeed hooks to its own forward pass, which this loss has not come through.
-            loss: Any = sum((each * g).sum() for each, g in zip(parameters, gradients, strict=True))
-            loss.register_hook(lambda _: self.model._backward_prologue())
-            self.model.backward(loss)
-        return self._step(True, lr)
-
-    def _step(self, last: bool, lr: float) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.model.step()
-        norm = self.model.get_global_grad_norm()  # None without ZeRO in float32
-        return float(norm) if last and norm is not None else 0.0
-
-    def finite(self) -> bool:
-        """Whether every weight that this worker holds is a number."""
-        return all_finite([getattr(each, "ds_tensor", each) for each in self.module.parameters()])
-
-    def save(self, folder: Path) -> None:
-        """Each rank writes its shard; the shards of all ranks in one folder are the checkpoint."""
-        self.model.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=self.adapted)
-
-    def load(self, folder: Path) -> None:
-        self.model.load_checkpoint(str(folder), tag="state", load_module_strict=not self.adapted)
-
-    def export(self, folder: Path) -> None:
-        state = None
-        if self.stage == 3:
-            # collective: every rank takes part
-            state = self.model._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=self.adapted)
-        if self.rank == 0:
-            if state is None:
-                state = self.module.state_dict()
-            apart = {"save_embedding_layers": False} if self.adapted else {}
-            self.module.save_pretrained(folder, state_dict=state, **apart)
-
-    def frozen(self, source: ModelSource) -> Any:
-        """The target model, to read hidden states or logits of: the adapter switched off, or a second model, sharded
-        like the trained one."""
-        import deepspeed
-
-        if self.adapted:
-            return switched_off(self.model)
-
-        model = load_model(source, "cpu" if self.stage == 3 else self.device, self.precision).requires_grad_(False)
-        if self.stage < 3:
-            return model
-        config = {
-            "train_micro_batch_size_per_gpu": 1,
-            "bf16": {"enabled": self.precision == "bf16"},
-            "zero_optimization": {"stage": 3},
-        }
-        wrapped = deepspeed.initialize(model=model, config=config)[0]
-        wrapped.eval()
-        return wrapped
-
-
-def _mean_over_workers(gradients: list[Any]) -> None:
-    """Make each gradient the mean over all workers'."""
-    import torch
-
-    for gradient in gradients:
-        torch.distributed.all_reduce(gradient)
-        gradient /= torch.distributed.get_world_size()
-
-
-def all_finite(tensors: Iterable[Any]) -> bool:
-    return all(bool(each.isfinite().all()) for each in tensors)
-
-
-def deepspeed_config(settings: TrainSection, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for these settings; torch's AdamW, so that nothing is compiled at run time."""
-    local = settings.batch_size // settings.workers // accumulation
-    zero: dict[str, Any] = {"stage": settings.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
-    if settings.offload is not None:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if settings.offload == "parameters":
-        zero["offload_param"] = {"device": "cpu"}
-    return {
-        "train_micro_batch_size_per_gpu": local,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": settings.clip,
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "zero_optimization": zero,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": settings.lr,
-                "betas": list(settings.betas),
-                "weight_decay": settings.weight_decay,
-                "torch_adam": True,
-                "adam_w_mode": True,
-            },
-        },
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
-
-
-def _skip_shared_memory_build() -> None:
-    """Keep DeepSpeed from compiling its CPU shared-memory collectives (a minute) where gloo serves."""
-    from deepspeed import ops
-
-    compatible = getattr(ops, "__compatible_ops__", None)
-    if isinstance(compatible, dict):
-        compatible["deepspeed_shm_comm"] = False
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Put a fully written folder in the place of an older one, which a kill in between leaves as `replaced(final)`."""
-    shutil.rmtree(replaced(final), ignore_errors=True)
-    if final.exists():
-        final.rename(replaced(final))
-    temporary.rename(final)
-    shutil.rmtree(replaced(final), ignore_errors=True)
-
-
-def replaced(final: Path) -> Path:
-    """Where a folder stands for the moment in which another takes its place."""
-    return final.with_name(f".{final.name}.replaced")

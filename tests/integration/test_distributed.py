@@ -18,9 +18,9 @@ from engine.models.lora import LoraSection
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import refusals
 from engine.stages.reference import ReferenceJob, _logprobs
-from engine.train import loop
+from engine.train import launch
 from engine.train.job import TrainJob
-from engine.train.loop import run_training
+from engine.train.launch import run_training
 
 STAGES = (0, 1, 2, 3)
 # Methods that hold a frozen model, sharded under ZeRO-3; a step from two gradients; a dual variable; an adapter.
@@ -77,7 +77,7 @@ def one_after_the_other(jobs, folder):
     rank = torch.distributed.get_rank()
     for name, job in jobs.items():
         (folder / name).mkdir(exist_ok=True)
-        loop._worker_loop(job, folder / name, Silent(), "cpu", rank)
+        launch.train_sharded(job, folder / name, Silent(), "cpu", rank)
         unset_hf_deepspeed_config()
         torch.distributed.barrier()
 
@@ -111,7 +111,7 @@ def trained(job, tmp_path_factory):
     folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (0, 1, 2)}
     for name in CASES:
         (folders[0] / name).mkdir()
-        loop._train_alone(case(job, name, 1, distributed=False), str(folders[0] / name), Silent())
+        launch.train_alone(case(job, name, 1, distributed=False), str(folders[0] / name), Silent())
     ray.get(on_one_worker.remote({name: case(job, name, 1) for name in ALONE}, folders[1]))
     TorchTrainer(
         on_two_workers,

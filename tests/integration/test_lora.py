@@ -15,7 +15,7 @@ from engine.models.loading import load_model
 from engine.models.lora import LoraSection
 from engine.models.source import ModelSource, model_source
 from engine.train.job import TrainJob
-from engine.train.loop import run_training
+from engine.train.launch import run_training
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 

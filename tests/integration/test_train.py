@@ -17,7 +17,7 @@ from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError
 from engine.models.source import model_source
 from engine.train.job import TrainJob
-from engine.train.loop import run_training
+from engine.train.launch import run_training
 
 
 @pytest.fixture

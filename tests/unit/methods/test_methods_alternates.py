@@ -18,9 +18,8 @@ from engine.stages.reference import ReferenceJob, _logprobs
 from engine.stages.sample import SampleJob
 from engine.stages.score import ScoreJob
 from engine.store.store import FinishedStage
-from engine.train.job import Batches
-from engine.train.launch import Training
-from engine.train.loop import _train_alone
+from engine.train.batches import Batches
+from engine.train.launch import Training, train_alone
 from methods import METHODS
 
 QUESTIONS = [Example(f"q{index}", f"Question {index}?", f"Answer {index}.") for index in range(60)]
@@ -79,7 +78,7 @@ class InProcess:
 
     def _train(self, stage, work):
         self.trained.append(stage.job)
-        return _train_alone(stage.job, str(work), Silent())
+        return train_alone(stage.job, str(work), Silent())
 
 
 def reference(job, work):

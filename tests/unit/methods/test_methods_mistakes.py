@@ -10,7 +10,8 @@ from benchmarks.base import Example
 from engine.config.sections import TrainSection
 from engine.models.source import model_source
 from engine.models.tokenization import Encoded, collate
-from engine.train.job import Batches, TrainJob
+from engine.train.batches import Batches
+from engine.train.job import TrainJob
 from methods import METHODS
 from methods.base import UnlearnBatch
 from methods.rmu import hidden_states, steering_vector

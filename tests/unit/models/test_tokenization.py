@@ -11,7 +11,8 @@ from engine.errors import UserError
 from engine.models.chat_template import stop_token_ids
 from engine.models.source import model_source
 from engine.models.tokenization import chunked, collate, encode_example, encode_prompt, load_tokenizer, retokenised
-from engine.train.job import Batches, TrainJob
+from engine.train.batches import Batches
+from engine.train.job import TrainJob
 
 LLAMA3 = (
     "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|> ' "

@@ -20,7 +20,7 @@ from engine.cli import main
 from engine.cluster.units import whole as unit_is_whole
 from engine.errors import disk_is_full
 from engine.store.store import Store
-from engine.train.loop import _steps_of
+from engine.train.checkpoint import steps_of
 
 
 def build(work):
@@ -95,12 +95,12 @@ def test_a_damaged_checkpoint_is_not_continued_from(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"weights")
     progress = json.dumps({"step": 3, "sha256": file_digest(tmp_path / "state.pt")})
     (tmp_path / "progress.json").write_text(progress)
-    assert _steps_of(tmp_path) == 3
+    assert steps_of(tmp_path) == 3
     flip(tmp_path / "state.pt", 2)
-    assert _steps_of(tmp_path) == 0
+    assert steps_of(tmp_path) == 0
     flip(tmp_path / "state.pt", 2)
     (tmp_path / "progress.json").write_text(progress[:-4])
-    assert _steps_of(tmp_path) == 0
+    assert steps_of(tmp_path) == 0
 
 
 @contextlib.contextmanager

@@ -20,8 +20,11 @@ from engine.models.tokenization import load_tokenizer
 from engine.pipeline.alternate_answers import refusals
 from engine.stages.reference import ReferenceJob, _logprobs
 from engine.train import loop
-from engine.train.job import Batches, TrainJob
-from engine.train.torch_backend import PlainEngine
+from engine.train.batches import Batches
+from engine.train.checkpoint import TrainState
+from engine.train.job import TrainJob
+from engine.train.launch import train_alone
+from engine.train.torch_backend import TorchBackend
 from methods import METHODS
 from methods.base import Loss
 from methods.grad_diff import GradDiff
@@ -55,7 +58,7 @@ def trained(job, folder, name, report=None, /, settings=None, **hyperparameters)
     folder.mkdir(exist_ok=True)
     changed = job.settings.model_copy(update=settings or {})
     method = {"name": name, **(HYPERPARAMETERS.get(name, {}) | hyperparameters)}
-    loop._train_alone(dataclasses.replace(job, method=method, settings=changed), str(folder), report or Silent())
+    train_alone(dataclasses.replace(job, method=method, settings=changed), str(folder), report or Silent())
     history = json.loads((folder / "history.json").read_text())
     weights = "adapter_model.safetensors" if changed.lora is not None else "model.safetensors"
     return history, load_file(folder / "model" / weights)
@@ -211,7 +214,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(job, tmp_path, 
         return found._replace(total=found.total + Steep.apply(found.total))
 
     monkeypatch.setattr(GradDiff, "loss", steep)
-    monkeypatch.setattr(PlainEngine, "finite", lambda self: pytest.fail("the next step was reached"))
+    monkeypatch.setattr(TorchBackend, "finite", lambda self: pytest.fail("the next step was reached"))
     with pytest.raises(DivergedError, match=r"the gradient is not finite \(its norm is nan\) at step 1"):
         trained(job, tmp_path / "run", "grad_diff", settings={"checkpoint_every": 1})
 
@@ -254,7 +257,7 @@ def halves(job, method):
     settings = SETTINGS.model_copy(update={"micro_batch_size": 2})
     tokenizer = load_tokenizer(job.model.path)
     batches = Batches(dataclasses.replace(job, settings=settings), method.needs, tokenizer, 0)
-    return PlainEngine(job.model, SETTINGS, 2, "cpu", 0), batches.at(0)
+    return TorchBackend(job.model, SETTINGS, 2, "cpu", 0), batches.at(0)
 
 
 def gradient(method, model, micro_batches, part):
@@ -280,7 +283,7 @@ def step_taken(engine, method, micro_batches, monkeypatch):
         at=lambda step: micro_batches, to=lambda batch, device: batch, seed_dropout=lambda *_: None
     )
     monkeypatch.setattr(engine, "_step", lambda lr: 0.0)
-    loop._step(engine, method, batches, 0, 1e-3, method.initial_state(), False)
+    loop.take_step(engine, method, batches, TrainState(method.initial_state()), 1e-3, False)
     return torch.cat([each.grad.flatten() for each in engine.model.parameters()]).double()
 
 
