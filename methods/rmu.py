@@ -66,18 +66,18 @@ def hidden_states(model: Any, batch: TokenBatch, layer: int) -> Tensor:
     layers = getattr(decoder, name)
     if layer >= len(layers):
         raise UserError(f"rmu: layer must be below the model's {len(layers)} layers, found {layer}")
-    seen: list[Any] = []
+    outputs: list[Any] = []
     inputs = model_inputs(model, batch)
     if "logits_to_keep" in forward_parameters(model):
         inputs["logits_to_keep"] = 1  # the head is not wanted at all
-    handle = layers[layer].register_forward_hook(lambda _, __, output: seen.append(output))
+    handle = layers[layer].register_forward_hook(lambda _, __, output: outputs.append(output))
     setattr(decoder, name, layers[: layer + 1])
     try:
         model(**inputs)  # through the wrapper, whose hooks gather sharded weights
     finally:
         setattr(decoder, name, layers)
         handle.remove()
-    output = seen[0]
+    output = outputs[0]
     return (output[0] if isinstance(output, tuple) else output).float()
 
 

@@ -27,7 +27,7 @@ class _FixedLayer(_Layer):
 
     is_compileable = True
 
-    def __init__(self, like: Any, rows: int, length: int, column: Tensor) -> None:
+    def __init__(self, like: _Layer, rows: int, length: int, column: Tensor) -> None:
         super().__init__()
         self.is_initialized, self.column = True, column
         self.keys = like.keys.new_zeros((rows, like.keys.shape[1], length, like.keys.shape[3]))
@@ -61,7 +61,7 @@ class FixedRows(KVRows):
         self.token = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         self.position = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         self.mask = torch.ones((rows, length), dtype=torch.bool, device=device)
-        self.layers = [_FixedLayer(each, rows, length, self.column) for each in like.layers]
+        self.layers = [_FixedLayer(layer, rows, length, self.column) for layer in like.layers]
         self.graphs: dict[int, tuple[Any, Tensor]] = {}
         self.pool = torch.cuda.graph_pool_handle() if capture else None
 

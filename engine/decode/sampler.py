@@ -165,11 +165,12 @@ def _check(
         raise ValueError(f"{len(prompts)} prompts need as many distinct prompt_ids, found {len(set(prompt_ids))}")
     if n < 1 or max_new_tokens < 1:
         raise ValueError(f"n and max_new_tokens must be 1 or more, found {n} and {max_new_tokens}")
-    for each in decodings:
-        if each.temperature < 0 or not 0 < each.top_p <= 1 or (each.top_k is not None and each.top_k < 1):
+    for decoding in decodings:
+        top_k = decoding.top_k
+        if decoding.temperature < 0 or not 0 < decoding.top_p <= 1 or (top_k is not None and top_k < 1):
             raise ValueError(
                 "need temperature >= 0, 0 < top_p <= 1, top_k >= 1 or None; "
-                f"found {each.temperature}, {each.top_p}, {each.top_k}"
+                f"found {decoding.temperature}, {decoding.top_p}, {top_k}"
             )
     if model.training:
         raise ValueError("the model must be in evaluation mode, found training mode: call model.eval() first")

@@ -73,3 +73,14 @@ def cached_model(source: ModelSource, device: str, precision: str) -> tuple[Any,
 
     tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
     return load_model(source, device, precision), tokenizer
+
+
+def worker_model(source: ModelSource, on_gpu: bool) -> tuple[Any, Tokenizer]:
+    """(model, tokenizer) as every worker that samples or scores takes them: in bfloat16 on a GPU, in float32 on one
+    thread of a CPU, where the number of threads would decide the last bits."""
+    import torch
+
+    if on_gpu:
+        return cached_model(source, "cuda", "bf16")
+    torch.set_num_threads(1)
+    return cached_model(source, "cpu", "fp32")

@@ -21,7 +21,7 @@ from engine.cluster.units import unit_seconds
 from engine.decode.beam_search import likely_answers
 from engine.decode.law import tie_inputs
 from engine.decode.logprobs import answer_log_probs
-from engine.models.loading import cached_model
+from engine.models.loading import worker_model
 from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of, thoughts_of
 from engine.store.manifest import Json
@@ -69,13 +69,8 @@ class AnswersJob(Stage):
 
     def compute(self, unit: int) -> tuple[Table, str]:
         """One row an answer: prompt_id, group, token_ids, logprob, response, score."""
-        import torch
 
-        on_gpu = self.sampling.gpus > 0
-        if not on_gpu:
-            torch.set_num_threads(1)
-        device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
-        model, tokenizer = cached_model(self.sampling.model, device, precision)
+        model, tokenizer = worker_model(self.sampling.model, on_gpu=self.sampling.gpus > 0)
         probes = self.sampling.probes[unit * UNIT_PROMPTS : (unit + 1) * UNIT_PROMPTS]
         return _table(probes, found_answers(model, tokenizer, probes, self), tokenizer, self), ""
 

@@ -19,7 +19,7 @@ from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.fingerprint import fingerprint
 from engine.models.chat_template import Options
-from engine.models.loading import cached_model, context_length
+from engine.models.loading import context_length, worker_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples, numerics
 from engine.store.manifest import Json
@@ -82,13 +82,8 @@ class LikelihoodJob(Stage):
 
     def compute(self, unit: int) -> tuple[Table, str]:
         """One row an example: `nll`, and of its answer's tokens their ids and what the model says of them."""
-        import torch
 
-        on_gpu = self.gpus > 0
-        if not on_gpu:
-            torch.set_num_threads(1)
-        device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
-        model, tokenizer = cached_model(self.model, device, precision)
+        model, tokenizer = worker_model(self.model, on_gpu=self.gpus > 0)
         examples = self.examples[unit * UNIT_PAIRS : (unit + 1) * UNIT_PAIRS]
         cut = sum(each.truncated for each in _encoded(model, tokenizer, examples, self))
         return counted(as_table(token_likelihoods(model, tokenizer, examples, self)), {"truncated": cut}), ""

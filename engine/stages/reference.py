@@ -13,7 +13,7 @@ from typing import ClassVar
 from benchmarks.base import Example
 from engine.cluster.reporter import Report
 from engine.models.chat_template import Options
-from engine.models.loading import cached_model
+from engine.models.loading import worker_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples
 from engine.store.manifest import Json
@@ -78,8 +78,7 @@ def _logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
     from engine.models.tokenization import collate, encode_example, pad_token_id
     from methods.base import sequence_nll
 
-    device = "cuda" if on_gpu else "cpu"
-    model, tokenizer = cached_model(job.model, device, "bf16" if on_gpu else "fp32")
+    model, tokenizer = worker_model(job.model, on_gpu)
     encoded = [
         encode_example(
             tokenizer, each.question, each.answer, job.template, job.system, job.max_length, job.template_options
@@ -89,7 +88,7 @@ def _logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
     values: list[float] = []
     with torch.inference_mode():
         for start in range(0, len(encoded), REFERENCE_BATCH):
-            batch = collate(encoded[start : start + REFERENCE_BATCH], pad_token_id(tokenizer)).to(device)
+            batch = collate(encoded[start : start + REFERENCE_BATCH], pad_token_id(tokenizer)).to(model.device)
             nll, _ = sequence_nll(model, batch)
             values += (-nll.double()).tolist()
     return values

@@ -20,7 +20,7 @@ from engine.cluster.reporter import Report
 from engine.cluster.units import counted, timed, unit_counts, unit_path, unit_seconds, whole
 from engine.errors import UserError
 from engine.models.chat_template import Options, Thoughts, thoughts
-from engine.models.loading import cached_model, context_length
+from engine.models.loading import context_length, worker_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
 from engine.store.manifest import Json
@@ -121,14 +121,9 @@ class GridJob:
 
 def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Table], str]:
     """One unit of each of the jobs, which differ in decoding alone."""
-    import torch
 
     job = jobs[0]
-    on_gpu = job.gpus > 0
-    if not on_gpu:
-        torch.set_num_threads(1)
-    device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
-    model, tokenizer = cached_model(job.model, device, precision)
+    model, tokenizer = worker_model(job.model, on_gpu=job.gpus > 0)
     size = unit_prompts(job.n)
     probes = job.probes[unit * size : (unit + 1) * size]
     clock = time.monotonic()

@@ -18,7 +18,7 @@ from engine.cluster.reporter import Report
 from engine.cluster.units import unit_path, unit_seconds
 from engine.decode.law import tie_inputs
 from engine.decode.logprobs import decoded_log_probs
-from engine.models.loading import cached_model
+from engine.models.loading import worker_model
 from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts
 from engine.store.manifest import Json
@@ -65,15 +65,10 @@ class RelogJob(Stage):
         """One row a sample: prompt_id, group and a column of float64 for each decoding, named by its index."""
         import pyarrow
         import pyarrow.parquet
-        import torch
 
         from engine.models.chat_template import stop_token_ids
 
-        on_gpu = self.sampling.gpus > 0
-        if not on_gpu:
-            torch.set_num_threads(1)
-        device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
-        model, tokenizer = cached_model(self.sampling.model, device, precision)
+        model, tokenizer = worker_model(self.sampling.model, on_gpu=self.sampling.gpus > 0)
         n = self.sampling.n
         size = unit_prompts(n)
         prompts = encoded_prompts(tokenizer, self.sampling.probes[unit * size : (unit + 1) * size], self.sampling)

@@ -16,14 +16,16 @@ from benchmarks.base import Example
 from engine.train.job import TrainJob, accumulation
 
 if TYPE_CHECKING:
-    from engine.models.tokenization import Encoded
+    from engine.models.tokenization import Encoded, Tokenizer
     from methods.base import TokenBatch, UnlearnBatch
 
 
 class Batches:
     """Which tokenised examples each step sees, for one worker; `reference` is handed on with each batch."""
 
-    def __init__(self, job: TrainJob, needs: frozenset[str], tokenizer: Any, rank: int, reference: Any = None) -> None:
+    def __init__(
+        self, job: TrainJob, needs: frozenset[str], tokenizer: Tokenizer, rank: int, reference: Any = None
+    ) -> None:
         from engine.models.tokenization import pad_token_id
 
         self.job, self.rank, self.pad = job, rank, pad_token_id(tokenizer)
@@ -36,12 +38,12 @@ class Batches:
     @property
     def truncated(self) -> int:
         """How many training sequences were cut to max_length."""
-        return sum(each.truncated for each in (*self.forget, *self.retain, *self.alternate))
+        return sum(sequence.truncated for sequence in (*self.forget, *self.retain, *self.alternate))
 
     @property
     def longest(self) -> int:
         """Tokens of the longest training sequence."""
-        return max((len(each.input_ids) for each in (*self.forget, *self.retain, *self.alternate)), default=0)
+        return max((len(sequence.input_ids) for sequence in (*self.forget, *self.retain, *self.alternate)), default=0)
 
     def names(self, step: int) -> list[str]:
         """Ids of the examples of the set that drives this step, over all workers."""
@@ -57,7 +59,7 @@ class Batches:
         size = self.settings.batch_size
         if not self.forget:
             retain = self._token_batches(self.retain, None, size, 0, step)
-            return [UnlearnBatch(retain=each) for each in retain]
+            return [UnlearnBatch(retain=batch) for batch in retain]
         forget = self._token_batches(self.forget, self.job.forget_reference, size, 0, step)
         count = len(forget)
         retain = self._token_batches(self.retain, None, self.settings.retain_batch_size or size, 1, step)
@@ -126,18 +128,18 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def _encode(examples: tuple[Example, ...], tokenizer: Any, job: TrainJob) -> list[Encoded]:
+def _encode(examples: tuple[Example, ...], tokenizer: Tokenizer, job: TrainJob) -> list[Encoded]:
     from engine.models.tokenization import encode_example
 
     return [
         encode_example(
             tokenizer,
-            each.question,
-            each.answer,
+            example.question,
+            example.answer,
             job.template,
             job.system,
             job.settings.max_length,
             job.template_options,
         )
-        for each in examples
+        for example in examples
     ]

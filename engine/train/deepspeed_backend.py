@@ -79,11 +79,12 @@ class DeepSpeedBackend:
         import deepspeed
 
         sharded = self.stage == 3
-        for parameter in self.apart.parameters if sharded else ():
+        parameters: list[Any] = self.apart.parameters  # with what ZeRO hangs on them
+        for parameter in parameters if sharded else ():
             # The hook that would end a module's backward pass does not fire for the first one, whose input has no
             # gradient; DeepSpeed clears up after it at the end of its own backward pass, which this was not.
             parameter.ds_active_sub_modules.clear()
-        with deepspeed.zero.GatheredParameters(self.apart.parameters, modifier_rank=0, enabled=sharded):
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=sharded):
             yield
 
     def step_apart(self, lr: float, weights: Weights) -> float:
@@ -98,7 +99,7 @@ class DeepSpeedBackend:
         with deepspeed.zero.GatheredParameters(parameters, enabled=self.stage == 3):
             # A loss whose gradient is the combined one: the way into DeepSpeed's own reduction, clipping and step. The
             # prologue is what DeepSpeed hooks to its own forward pass, which this loss has not come through.
-            loss: Any = sum((each * g).sum() for each, g in zip(parameters, gradients, strict=True))
+            loss: Any = sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True))
             loss.register_hook(lambda _: self.model._backward_prologue())
             self.model.backward(loss)
         return self._step(True, lr)
@@ -111,7 +112,7 @@ class DeepSpeedBackend:
         return float(norm) if last and norm is not None else 0.0
 
     def finite(self) -> bool:
-        return all_finite([getattr(each, "ds_tensor", each) for each in self.module.parameters()])
+        return all_finite([getattr(parameter, "ds_tensor", parameter) for parameter in self.module.parameters()])
 
     def save(self, folder: Path) -> None:
         """Each rank writes its shard; the shards of all ranks in one folder are the checkpoint."""

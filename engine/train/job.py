@@ -52,7 +52,7 @@ class TrainJob:
 
     @property
     def steps(self) -> int:
-        """Number of optimiser steps: as asked, or the epochs over the forget set (over all data in fine-tuning)."""
+        """Number of optimiser steps: as set, or the epochs over the forget set (over all data in fine-tuning)."""
         if self.settings.steps is not None:
             return self.settings.steps
         return self.steps_in(self.settings.epochs)
@@ -64,7 +64,7 @@ class TrainJob:
 
 def in_pieces(examples: Sequence[Example], source: ModelSource, settings: TrainSection) -> tuple[Example, ...]:
     """The examples, running text among them in pieces that a step of the training takes whole."""
-    if all(each.question for each in examples):
+    if all(example.question for example in examples):
         return tuple(examples)
     from engine.models.tokenization import chunked, load_tokenizer
 

@@ -118,7 +118,7 @@ def run_training(job: TrainJob, work: Path, report: Report) -> Json:
 
 
 def gpus_a_worker(settings: TrainSection) -> float:
-    """GPUs that a training worker takes on this cluster: as asked, else one where each can have its own."""
+    """GPUs that a training worker takes on this cluster: as set, else one where each can have its own."""
     devices = ray_cluster.resources()[1]
     if settings.gpus is not None and devices:
         return settings.gpus

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Weights = Callable[[float, float], tuple[float, float]]
 
@@ -16,42 +19,44 @@ Weights = Callable[[float, float], tuple[float, float]]
 class TwoGradients:
     """The forget and the retain gradient of a step, gathered over its micro-batches and then combined."""
 
-    def __init__(self, parameters: list[Any], micro_batches: int) -> None:
+    def __init__(self, parameters: list[Tensor], micro_batches: int) -> None:
         """micro_batches: of a step, whose mean each gradient is."""
         self.parameters, self.micro_batches = parameters, micro_batches
-        self.forget: list[Any] = []
-        self.retain: list[Any] = []
+        self.forget: list[Tensor] = []
+        self.retain: list[Tensor] = []
 
-    def add(self, forget: Any, retain: Any) -> None:
+    def add(self, forget: Tensor, retain: Tensor) -> None:
         """Add the gradients of one micro-batch's two losses, which come from separate forward passes."""
         self.add_forget(forget)
-        self.retain = self._grown(self.retain, retain) or [each.new_zeros(each.shape) for each in self.forget]
+        self.retain = self._grown(self.retain, retain) or [
+            gradient.new_zeros(gradient.shape) for gradient in self.forget
+        ]
 
-    def add_forget(self, forget: Any) -> None:
+    def add_forget(self, forget: Tensor) -> None:
         self.forget = self._grown(self.forget, forget)
 
-    def _grown(self, kept: list[Any], loss: Any) -> list[Any]:
+    def _grown(self, kept: list[Tensor], loss: Tensor) -> list[Tensor]:
         """Gradients with those of a loss added; the loss of a set that the method does not read has none."""
         import torch
 
         if not loss.requires_grad:
             return kept
-        found = torch.autograd.grad(loss / self.micro_batches, self.parameters, materialize_grads=True)
-        return [a + b for a, b in zip(kept, found, strict=True)] if kept else list(found)
+        added = torch.autograd.grad(loss / self.micro_batches, self.parameters, materialize_grads=True)
+        return [a + b for a, b in zip(kept, added, strict=True)] if kept else list(added)
 
-    def move(self, radius: float) -> list[Any]:
+    def move(self, radius: float) -> list[Tensor]:
         """Move the parameters by `radius` along the forget gradient and drop it; returns what they were."""
         import torch
 
-        before = [each.detach().clone() for each in self.parameters]
-        norm = math.sqrt(sum(float(each.double().square().sum()) for each in self.forget))
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in self.forget))
         with torch.no_grad():
             for parameter, gradient in zip(self.parameters, self.forget, strict=True):
                 parameter.add_(gradient, alpha=radius / norm if norm > 0 else 0.0)
         self.forget = []
         return before
 
-    def restore(self, before: list[Any]) -> None:
+    def restore(self, before: list[Tensor]) -> None:
         """Put the parameters back, to the same bits."""
         import torch
 
@@ -59,9 +64,9 @@ class TwoGradients:
             for parameter, value in zip(self.parameters, before, strict=True):
                 parameter.copy_(value)
 
-    def combined(self, weights: Weights) -> list[Any]:
+    def combined(self, weights: Weights) -> list[Tensor]:
         """The step's gradient, parameter by parameter; the next step begins with none."""
-        forget_forget = sum(float(each.double().square().sum()) for each in self.forget)
+        forget_forget = sum(float(gradient.double().square().sum()) for gradient in self.forget)
         pairs = list(zip(self.forget, self.retain, strict=True))
         of_forget, of_retain = weights(forget_forget, sum(float((f * r).double().sum()) for f, r in pairs))
         self.forget, self.retain = [], []

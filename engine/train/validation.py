@@ -6,7 +6,7 @@ few samples, a fixed subset of the prompts. The real figures are those of the ev
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,40 +15,44 @@ from engine.config.sections import TrainSection
 from engine.errors import DivergedError
 from engine.train.job import TrainJob
 
+if TYPE_CHECKING:
+    from engine.models.tokenization import Tokenizer
 
-def watch(model: Any, tokenizer: Any, job: TrainJob, step: int) -> dict[str, float]:
+
+def watch(model: Any, tokenizer: Tokenizer, job: TrainJob, step: int) -> dict[str, float]:
     """ "greedy": mean core metric of greedy answers to the watched forget prompts; with settings.eval_samples = n also
     "leak_at_<n>": the mean over eval_prompts of them of the best of n samples at T = 1, p = 1, and "utility": as
     greedy, on as many prompts of the utility group, if it has any. A metric that failed on a sample leaves it out.
     DivergedError where the model's logits are no longer finite."""
     try:
-        return _seen(model, tokenizer, job)
+        return _measured(model, tokenizer, job)
     except DivergedError as error:
-        raise DivergedError(f"{error}, seen after step {step}") from error
+        raise DivergedError(f"{error}, observed after step {step}") from error
 
 
-def _seen(model: Any, tokenizer: Any, job: TrainJob) -> dict[str, float]:
+def _measured(model: Any, tokenizer: Tokenizer, job: TrainJob) -> dict[str, float]:
     from methods.base import innermost
 
     settings, inner = job.settings, innermost(model)
     inner.eval()
-    seen = {"greedy": float(np.nanmean(_scores(inner, tokenizer, job, job.watch, 1, Decoding(temperature=0.0))))}
+    measured = {"greedy": float(np.nanmean(_scores(inner, tokenizer, job, job.watch, 1, Decoding(temperature=0.0))))}
     n = settings.eval_samples
     if n is not None:
         few = _spread(job.watch, settings.eval_prompts)
-        seen[f"leak_at_{n}"] = float(np.nanmean(np.nanmax(_scores(inner, tokenizer, job, few, n, Decoding()), axis=1)))
+        scores = _scores(inner, tokenizer, job, few, n, Decoding())
+        measured[f"leak_at_{n}"] = float(np.nanmean(np.nanmax(scores, axis=1)))
     if n is not None and job.watch_utility:
         kept = _spread(job.watch_utility, settings.eval_prompts)
-        seen["utility"] = float(np.nanmean(_scores(inner, tokenizer, job, kept, 1, Decoding(temperature=0.0))))
+        measured["utility"] = float(np.nanmean(_scores(inner, tokenizer, job, kept, 1, Decoding(temperature=0.0))))
     inner.train()
-    return seen
+    return measured
 
 
-def enough(seen: dict[str, float], settings: TrainSection) -> bool:
-    """Whether what was seen is at or below every limit that the settings give."""
-    limits = {"greedy": settings.stop_at_greedy, f"leak_at_{settings.eval_samples}": settings.stop_at_leak}
-    asked = {name: limit for name, limit in limits.items() if limit is not None}
-    return bool(asked) and all(name in seen and seen[name] <= limit for name, limit in asked.items())
+def enough(measured: dict[str, float], settings: TrainSection) -> bool:
+    """Whether what was measured is at or below every limit that the settings give."""
+    every = {"greedy": settings.stop_at_greedy, f"leak_at_{settings.eval_samples}": settings.stop_at_leak}
+    limits = {name: limit for name, limit in every.items() if limit is not None}
+    return bool(limits) and all(name in measured and measured[name] <= limit for name, limit in limits.items())
 
 
 def _spread(probes: tuple[Probe, ...], count: int) -> tuple[Probe, ...]:
@@ -58,7 +62,7 @@ def _spread(probes: tuple[Probe, ...], count: int) -> tuple[Probe, ...]:
 
 
 def _scores(
-    model: Any, tokenizer: Any, job: TrainJob, probes: tuple[Probe, ...], n: int, decoding: Decoding
+    model: Any, tokenizer: Tokenizer, job: TrainJob, probes: tuple[Probe, ...], n: int, decoding: Decoding
 ) -> np.ndarray:
     """Scores [probes, n] of n samples of each, NaN where the metric failed."""
     from engine.metrics import METRICS, score
@@ -75,11 +79,11 @@ def _scores(
         system=job.system,
         template_options=job.template_options,
     )
-    samples = [each for of_probe in sample_probes(model, tokenizer, probes, sampling) for each in of_probe]
-    each_sample = [probe for probe in probes for _ in range(n)]
+    samples = [sample for of_probe in sample_probes(model, tokenizer, probes, sampling) for sample in of_probe]
+    of_samples = [probe for probe in probes for _ in range(n)]
     metric = METRICS[job.watch_metric]
-    references = [metric.truth(reference_of(each, tokenizer, job.watch_tokens), each.fact) for each in each_sample]
-    prompts, stops = [probe.prompt for probe in each_sample], [probe.stop for probe in each_sample]
+    references = [metric.truth(reference_of(probe, tokenizer, job.watch_tokens), probe.fact) for probe in of_samples]
+    prompts, stops = [probe.prompt for probe in of_samples], [probe.stop for probe in of_samples]
     values = score(
         job.watch_metric,
         texts(samples, tokenizer, stops, thoughts_of(tokenizer, sampling)),
