@@ -111,12 +111,13 @@ def stored_parameters(folder: Path) -> int:
 
 
 def training_memory(
-    size: ModelSize, settings: TrainSection, graphs: int = 1, reference: bool = False, retain_share: float = 1.0
+    size: ModelSize, settings: TrainSection, graphs: int = 1, reference: bool = False, copies: int = 0
 ) -> TrainingMemory:
     """What one worker holds at the height of a step.
 
     graphs: forward passes whose activations stand at once (forget, retain, alternate answers). reference: a second,
-    frozen model. Full sequences of max_length are counted, so shorter data take less.
+    frozen model. copies: so many numbers more a trained weight, whole on every worker. Full sequences of max_length are
+    counted, so shorter data take less.
     """
     every, workers, stage = size.parameters, settings.workers, settings.zero_stage
     trained = size.adapter(settings.lora) if settings.lora is not None else every
@@ -130,6 +131,7 @@ def training_memory(
     gradients = trained * width / (workers if stage >= 2 else 1)
     if 1 <= stage <= 2:
         gradients += min(BUCKET, trained) * width
+    gradients += copies * trained * width
     master = 4 if deepspeed and (stage > 0 or half) else 0  # ZeRO's float32 copy
     if half and deepspeed and stage == 0:
         master += 4  # and float32 gradients

@@ -30,13 +30,15 @@ from engine.pipeline.memory_model import (
 
 CONTEXT = 0.8 * GIB  # of a GPU's memory: CUDA's context and what its allocator cannot use
 PROMPT_TOKENS = 256  # of a prompt, where only tokenising would tell
+GRADIENTS = 3  # that a step along two gradients holds: the two and their combination
 LEAST_ROWS = 16  # the sampler goes down to so many cache rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """One training of the experiment: its settings, forward passes held at once, whether a frozen model stands beside
-    it, its steps, how often it is trained (RULE's rounds), and whether its optimizer's state is kept."""
+    it, its steps, how often it is trained (RULE's rounds), whether its optimizer's state is kept, and how many numbers
+    more a trained weight each worker holds whole (two gradients, weights to come back to)."""
 
     label: str
     settings: TrainSection
@@ -45,6 +47,7 @@ class Training:
     steps: int = 0
     times: int = 1
     keeps: bool = False
+    copies: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,9 @@ def plan(
     wanted = trainings(experiment, benchmark)
     items = []
     if size is not None:
-        distinct = {each.settings.model_dump_json() + f"{each.graphs}{each.reference}": each for each in wanted}
+        distinct = {
+            each.settings.model_dump_json() + f"{each.graphs}{each.reference}{each.copies}": each for each in wanted
+        }
         items += [training_item(each, size, nodes) for each in distinct.values()]
         if experiment.model.endpoint is None:
             items.append(sampling_item(experiment, size, nodes))
@@ -106,7 +111,9 @@ def _of_method(experiment: Experiment, section: MethodSection, examples: int) ->
     times = method.trainings * len(experiment.requests or (1,))
     graphs = 1 + ("retain" in needs) + ("alternate" in needs)
     reference, steps = "reference_model" in needs, _steps(settings, examples)
-    return Training(experiment.label(section), settings, graphs, reference, steps, times, method.procedure == "rounds")
+    keeps = method.procedure == "rounds"
+    copies = (GRADIENTS if "two_gradients" in needs else 0) + (1 if method.trained.radius else 0)
+    return Training(experiment.label(section), settings, graphs, reference, steps, times, keeps, copies)
 
 
 def _steps(settings: TrainSection, examples: int) -> int:
@@ -137,7 +144,7 @@ def training_item(training: Training, size: ModelSize, nodes: Sequence[Node]) ->
 
 
 def _memory(training: Training, size: ModelSize, settings: TrainSection) -> TrainingMemory:
-    return training_memory(size, settings, training.graphs, training.reference)
+    return training_memory(size, settings, training.graphs, training.reference, copies=training.copies)
 
 
 def _instead(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Iterator[str]:

@@ -66,6 +66,27 @@ def test_a_training_whose_states_are_too_large_is_refused_in_one_line():
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "copies"),
+    [
+        ({"name": "npo"}, 0),
+        ({"name": "blur_npo"}, 3),
+        ({"name": "sam"}, 4),
+        ({"name": "rule", "base": {"name": "ilu", "base": {"name": "sam"}}}, 4),
+    ],
+)
+def test_what_a_step_along_two_gradients_holds_whole_is_counted(method, copies):
+    (training,) = trainings(*experiment(methods=[method]))
+    assert training.copies == copies
+    settings = TrainSection(batch_size=8, workers=8, zero_stage=3, micro_batch_size=1, max_length=64)
+    item, plain = (
+        training_item(Training("m", settings, graphs=2, copies=count), LLAMA_8B, [machine(8, 1000)])
+        for count in (copies, 0)
+    )
+    assert item.need - plain.need == copies * LLAMA_8B.parameters * 4
+    assert item.fits == ("no" if copies else "yes")
+
+
 def test_activations_alone_do_not_refuse_a_training():
     """They are an upper bound: sequences are mostly shorter than max_length."""
     item = training_item(Training("npo", TrainSection(batch_size=32), graphs=2), LLAMA_1B, [machine(1)])
