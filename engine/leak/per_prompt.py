@@ -21,8 +21,8 @@ class PromptLeaks:
     values: float64 [P, K], a row of NaN where a prompt has too few samples with a score. means: float64 [P], the mean
     score of a sample. samples: drawn of a prompt (the fewest that are counted); failed: samples without a score, in
     all. variance: float64 [P, K], of each value over sampling seeds. limits: float64 [P, K], upper bounds that hold for
-    all prompts at once. how: "sampled", "adaptive" or "reweighted"; the last has neither variance nor limits.
-    half_width: of the sampling error of the mean at the largest k, where sampling was planned for it.
+    all prompts at once. how: "sampled" n times a prompt, or "adaptive".
+    half_width: of the sampling error of the mean at the largest k, where sampling was adaptive and it is known.
     """
 
     values: Floats
