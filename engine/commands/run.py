@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
@@ -107,9 +108,12 @@ def _show_next(written: WrittenRun, store: Store) -> None:
 
     results, scores = written.results, written.scores
     retain = scores / f"retain.{results.leak_group}.jsonl"
-    compare = f" --retain {retain}" if retain.exists() else ""
+    judged = next((model.name for model in reversed(results.models) if model.role != "retain"), "retain")
+    leak = ["leakatk", "leak", f"{scores / judged}.{results.leak_group}.jsonl"]
+    if judged != "retain" and retain.exists():
+        leak += ["--retain", str(retain)]
     print(f"MLflow    {redact(tracking_uri(store.root))}")
     print("\nnext: open the report; then")
-    print(f"  leakatk leak {scores}/{results.models[-1].name}.{results.leak_group}.jsonl{compare}")
-    print(f"  leakatk ui --store {store.address}")
+    print(f"  {shlex.join(leak)}")
+    print(f"  {shlex.join(['leakatk', 'ui', '--store', store.address])}")
     print("  leakatk init                             an experiment file of your own")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from typing import TextIO
 
 from engine.commands.run import add_common_arguments, result_alone
@@ -50,7 +51,8 @@ def _run(args: argparse.Namespace, out: TextIO) -> int:
         for picture in finished.pictures:
             print(f"picture   {picture}")
         if finished.best_file is not None:
-            print(f"winner    {finished.best_file}\n\nnext: leakatk run {finished.best_file} --store {store.address}")
+            again = shlex.join(["leakatk", "run", str(finished.best_file), "--store", store.address])
+            print(f"winner    {finished.best_file}\n\nnext: {again}")
     if finished.best_file is None:
         reason = reason_for_none(finished.search)
         raise UserError(f"{reason}; widen {args.space}, give it more trials, or lower `keep`")

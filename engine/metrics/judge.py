@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from engine.errors import UserError
 from engine.metrics import Failed
 from engine.models import openai_client
+from engine.store.files import user_cache
 
 VERSION = 1  # part of every cached label's key: raise it when what is asked changes
 
@@ -234,7 +235,7 @@ def parse_labels(text: str, ids: set[str], valid: set[int]) -> tuple[dict[str, i
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leakatk" / "judge.sqlite"
+    return user_cache() / "leakatk" / "judge.sqlite"
 
 
 class _Cache:

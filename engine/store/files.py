@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,6 +54,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def user_cache() -> Path:
+    """The folder of this user's caches: XDG_CACHE_HOME or ~/.cache; of a user without a home (a number in a container)
+    one below the machine's temporary folder."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given).expanduser()
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
 
 
 @contextlib.contextmanager

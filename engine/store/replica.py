@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from engine.errors import StorageError
-from engine.store.files import FileFacts, locked, matches, write_atomic
+from engine.store.files import FileFacts, locked, matches, user_cache, write_atomic
 from engine.store.manifest import MANIFEST, DamagedError, Manifest, described, parse_manifest, prefix_of, text_of
 from engine.store.object_store import Remote, remote
 
@@ -138,7 +138,7 @@ def local_copy(url: str) -> Path:
     """The folder of this machine's copy of the store at `url`, below LEAKATK_CACHE or ~/.cache/leakatk."""
     store = remote(url).url
     digest = hashlib.sha256(store.encode()).hexdigest()[:8]
-    parent = os.environ.get("LEAKATK_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "leakatk"
+    parent = os.environ.get("LEAKATK_CACHE") or user_cache() / "leakatk"
     root = Path(parent).expanduser().resolve() / f"{urlsplit(store).netloc}-{digest}"
     Mirror(store, str(root)).mark()
     return root

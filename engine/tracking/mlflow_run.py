@@ -7,7 +7,6 @@ recorded is replaced. The names of all tags, parameters and metrics are in docs/
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
 import uuid
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from engine.reporting.results import Curve, ModelResult, Results, RuleRound, gen
 from engine.store.files import locked, write_atomic
 from engine.store.replica import at_home, manifest_of, mirror_of, readable
 from engine.tracking.artifacts import log_files
-from engine.tracking.recorder import Measurement, Recorder, tracking_uri
+from engine.tracking.recorder import Measurement, Recorder, tracking_uri, user_name
 from engine.tracking.system_metrics import read_system_metrics
 
 MARK = "mlflow.json"
@@ -136,7 +135,7 @@ def _common_tags(results: Results, folder: Path, store_root: Path) -> dict[str, 
         "leakatk.code_version": "+".join(filter(None, (versions.get("leakatk", ""), commit))),
         "mlflow.source.name": "leakatk",
         "mlflow.source.git.commit": commit.removesuffix(".dirty"),
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": user_name(),
     }
     return {key: value for key, value in tags.items() if value}
 

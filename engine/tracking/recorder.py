@@ -5,7 +5,9 @@ Names and numbers come in, run ids come out. Knows nothing of results or searche
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import getpass
 import logging
 import math
 import os
@@ -35,7 +37,21 @@ class Measurement:
 
 def tracking_uri(store_root: Path) -> str:
     """MLFLOW_TRACKING_URI, or a sqlite file in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_quoted(store_root / 'mlflow.db')}"
+
+
+def _quoted(path: Path) -> str:
+    """A path as part of a URL: what would begin its query or be read as an escape is escaped, all else is as it was in
+    the addresses of older records."""
+    return str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
+def user_name() -> str:
+    """Who runs this: their name, or their number where a container gives it none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 class Recorder:
@@ -49,6 +65,8 @@ class Recorder:
         self.uri = tracking_uri(store_root)
         self.client = MlflowClient(self.uri)
         self.experiment = _experiment(self.client, self.uri, store_root)
+        if self.uri == f"sqlite:///{_quoted(store_root / 'mlflow.db')}":
+            _remove_stray(store_root)
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Start a run, below `parent` if one is given; returns its id."""
@@ -97,6 +115,16 @@ def _experiment(client: MlflowClient, uri: str, store_root: Path) -> str:
         except MlflowException:  # another process made it between the two calls
             continue
     raise RuntimeError(f"MLflow makes no experiment {EXPERIMENT!r}")
+
+
+def _remove_stray(store_root: Path) -> None:
+    """Remove the empty folders that MLflow makes of an address without reading its escapes."""
+    stray = Path(_quoted(store_root))
+    for folder in (stray, *stray.parents):
+        if folder in (store_root, *store_root.parents):
+            break
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _flat(value: object, prefix: str) -> dict[str, object]:
