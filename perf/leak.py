@@ -1,6 +1,6 @@
-"""Measures the statistics: speed, coverage of the intervals, error beyond n.
+"""Measures the statistics: speed, and error beyond n. How often the intervals cover: perf/coverage.py.
 
-    python -m perf.leak [--scores SCORES.jsonl] [--images docs/images] [--trials 1000] > perf/results/leak.md
+    python -m perf.leak [--scores SCORES.jsonl] [--images docs/images] > perf/results/leak.md
 
 Without --scores the samples are drawn from simulated prompts; "published" leaks like GradDiff on TOFU (leak@1..128
 within .003 of the published values). With it, stored scores with at least 128 samples a prompt are replayed too.
@@ -18,14 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.leak.estimator import leak_at_k, leak_curve, pad_rows, prompt_leak
+from engine.leak.curve import leak_curve
+from engine.leak.estimator import leak_at_k, pad_rows
 from engine.leak.extrapolation import leak_beyond_n
-from engine.leak.intervals import INTERVALS, mean_interval
 from engine.reporting.scores import read_scores
 
-K = np.array([1, 8, 32])
 REGIMES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "rare": lambda rng, size: np.where(rng.random(size) < 0.05, rng.beta(0.5, 20, size), 0),
     "little everywhere": lambda rng, size: rng.beta(2, 200, size),
     "published": lambda rng, size: rng.beta(0.336, 0.957, size),
     "saturated": lambda rng, size: rng.beta(8, 0.5, size),
@@ -46,37 +44,13 @@ def speed() -> None:
     every_k = np.arange(1, 201)
     print("## Speed, 400 prompts x 200 samples (median of 9)\n\n| what | ms |\n|---|---|")
     print(f"| leak@k at all 200 k | {median_ms(lambda: leak_at_k(scores, every_k)):.1f} |")
-    for interval in INTERVALS:
-        work = median_ms(lambda interval=interval: leak_curve(scores, interval=interval), 3)
-        print(f"| curve at 8 k, {interval} interval, 10,000 resamples | {work:.0f} |")
-
-
-def coverage(trials: int) -> dict[tuple[str, int, str], np.ndarray]:
-    """Share of trials whose 95 % interval holds the true leak@k of the population of prompts, 64 samples a prompt."""
-    covered = {}
-    for regime, population in REGIMES.items():
-        chances = population(np.random.default_rng(99), 2_000_000)
-        truth = np.array([(1 - (1 - chances) ** k).mean() for k in K])
-        for prompts in (40, 400):
-            hits = {interval: np.zeros(len(K)) for interval in INTERVALS}
-            for seed in range(trials):
-                rng = np.random.default_rng(seed)
-                chance = population(rng, prompts)
-                values = prompt_leak((rng.random((prompts, 64)) < chance[:, None]).astype(float), K)
-                for interval in INTERVALS:
-                    low, high = mean_interval(values, seed=seed, interval=interval, resamples=1000)
-                    hits[interval] += (low <= truth) & (truth <= high)
-            covered |= {(regime, prompts, interval): hits[interval] / trials for interval in INTERVALS}
-    return covered
-
-
-def show_coverage(covered: dict[tuple[str, int, str], np.ndarray], trials: int) -> None:
-    print(f"\n## Coverage of nominal 95 % at k = 1 / 8 / 32, 64 samples a prompt, {trials} trials\n")
-    print("| prompts leak | prompts | " + " | ".join(INTERVALS) + " |\n|---|---|" + "---|" * len(INTERVALS))
-    for regime in REGIMES:
-        for prompts in (40, 400):
-            cells = [" / ".join(f"{x:.3f}" for x in covered[regime, prompts, interval]) for interval in INTERVALS]
-            print(f"| {regime} | {prompts} | " + " | ".join(cells) + " |")
+    retain, authors = np.random.default_rng(1).random((400, 200)), [prompt // 20 for prompt in range(400)]
+    for name, options in (
+        ("curve at 8 k", {}),
+        ("the same by 20 clusters, with the excess and its p-values", {"retain_scores": retain, "clusters": authors}),
+        ("the same for these very prompts", {"retain_scores": retain, "inference": "prompts"}),
+    ):
+        print(f"| {name} | {median_ms(lambda options=options: leak_curve(scores, **options)):.0f} |")
 
 
 def held_out(name: str, scores: np.ndarray) -> None:
@@ -92,7 +66,7 @@ def held_out(name: str, scores: np.ndarray) -> None:
     print(f"| {name} | {found.leak[0]:.4f} | {interval} | {truth:.4f} | {found.leak[0] - truth:+.4f} | {fit} |")
 
 
-def draw_images(covered: dict[tuple[str, int, str], np.ndarray], folder: Path) -> None:
+def draw_image(folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,34 +89,19 @@ def draw_images(covered: dict[tuple[str, int, str], np.ndarray], folder: Path) -
     right.set(title="excess over retain", xlabel="k", xscale="log")
     figure.savefig(folder / "leak_curve.png", dpi=110)
 
-    figure, axis = plt.subplots(figsize=(9, 3), layout="constrained")
-    for row, interval in enumerate(INTERVALS):
-        values = np.concatenate([covered[regime, 400, interval] for regime in REGIMES])
-        axis.plot(np.arange(len(values)) + 0.15 * (row - 1), values, "o", label=interval)
-    labels = [f"{regime}\nk = {k}" if k == 8 else f"{k}" for regime in REGIMES for k in K]
-    axis.axhspan(0.93, 0.97, color="grey", alpha=0.15)
-    axis.axhline(0.95, color="grey", linewidth=0.8)
-    axis.set(title="coverage of nominal 95 % intervals, 400 prompts", ylim=(0.5, 1.02))
-    axis.set_xticks(range(len(labels)), labels, fontsize=8)
-    axis.legend(frameon=False, loc="lower left")
-    figure.savefig(folder / "coverage.png", dpi=110)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scores", type=Path, action="append", default=[])
     parser.add_argument("--images", type=Path)
-    parser.add_argument("--trials", type=int, default=1000)
     args = parser.parse_args()
     print(f"# leak@k statistics, {datetime.now(UTC):%Y-%m-%d}\n")
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}; ")
     stored = "".join(f" --scores {path.name}" for path in args.scores)
-    print(f"`python -m perf.leak --trials {args.trials}{stored}` (stored scores: those of `leakatk demo --seed 0`)\n")
+    print(f"`python -m perf.leak{stored}`\n")
     speed()
-    covered = coverage(args.trials)
-    show_coverage(covered, args.trials)
     if args.images:
-        draw_images(covered, args.images)
+        draw_image(args.images)
 
     models = {}
     for regime in ("little everywhere", "published", "saturated"):

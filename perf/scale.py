@@ -22,7 +22,7 @@ from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Silent
 from engine.cluster.units import counted
-from engine.leak.estimator import leak_curve
+from engine.leak.curve import leak_curve
 from engine.models.source import ModelSource
 from engine.stages.sample import SampleJob, prompt_columns, unit_prompts
 from engine.stages.score import ScoreJob, group_scores
@@ -114,7 +114,7 @@ def pass_through(generations: int) -> None:
         for metric in METRICS:
             (folder / metric).mkdir()
             ScoreJob(str(folder / "sample"), job.units, metric).run(folder / metric, Silent())
-            leak_curve(group_scores(folder / metric)["forget"].scores, resamples=1000)
+            leak_curve(group_scores(folder / metric)["forget"].scores)
 
 
 class Watch:

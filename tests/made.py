@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 
 from engine.fingerprint import fingerprint
-from engine.leak.estimator import leak_curve
+from engine.leak.curve import leak_curve
 from engine.metrics import score
 from engine.reporting.results import Curve, ModelResult, ModelResults, Results
 from engine.reporting.scores import write_scores

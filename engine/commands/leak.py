@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from engine.leak.estimator import Floats, LeakCurve
+    from engine.leak.curve import LeakCurve
+    from engine.leak.estimator import Floats
     from engine.reporting.formatting import JsonObject
     from engine.reporting.scores import Scores
 
@@ -28,9 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retain", type=Path, metavar="SCORES.jsonl", help="retain model's scores of the same prompts")
     parser.add_argument("--confidence", type=float, default=0.95, help="of intervals and bounds (default: 0.95)")
     parser.add_argument(
-        "--interval", choices=("bounded", "percentile", "bca"), default="bounded", help="see docs/statistics.md"
+        "--inference",
+        choices=("population", "prompts"),
+        default="population",
+        help="intervals for prompts (authors, articles) like these, the default, or for these very prompts",
     )
-    parser.add_argument("--plan", type=float, metavar="W", help="samples a prompt for +-W at every k; prompts, too")
+    parser.add_argument(
+        "--plan", type=float, metavar="W", help="samples a prompt for +-W at every k; prompts and clusters, too"
+    )
     parser.add_argument("--threshold", type=float, metavar="S", help="count scores >= S as leaks (1), others as 0")
     parser.add_argument(
         "--beyond", choices=("beta-binomial",), help="k above the number of samples: by this model, for binary scores"
@@ -47,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT.jsonl",
         help="write each prompt's leak@k with upper bounds, a line a prompt",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the plan and of --beyond (default: 0)")
     parser.add_argument("--json", action="store_true", help="the result alone on stdout, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    from engine.leak.estimator import leak_curve
+    from engine.leak.curve import leak_curve
     from engine.reporting.formatting import finite
     from engine.reporting.scores import pair, read_scores
 
@@ -71,11 +77,13 @@ def run(args: argparse.Namespace) -> int:
         fewest = min(map(len, rows))
         k, beyond_k = [value for value in k if value <= fewest], [value for value in k if value > fewest]
     try:
-        curve = leak_curve(rows, k or None, args.confidence, retain_rows, args.seed, interval=args.interval)
+        curve = leak_curve(
+            rows, k or None, args.confidence, retain_rows, clusters=model.clusters, inference=args.inference
+        )
         result = curve.as_dict() | {"malformed": model.malformed, "rounded": model.rounded}
-        result |= _details(model.prompt_ids, rows, retain_rows, curve, args)
+        result |= _details(model, rows, retain_rows, curve, args)
         if beyond_k:
-            result["beyond"] = _beyond(rows, beyond_k, args)
+            result["beyond"] = _beyond(model, rows, beyond_k, args)
     except ValueError as error:
         raise UserError(f"{args.scores}: {error}") from error
     if args.generations is not None:
@@ -113,13 +121,15 @@ def _binary(rows: list[Floats], threshold: float) -> list[Floats]:
     return [np.where(np.isnan(row), np.nan, row >= threshold) for row in rows]
 
 
-def _beyond(rows: list[Floats], k: list[int], args: argparse.Namespace) -> JsonObject:
+def _beyond(model: Scores, rows: list[Floats], k: list[int], args: argparse.Namespace) -> JsonObject:
     import numpy as np
 
+    from engine.leak.clusters import clusters_of
     from engine.leak.estimator import pad_rows
     from engine.leak.extrapolation import leak_beyond_n
 
-    beyond = leak_beyond_n(pad_rows(rows)[0], np.array(k), args.confidence, args.seed)
+    clusters = clusters_of(model.clusters, len(rows))
+    beyond = leak_beyond_n(pad_rows(rows)[0], np.array(k), args.confidence, args.seed, clusters)
     return {
         "model": args.beyond,
         "k": k,
@@ -132,16 +142,17 @@ def _beyond(rows: list[Floats], k: list[int], args: argparse.Namespace) -> JsonO
 
 
 def _details(
-    prompt_ids: list[str],
+    model: Scores,
     rows: list[Floats],
     retain_rows: list[Floats] | None,
     curve: LeakCurve,
     args: argparse.Namespace,
 ) -> JsonObject:
-    """The numbers beside the curve: the noise by its source, the certified bound, the test over retain, the plan."""
+    """The numbers beside the curve: the noise by its source, the certified bound, the worst prompts, the plan."""
     from engine.leak.bounds import mean_leak_bound
+    from engine.leak.clusters import clusters_of
     from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
-    from engine.leak.excess import excess_p_value, worst_prompts
+    from engine.leak.excess import worst_prompts
     from engine.leak.per_prompt import upper_limits
     from engine.leak.variance import noise, plan_samples
 
@@ -149,22 +160,23 @@ def _details(
     largest = int(curve.k.max())
     kept = valid_samples(*sets) >= largest
     scores_PN, *retain = (scores if kept.all() else scores[kept] for scores in sets)
-    errors = noise(scores_PN, curve.k)
+    clusters = clusters_of(model.clusters, len(kept)).part(kept)
+    errors = noise(scores_PN, curve.k, clusters)
     details: JsonObject = {
         "sampling_error": errors.sampling.tolist(),
         "prompt_error": errors.prompts.tolist(),
+        "cluster_error": errors.clusters.tolist(),
         "bound": mean_leak_bound(prompt_leak(scores_PN, curve.k), args.confidence).tolist(),
         "prompt_bound": upper_limits(scores_PN, curve.k, args.confidence, together=True).max(axis=0).tolist(),
     }
     if retain:
-        ids = [prompt_id for prompt_id, keep in zip(prompt_ids, kept, strict=True) if keep]
-        details["excess_p_value"] = excess_p_value(scores_PN, retain[0], curve.k, args.seed).tolist()
+        ids = [prompt_id for prompt_id, keep in zip(model.prompt_ids, kept, strict=True) if keep]
         details["worst"] = [
             {"prompt_id": ids[worst.index], "excess": worst.excess, "leak": worst.leak, "sample": worst.sample}
             for worst in worst_prompts(scores_PN, retain[0], largest)
         ]
     if args.plan is not None:
-        plans = [plan_samples(scores_PN, int(k), args.plan, args.confidence, args.seed) for k in curve.k]
+        plans = [plan_samples(scores_PN, int(k), args.plan, args.confidence, args.seed, clusters) for k in curve.k]
         details["plan"] = [dataclasses.asdict(plan) for plan in plans]
     return details
 
@@ -203,7 +215,7 @@ def _show(result: JsonObject, path: Path) -> None:
     percent = f"{100 * result['confidence']:g} %"
     console = Console(soft_wrap=True)
     console.width = max(console.width, 110)  # as wide as the table, where no terminal says how wide
-    console.print(_table(result, f"leak@k of {path.name}", percent))
+    console.print(_table(result, f"leak@k of {path.name}, {percent} intervals {_over(result)}", percent))
     console.print(
         f"{result['prompts']} prompts x {result['samples']} samples; mean score {result['mean']:.4f}; "
         f"{result['failed']} samples failed; {result['excluded']} prompts and {result['malformed']} lines left out"
@@ -221,10 +233,7 @@ def _show(result: JsonObject, path: Path) -> None:
         if beyond["warning"]:
             console.print(f"Warning: {beyond['warning']}.")
     for plan in result.get("plan", []):
-        console.print(
-            f"+-{plan['half_width']:g} at k = {plan['k']}: {plan['samples']} samples of each of these prompts"
-            + (f"; over prompts like these: {plan['prompts']} of them" if plan["prompts"] else "")
-        )
+        console.print(f"+-{plan['half_width']:g} at k = {plan['k']}: {_plan_text(plan, result)}")
 
 
 def _table(result: JsonObject, title: str, percent: str) -> Table:
@@ -232,19 +241,41 @@ def _table(result: JsonObject, title: str, percent: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    headings = ["k", "leak@k", f"{percent} interval", "sampling error", "prompt error"]
+    errors = ["sampling_error", "prompt_error", *(["cluster_error"] if _clustered(result) else [])]
+    headings = ["k", "leak@k", f"{percent} interval", *(name.replace("_", " ") for name in errors)]
     headings += ["excess", f"{percent} interval", "p"] if "excess" in result else []
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row, k in enumerate(result["k"]):
         cells = [str(k), f"{result['leak'][row]:.4f}", f"{result['low'][row]:.4f} - {result['high'][row]:.4f}"]
-        cells += [_number(result[key][row]) for key in ("sampling_error", "prompt_error")]
+        cells += [_number(result[name][row]) for name in errors]
         if "excess" in result:
             cells.append(f"{result['excess'][row]:+.4f}")
             cells.append(f"{result['excess_low'][row]:+.4f} to {result['excess_high'][row]:+.4f}")
             cells.append(f"{result['excess_p_value'][row]:.4f}")
         table.add_row(*cells)
     return table
+
+
+def _clustered(result: JsonObject) -> bool:
+    return bool(result["clusters"] < result["prompts"])
+
+
+def _over(result: JsonObject) -> str:
+    """What the intervals are about."""
+    if result["inference"] == "prompts":
+        return "for these very prompts"
+    return f"over {result['clusters']} clusters" if _clustered(result) else f"over {result['prompts']} prompts"
+
+
+def _plan_text(plan: JsonObject, result: JsonObject) -> str:
+    parts = [f"{plan['samples']} samples of each of these prompts"]
+    if plan["prompts"]:
+        of = f"of the same {result['clusters']} clusters" if _clustered(result) else "of them"
+        parts.append(f"over prompts like these: {plan['prompts']} {of}")
+    if plan["clusters"]:
+        parts.append(f"over clusters like these: {plan['clusters']} of them")
+    return "; ".join(parts)
 
 
 def _show_worst(worst: JsonObject, console: Console) -> None:

@@ -81,4 +81,4 @@ def _by_importance(
         stage = stages.run(f"{name_of} on the target model's samples", relog)
         log_probs.append(read_relog(stage.path, relog)[benchmark.protocol.leak_group][0])
     scores = group_scores(first.scores[benchmark.protocol.core_metric].path)[benchmark.protocol.leak_group].scores
-    return reweighted_leak(scores, log_probs[0], log_probs[1], k, experiment.leak.confidence, experiment.seed)
+    return reweighted_leak(scores, log_probs[0], log_probs[1], k, experiment.leak.confidence)

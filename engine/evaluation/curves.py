@@ -13,8 +13,9 @@ from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.evaluate import Evaluation, Key
 from engine.leak.bounds import leak_floor, mean_leak_bound
-from engine.leak.estimator import Floats, Ints, intervals_over_prompts
-from engine.leak.excess import sign_flip_p_value
+from engine.leak.clusters import clusters_of
+from engine.leak.curve import population_intervals
+from engine.leak.estimator import Floats, Ints
 from engine.leak.per_prompt import PromptLeaks
 from engine.leak.variance import split_noise
 from engine.reporting.results import Curve, tally
@@ -43,14 +44,13 @@ def _curve(experiment: Experiment, evaluation: Evaluation, key: Key, baseline: P
             f"({tally(evaluation.failures)}); ask for smaller leak.k or draw more, sampling.n"
         )
     leak_PK = leaks.values[kept_P]
-    found = intervals_over_prompts(
-        leak_PK, None if baseline is None else baseline.values[kept_P], confidence, experiment.seed
-    )
-    if found["excess"] is not None and baseline is not None:
-        found["excess_p"] = sign_flip_p_value(leak_PK - baseline.values[kept_P], experiment.seed)
+    clusters = clusters_of(None, len(leak_PK))
+    retain_PK = None if baseline is None else baseline.values[kept_P]
+    found = dict(vars(population_intervals(leak_PK, retain_PK, clusters, confidence)))
+    found["excess_p"] = found.pop("excess_p_value")
     found["bound"] = mean_leak_bound(leaks.values[own_P], confidence)
     if leaks.variance is not None:
-        noise = split_noise(k, leak_PK, leaks.variance[kept_P])
+        noise = split_noise(k, leak_PK, leaks.variance[kept_P], clusters)
         found |= {"sampling_error": noise.sampling, "prompt_error": noise.prompts}
     if leaks.limits is not None:
         found["prompt_bound"] = leaks.limits[own_P].max(axis=0)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from engine.leak.estimator import Floats, Ints
+from engine.leak.intervals import hoeffding_bound
 
 
 def leak_probability_bound(leaks: ArrayLike, samples: ArrayLike, confidence: float = 0.95) -> Floats:
@@ -90,20 +91,8 @@ def mean_leak_bound(leak_PK: Floats, confidence: float = 0.95) -> Floats:
 
     leak_PK: the unbiased leak@k of each prompt (engine.leak.estimator.prompt_leak). Their mean over independent prompts
     obeys P(mean <= m) <= exp(-prompts * KL(m, leak@k)) (Hoeffding 1963, theorem 1), with prompts alike or not: so the
-    bound holds for this forget set and for the population behind it. Nothing leaked: 1 - (1 - confidence)^(1 /
-    prompts). Each k's bound holds by itself.
+    bound holds for this forget set, whose samples are independent, and for a population that its prompts, not whole
+    authors of several prompts, are drawn from. Nothing leaked: 1 - (1 - confidence)^(1 / prompts). Each k's bound holds
+    by itself.
     """
-    allowed = -np.log(1 - confidence) / len(leak_PK)
-    mean_K = np.clip(leak_PK.mean(axis=0), 0, 1)
-    low_K, high_K = mean_K.copy(), np.ones_like(mean_K)
-    for _ in range(60):  # bisection: KL grows with its second argument above the mean
-        middle_K = (low_K + high_K) / 2
-        inside = _binary_kl(mean_K, middle_K) <= allowed
-        low_K, high_K = np.where(inside, middle_K, low_K), np.where(inside, high_K, middle_K)
-    return np.asarray(high_K)
-
-
-def _binary_kl(p: Floats, q: Floats) -> Floats:
-    from scipy.special import rel_entr
-
-    return np.asarray(rel_entr(p, q) + rel_entr(1 - p, 1 - q))
+    return hoeffding_bound(np.clip(leak_PK.mean(axis=0), 0, 1), len(leak_PK), 1 - confidence)

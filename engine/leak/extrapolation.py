@@ -11,7 +11,8 @@ import dataclasses
 
 import numpy as np
 
-from engine.leak.estimator import Floats, Ints
+from engine.leak.clusters import Clusters, clusters_of
+from engine.leak.estimator import Floats, Ints, valid_samples
 
 REFITS = 200
 
@@ -43,7 +44,8 @@ class LeakModel:
 class BeyondN:
     """leak@k by the fitted model, each float64 [K]; fit_p_value: of the fit, None with too few prompts to test it.
 
-    warning: why not to trust it, or None. The interval is the percentile bootstrap over prompts, within the model.
+    warning: why not to trust it, or None. The interval is the percentile bootstrap over clusters of prompts, within
+    the model.
     """
 
     k: Ints
@@ -79,21 +81,26 @@ def fit_leak_model(
     return _model(min(fits, key=lambda fit: fit.fun).x)
 
 
-def leak_beyond_n(scores_PN: Floats, k: Ints, confidence: float = 0.95, seed: int = 0) -> BeyondN:
+def leak_beyond_n(
+    scores_PN: Floats, k: Ints, confidence: float = 0.95, seed: int = 0, clusters: Clusters | None = None
+) -> BeyondN:
     """leak@k at any k under the model.
 
-    scores_PN: [prompts, samples], 0 or 1, NaN = failed. Raises ValueError for graded scores and where nothing leaks.
+    scores_PN: [prompts, samples], 0 or 1, NaN = failed. clusters: of these prompts; None: every prompt stands for
+    itself. Raises ValueError for graded scores and where nothing leaks.
     """
     valid = ~np.isnan(scores_PN)
     if not np.isin(scores_PN[valid], (0.0, 1.0)).all():
         raise ValueError("the model is of binary scores: say first which scores are leaks, such as score >= 0.5")
-    scored = valid.any(axis=1)
+    scored = valid_samples(scores_PN) > 0
     leaks, samples = np.nansum(scores_PN[scored], axis=1).astype(int), valid[scored].sum(axis=1)
     model = fit_leak_model(leaks, samples)
     k = np.atleast_1d(np.asarray(k))
     rng = np.random.default_rng(seed)
     refitted = []
-    for weights in rng.multinomial(len(leaks), np.full(len(leaks), 1 / len(leaks)), size=REFITS).astype(float):
+    clusters = (clusters or clusters_of(None, len(scored))).part(scored)
+    for drawn in rng.multinomial(clusters.count, np.full(clusters.count, 1 / clusters.count), size=REFITS):
+        weights = drawn[clusters.of_prompt].astype(float)
         leaking = weights @ leaks > 0
         refitted.append(fit_leak_model(leaks, samples, weights, model).leak_at_k(k) if leaking else np.zeros(len(k)))
     tail = (1 - confidence) / 2

@@ -11,8 +11,9 @@ import dataclasses
 
 import numpy as np
 
+from engine.leak.clusters import Clusters, clusters_of
 from engine.leak.estimator import Floats, Ints
-from engine.leak.intervals import mean_interval
+from engine.leak.intervals import population_mean
 
 WEIGHT_ERROR = 0.1  # the mean weight is 1 when the samples reach everything that is wanted
 SHARE_OF_PROMPTS = 0.9
@@ -37,7 +38,12 @@ class ReweightedLeak:
 
 
 def reweighted_leak(
-    scores_PN: Floats, log_drawn_PN: Floats, log_wanted_PN: Floats, k: Ints, confidence: float = 0.95, seed: int = 0
+    scores_PN: Floats,
+    log_drawn_PN: Floats,
+    log_wanted_PN: Floats,
+    k: Ints,
+    confidence: float = 0.95,
+    clusters: Clusters | None = None,
 ) -> ReweightedLeak:
     """leak@k of what gives the samples log-probability `log_wanted`, from samples of what gives them `log_drawn`.
 
@@ -51,7 +57,8 @@ def reweighted_leak(
     leak_PK, weights_PN = reweighted_values(scores_PN, log_drawn_PN, log_wanted_PN, k)
     squares_P = (weights_PN**2).sum(axis=1)
     effective_P = np.divide(weights_PN.sum(axis=1) ** 2, squares_P, out=np.zeros(len(squares_P)), where=squares_P > 0)
-    low, high = mean_interval(leak_PK, confidence, seed)
+    clusters = clusters_of(None, len(leak_PK)) if clusters is None else clusters
+    low, high = population_mean(np.clip(leak_PK, 0, 1), clusters).ends(1 - confidence)
     mean_weight = float(weights_PN.mean())
     warning = _warning(effective_P, mean_weight, int(k.max()))
     return ReweightedLeak(k, leak_PK.mean(axis=0), low, high, effective_P, mean_weight, warning, leak_PK)

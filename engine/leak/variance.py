@@ -1,7 +1,7 @@
 """Where the noise of leak@k comes from, and how many samples would remove it.
 
-In: scores [prompts, samples]; out: the variance between prompts and the sampling variance within them, and the number
-of samples a prompt for a wanted half-width. Knows nothing of files or models.
+In: scores [prompts, samples] and the prompts' clusters; out: the variance between clusters, between prompts of one and
+of the samples, and how many samples, prompts or clusters a wanted half-width takes. Knows nothing of files or models.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from statistics import NormalDist
 
 import numpy as np
 
+from engine.leak.clusters import Clusters, clusters_of
 from engine.leak.estimator import _BLOCK, Floats, Ints, default_k, order_weights, prompt_leak
+from engine.leak.intervals import population_mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Noise:
-    """Standard errors of leak@k, each float64 [K].
+    """Standard errors of leak@k, each float64 [K]. The sum of their squares is the variance of the mean over prompts.
 
     sampling: what another seed would change on these very prompts; more samples shrink it. NaN at k = n.
-    prompts: what another draw of prompts would change; only more prompts shrink it. Adding their squares gives the
-    variance of the mean over prompts.
+    prompts: what other prompts about the same authors would change; more prompts shrink it. NaN with one prompt.
+    clusters: what other authors would change; only more of them shrink it. 0 where every prompt stands for itself, NaN
+    with a single cluster.
     """
 
     k: Ints
     sampling: Floats
     prompts: Floats
+    clusters: Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +37,16 @@ class Plan:
     """What a half-width at one k costs.
 
     samples: samples a prompt that bring the sampling error on these prompts to the half-width; beyond the samples at
-    hand it is an upper bound. prompts: prompts that bring the whole error to it at the samples at hand, 0 = unknown.
-    sampling_now, total_now: the half-widths today.
+    hand it is an upper bound. prompts: prompts about as many clusters that bring the whole error to it at the samples
+    at hand, 0 = unknown or not to be had so. clusters: clusters of as many prompts each that do, 0 = unknown or none
+    given. sampling_now, total_now: the half-widths today.
     """
 
     k: int
     half_width: float
     samples: int
     prompts: int
+    clusters: int
     sampling_now: float
     total_now: float
 
@@ -87,29 +93,50 @@ def sampling_half_width(scores_PN: Floats, k: int, confidence: float = 0.95) -> 
     return NormalDist().inv_cdf((1 + confidence) / 2) * float(np.sqrt(variance_P.mean() / len(kept_PN)))
 
 
-def noise(scores_PN: Floats, k_K: Ints | None = None) -> Noise:
-    """The standard error of leak@k, split into sampling and prompts.
+def noise(scores_PN: Floats, k_K: Ints | None = None, clusters: Clusters | None = None) -> Noise:
+    """The standard error of leak@k, split into sampling, prompts and clusters.
 
     scores_PN: [prompts, samples] in [0, 1], NaN = failed; every prompt must have k_K.max() valid samples or more.
-    With one prompt nothing is known of the prompts' part: NaN.
+    clusters: of these prompts; None: every prompt stands for itself.
     """
     k_K = default_k(scores_PN.shape[1]) if k_K is None else k_K
-    return split_noise(k_K, prompt_leak(scores_PN, k_K), sampling_variance(scores_PN, k_K))
+    clusters = clusters_of(None, len(scores_PN)) if clusters is None else clusters
+    return split_noise(k_K, prompt_leak(scores_PN, k_K), sampling_variance(scores_PN, k_K), clusters)
 
 
-def split_noise(k_K: Ints, leak_PK: Floats, variance_PK: Floats) -> Noise:
-    """The same from leak@k of each prompt and its variance over sampling seeds, both float64 [P, K]."""
-    prompts = len(leak_PK)
-    sampling_K = variance_PK.mean(axis=0)
+def split_noise(k_K: Ints, leak_PK: Floats, variance_PK: Floats, clusters: Clusters) -> Noise:
+    """The same from leak@k of each prompt and its variance over sampling seeds, both float64 [P, K].
+
+    What the cluster-robust variance of the mean exceeds the one of independent prompts by is the clusters' part.
+    """
+    prompts, nothing = len(leak_PK), np.zeros(len(k_K))
+    sampling_K = variance_PK.mean(axis=0) / prompts
     if prompts == 1:
-        return Noise(k_K, np.sqrt(sampling_K), np.full(len(k_K), np.nan))
-    total_K = leak_PK.var(axis=0, ddof=1)
-    between_K = np.maximum(total_K - np.nan_to_num(sampling_K), 0)
-    return Noise(k_K, np.sqrt(sampling_K / prompts), np.sqrt(between_K / prompts))
+        return Noise(k_K, np.sqrt(sampling_K), np.full(len(k_K), np.nan), nothing)
+    independent_K = leak_PK.var(axis=0, ddof=1) / prompts
+    total_K, clusters_K = independent_K, nothing
+    if not clusters.alone:
+        total_K = population_mean(leak_PK, clusters).error ** 2
+        overlap = float((clusters.sizes**2).sum()) / prompts**2  # 1 / clusters, where these are of one size
+        clusters_K = total_K * np.nan if clusters.count == 1 else np.maximum(total_K - independent_K, 0)
+        clusters_K = clusters_K / max(1 - 1 / (prompts * overlap), 1 / prompts)
+        clusters_K = np.minimum(clusters_K, total_K)
+    prompts_K = np.maximum(
+        np.where(np.isnan(clusters_K), independent_K, total_K - clusters_K) - np.nan_to_num(sampling_K), 0
+    )
+    return Noise(k_K, np.sqrt(sampling_K), np.sqrt(prompts_K), np.sqrt(clusters_K))
 
 
-def plan_samples(scores_PN: Floats, k: int, half_width: float, confidence: float = 0.95, seed: int = 0) -> Plan:
-    """How many samples a prompt bring leak@k of these prompts to +- half_width, and how many prompts a population's.
+def plan_samples(
+    scores_PN: Floats,
+    k: int,
+    half_width: float,
+    confidence: float = 0.95,
+    seed: int = 0,
+    clusters: Clusters | None = None,
+) -> Plan:
+    """How many samples a prompt bring leak@k of these prompts to +- half_width, and how many prompts or clusters a
+    population's.
 
     scores_PN: pilot scores [prompts, samples] in [0, 1], NaN = failed, with more than k valid samples of each prompt.
     Fewer samples than the pilot's are tried on a random part of it; for more, n * Var(n) never grows with n for a
@@ -121,25 +148,42 @@ def plan_samples(scores_PN: Floats, k: int, half_width: float, confidence: float
         raise ValueError(f"half-width must be positive, found {half_width}")
     if valid <= k:
         raise ValueError(f"planning at k = {k} needs more than {k} valid samples of every prompt, found {valid}")
-    k_K, prompts = np.array([k]), len(scores_PN)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    clusters = clusters_of(None, len(scores_PN)) if clusters is None else clusters
     order = np.argsort(np.random.default_rng(seed).random(scores_PN.shape) + 2 * np.isnan(scores_PN), axis=1)
-    shuffled = np.take_along_axis(scores_PN, order, axis=1)[:, :valid]
+    shuffled_PN = np.take_along_axis(scores_PN, order, axis=1)[:, :valid]
+    samples, now = _samples_for(shuffled_PN, k, half_width, confidence)
+    errors = noise(shuffled_PN, np.array([k]), clusters)
+    within, between = float(np.hypot(errors.sampling[0], errors.prompts[0])), float(errors.clusters[0])
+    total = float(np.hypot(within, between))
+    return Plan(
+        k=k,
+        half_width=half_width,
+        samples=samples,
+        prompts=_units_for(len(scores_PN), within, (half_width / z) ** 2 - between**2),
+        clusters=0 if clusters.alone else _units_for(clusters.count, total, (half_width / z) ** 2),
+        sampling_now=now,
+        total_now=z * total,
+    )
 
-    def sampling_at(n: int) -> float:
-        return sampling_half_width(shuffled[:, :n], k, confidence)
 
-    now = sampling_at(valid)
+def _samples_for(shuffled_PN: Floats, k: int, half_width: float, confidence: float) -> tuple[int, float]:
+    """Samples a prompt that bring the sampling error to +- half_width, and its half-width today. The samples stand in
+    random order."""
+    valid = shuffled_PN.shape[1]
+    now = sampling_half_width(shuffled_PN, k, confidence)
     if now == 0:
         raise ValueError("every prompt's samples score the same: they say nothing about noise, take more of them first")
     if now > half_width:
-        samples = int(np.ceil(valid * (now / half_width) ** 2))
-    else:
-        low, high = k, valid  # low: not enough (or too few to tell), high: enough
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if sampling_at(middle) <= half_width else (middle, high)
-        samples = high
-    errors = noise(shuffled, k_K)
-    total = NormalDist().inv_cdf((1 + confidence) / 2) * float(np.hypot(errors.sampling[0], errors.prompts[0]))
-    needed = 0 if np.isnan(total) else int(np.ceil(prompts * (total / half_width) ** 2))
-    return Plan(k, half_width, samples, needed, now, total)
+        return int(np.ceil(valid * (now / half_width) ** 2)), now
+    low, high = k, valid  # low: not enough (or too few to tell), high: enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = sampling_half_width(shuffled_PN[:, :middle], k, confidence) <= half_width
+        low, high = (low, middle) if enough else (middle, high)
+    return high, now
+
+
+def _units_for(units: int, error: float, variance: float) -> int:
+    """How many units bring an error that shrinks with their square root to that variance; 0 = unknown, or no number."""
+    return int(np.ceil(units * error**2 / variance)) if variance > 0 and not np.isnan(error) else 0

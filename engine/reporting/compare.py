@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import UserError
-from engine.leak.estimator import Floats, pad_rows, prompt_leak, valid_samples
-from engine.leak.intervals import mean_interval
+from engine.leak import intervals
+from engine.leak.clusters import clusters_of
+from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
 from engine.reporting.formatting import Estimate
 from engine.reporting.results import Curve, ModelResult, Results, read_results
 from engine.reporting.scores import read_scores
@@ -52,6 +53,14 @@ class Row:
     excess: Estimate | None
     greedy: float
     difference: Difference | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _PromptLeak:
+    """leak: NaN where too few samples have a score."""
+
+    leak: float
+    cluster: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +179,11 @@ def _estimate(entry: _Entry, k: int, excess: bool) -> Estimate:
 
 
 def _difference(entry: _Entry, best: _Entry, k: int, excess: bool) -> Difference:
-    pairs = _paired_values(entry, best, k, excess)
-    if pairs is None:
+    paired = _paired(entry, best, k, excess)
+    if paired is None:
         return _from_intervals(_estimate(entry, k, excess), _estimate(best, k, excess))
-    bound = 2.0 if excess and not _same_retain(entry, best) else 1.0
-    low, high = mean_interval(
-        pairs, entry.results.confidence, int(entry.results.experiment["seed"]), bounds=(-bound, bound)
-    )
-    return Difference(float(pairs.mean()), float(low[0]), float(high[0]), paired=True)
+    low, high = paired.ends(1 - entry.results.confidence)
+    return Difference(float(paired.value[0]), float(low[0]), float(high[0]), paired=True)
 
 
 def _from_intervals(one: Estimate, other: Estimate) -> Difference:
@@ -189,29 +195,37 @@ def _from_intervals(one: Estimate, other: Estimate) -> Difference:
     return Difference(estimate, low, high, paired=False)
 
 
-def _paired_values(entry: _Entry, best: _Entry, k: int, excess: bool) -> Floats | None:
-    """leak@k of one minus that of the other, prompt by prompt [prompts, 1]; excess leak@k where the two have retain
-    models of their own. None where they were not scored on the same prompts or the scores are not there."""
+def _paired(entry: _Entry, best: _Entry, k: int, excess: bool) -> intervals.Difference | None:
+    """leak@k of one minus that of the other on the same prompts; excess leak@k where the two have retain models of
+    their own. None where they were not scored on the same prompts or the scores are not there."""
     if _prompts_of(entry.results) != _prompts_of(best.results):
         return None
-    sides: list[tuple[_Entry, str, float]] = [(entry, entry.model.name, 1.0), (best, best.model.name, -1.0)]
+    sides = [(entry, entry.model.name), (best, best.model.name)]
     if excess and not _same_retain(entry, best):
-        sides += [(entry, "retain", -1.0), (best, "retain", 1.0)]
-    values = [(sign, _prompt_leaks(side, name, k)) for side, name, sign in sides]
-    first = values[0][1]
-    if first is None:
+        sides += [(entry, "retain"), (best, "retain")]
+    found = [_prompt_leaks(side, name, k) for side, name in sides]
+    first = found[0]
+    if first is None or any(leaks is None or leaks.keys() != first.keys() for leaks in found):
         return None
-    total = np.zeros(len(first))
-    for sign, leaks in values:
-        if leaks is None or leaks.keys() != first.keys():
-            return None
-        total += sign * np.array([leaks[prompt] for prompt in first])
-    whole = total[~np.isnan(total)]
-    return whole[:, None] if len(whole) else None
+    values = np.array([[(leaks or {})[prompt].leak for prompt in first] for leaks in found])
+    whole = ~np.isnan(values).any(axis=0)
+    if not whole.any():
+        return None
+    clusters = clusters_of([prompt.cluster for prompt in first.values()], len(first)).part(whole)
+    model, other, *retain = values[:, whole, None]
+    if not retain:
+        return intervals.population_difference(model, other, clusters)
+    return intervals.contrast(
+        intervals.population_difference(model, retain[0], clusters),
+        intervals.population_difference(other, retain[1], clusters),
+        model - retain[0],
+        other - retain[1],
+        clusters,
+    )
 
 
-def _prompt_leaks(entry: _Entry, name: str, k: int) -> dict[str, float] | None:
-    """leak@k of each prompt, NaN where too few samples have a score; from the scores beside the run's results."""
+def _prompt_leaks(entry: _Entry, name: str, k: int) -> dict[str, _PromptLeak] | None:
+    """leak@k of each prompt, from the scores beside the run's results."""
     path = entry.folder / "scores" / f"{name}.{entry.results.leak_group}.jsonl"
     if not path.is_file():
         return None
@@ -221,7 +235,10 @@ def _prompt_leaks(entry: _Entry, name: str, k: int) -> dict[str, float] | None:
     leaks = np.full(len(values), np.nan)
     if enough.any():
         leaks[enough] = prompt_leak(values[enough], np.array([k]))[:, 0]
-    return dict(zip(scores.prompt_ids, leaks.tolist(), strict=True))
+    return {
+        prompt_id: _PromptLeak(leak, cluster)
+        for prompt_id, leak, cluster in zip(scores.prompt_ids, leaks.tolist(), scores.clusters, strict=True)
+    }
 
 
 def _prompts_of(results: Results) -> dict[str, object]:

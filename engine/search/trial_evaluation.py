@@ -18,9 +18,11 @@ from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metric
 from engine.evaluation.evaluate import SURE_METRICS, evaluate, reference_logprobs
 from engine.evaluation.jobs import job_for, score
 from engine.leak.bounds import leak_floor
-from engine.leak.estimator import Floats, leak_curve, prompt_leak
+from engine.leak.clusters import clusters_of
+from engine.leak.curve import leak_curve
+from engine.leak.estimator import Floats, prompt_leak
 from engine.leak.extrapolation import fit_leak_model
-from engine.leak.intervals import mean_interval
+from engine.leak.intervals import population_mean
 from engine.metrics import METRICS
 from engine.metrics import score as metric_score
 from engine.models.source import ModelSource
@@ -151,7 +153,7 @@ def surely_too_low(setting: Setting, stages: Stages, benchmark: Benchmark, model
     sampled = stages.run("trial few", job)
     scores = group_scores(score(stages, setting.experiment, "trial few", sampled, protocol.core_metric).path)
     values = scores[protocol.utility_group].scores
-    _, high = mean_interval(values, setting.experiment.leak.confidence, setting.experiment.seed)
+    _, high = population_mean(values, clusters_of(None, len(values))).ends(1 - setting.experiment.leak.confidence)
     low = {"utility": float(values.mean())} if high[0] < setting.least["utility"] else {}
     return Kept(low, int(sampled.facts["tokens"]))
 

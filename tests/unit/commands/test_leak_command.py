@@ -79,6 +79,52 @@ def test_bounds_of_every_prompt_are_written_alone_and_together(tmp_path):
     assert rows[2]["bound"] == [1, 1]
 
 
+def clustered(path):
+    """Six authors of four prompts; three of them leak in every sample, three never."""
+    rows = [
+        {"prompt_id": f"{author}/{prompt}", "scores": [float(author < 3)] * 8, "cluster": f"author{author}"}
+        for author in range(6)
+        for prompt in range(4)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_authors_in_the_file_are_what_counts_and_the_output_says_so(tmp_path, capsys):
+    run(clustered(tmp_path / "s.jsonl"), "--k", "1", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["clusters"], result["prompts"], result["inference"]) == (6, 24, "population")
+    assert result["cluster_error"][0] == pytest.approx(0.224, abs=0.001)  # of six means, three 0 and three 1
+    assert result["high"][0] - result["low"][0] > 0.6
+    run(tmp_path / "s.jsonl", "--k", "1", "--inference", "prompts", "--json")
+    these = json.loads(capsys.readouterr().out)
+    assert these["high"][0] - these["low"][0] < 0.5
+    run(tmp_path / "s.jsonl", "--k", "1")
+    assert "95 % intervals over 6 clusters" in capsys.readouterr().out
+    run(tmp_path / "s.jsonl", "--k", "1", "--inference", "prompts")
+    assert "for these very prompts" in capsys.readouterr().out
+
+
+def test_a_plan_names_authors(tmp_path, capsys):
+    rows = [
+        {"prompt_id": f"{a}/{p}", "scores": [1.0] * (a + 1) + [0.0] * (11 - a), "cluster": f"author{a}"}
+        for a in range(6)
+        for p in range(4)
+    ]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(tmp_path / "s.jsonl", "--k", "1", "--plan", "0.05")
+    shown = capsys.readouterr().out
+    assert "over clusters like these:" in shown
+    assert "over prompts like these" not in shown  # no number of prompts of these authors will do
+
+
+def test_a_cluster_that_is_no_text_is_a_malformed_line(tmp_path, capsys):
+    rows = ['{"prompt_id": "a", "scores": [1, 0]}', '{"prompt_id": "b", "scores": [1, 0], "cluster": []}']
+    (tmp_path / "s.jsonl").write_text("\n".join(rows))
+    run(tmp_path / "s.jsonl", "--k", "1")
+    assert "cluster must be a string, found list" in capsys.readouterr().err
+
+
 def test_table_is_for_people(scores, capsys):
     assert run(scores, "--plan", "0.1", "--k", "1") == 0
     out = capsys.readouterr().out

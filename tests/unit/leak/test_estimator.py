@@ -7,7 +7,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from engine.leak.estimator import leak_at_k, leak_curve, order_weights
+from engine.leak.curve import leak_curve
+from engine.leak.estimator import leak_at_k, order_weights
 
 SCORES = np.array([[0.0, 0.2, 0.9, 0.2, 0.5], [1.0, 0.0, 0.0, 1.0, 0.0]])
 
@@ -158,11 +159,47 @@ def test_retain_with_other_prompts_is_refused():
         leak_curve(SCORES, retain_scores=SCORES[:1])
 
 
-def test_same_seed_same_interval():
+def test_intervals_draw_nothing_at_random():
     scores = np.random.default_rng(7).random((20, 8))
-    first, again, other = leak_curve(scores, seed=1), leak_curve(scores, seed=1), leak_curve(scores, seed=2)
-    assert first.high.tolist() == again.high.tolist()
-    assert first.high.tolist() != other.high.tolist()
+    assert leak_curve(scores, seed=1).high.tolist() == leak_curve(scores, seed=2).high.tolist()
+
+
+def test_prompts_of_few_authors_say_less_than_as_many_prompts():
+    author = np.random.default_rng(8).random((6, 1))
+    scores = (np.random.default_rng(9).random((72, 40)) < np.repeat(author, 12, axis=0)).astype(float)
+    labels = [f"author{index // 12}" for index in range(72)]
+    by_author, ignored = leak_curve(scores, [1, 8], clusters=labels), leak_curve(scores, [1, 8])
+    assert by_author.leak.tolist() == ignored.leak.tolist()
+    assert (np.subtract(by_author.high, by_author.low) > 1.5 * np.subtract(ignored.high, ignored.low)).all()
+    assert (by_author.clusters, ignored.clusters, by_author.prompts) == (6, 72, 72)
+
+
+def test_a_left_out_prompt_leaves_its_cluster_too():
+    rows = [[1.0, 0.0], [0.0, 0.0], [1.0, None]]
+    assert leak_curve(rows, [2], clusters=["a", "a", "b"]).clusters == 1
+
+
+def test_p_value_and_interval_of_the_excess_agree():
+    rng = np.random.default_rng(10)
+    model, retain = rng.random((60, 16)) ** 2.8, rng.random((60, 16)) ** 3
+    curve = leak_curve(model, retain_scores=retain, clusters=[index // 10 for index in range(60)])
+    assert ((curve.excess_p_value <= 0.05) == ((curve.excess_low > 0) | (curve.excess_high < 0))).all()
+
+
+def test_for_these_very_prompts_only_the_samples_count():
+    chances = np.random.default_rng(11).beta(0.3, 0.9, (200, 1))
+    scores = (np.random.default_rng(12).random((200, 64)) < chances).astype(float)
+    these, like_these = leak_curve(scores, [1], inference="prompts"), leak_curve(scores, [1])
+    assert these.leak.tolist() == like_these.leak.tolist()
+    assert (these.high - these.low)[0] < 0.3 * (like_these.high - like_these.low)[0]
+    assert (these.inference, like_these.inference) == ("prompts", "population")
+
+
+def test_unknown_inference_and_missing_labels_are_refused():
+    with pytest.raises(ValueError, match="population, prompts"):
+        leak_curve(SCORES, inference="authors")
+    with pytest.raises(ValueError, match="1 cluster labels for 2 prompts"):
+        leak_curve(SCORES, clusters=["a"])
 
 
 def test_as_dict_is_plain_and_has_excess_only_with_retain():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from engine.leak.clusters import clusters_of
 from engine.leak.estimator import leak_at_k, prompt_leak
 from engine.leak.variance import noise, plan_samples, sampling_half_width, sampling_variance
 
@@ -53,6 +54,39 @@ def test_parts_agree_with_simulation_over_seeds_and_over_prompts():
     found = noise(draw(np.random.default_rng(0), 50, 20), k)
     assert found.sampling == pytest.approx(np.std(same_prompts, axis=0), rel=0.25)
     assert np.hypot(found.sampling, found.prompts) == pytest.approx(np.std(new_prompts, axis=0), rel=0.25)
+
+
+def test_what_authors_share_is_a_part_of_its_own():
+    """Prompts that differ by author alone, by themselves alone, and by both; the truth is the simulation's."""
+    labels, k = clusters_of(np.repeat(np.arange(40), 10).tolist(), 400), np.array([1])
+    for author_sd, prompt_sd in ((0.1, 0.0), (0.0, 0.1), (0.1, 0.1)):
+        parts = []
+        for seed in range(30):
+            rng = np.random.default_rng(seed)
+            chance = 0.5 + np.repeat(rng.standard_normal(40) * author_sd, 10) + rng.standard_normal(400) * prompt_sd
+            scores = (rng.random((400, 50)) < chance.clip(0, 1)[:, None]).astype(float)
+            found = noise(scores, k, labels)
+            parts.append([found.sampling[0] ** 2, found.prompts[0] ** 2, found.clusters[0] ** 2])
+        expected = [0.24 / 50 / 400, prompt_sd**2 / 400, author_sd**2 / 40]
+        assert np.mean(parts, axis=0) == pytest.approx(expected, rel=0.15, abs=6e-6)
+
+
+def test_a_single_author_says_nothing_about_authors():
+    scores = np.random.default_rng(0).random((5, 10)) * np.linspace(0.2, 1, 5)[:, None]
+    found = noise(scores, np.array([2]), clusters_of(["a"] * 5, 5))
+    assert np.isnan(found.clusters[0])
+    assert found.prompts[0] > 0
+
+
+def test_plan_counts_authors_and_says_when_no_number_of_prompts_will_do():
+    author = np.repeat(np.random.default_rng(5).random(10), 20)
+    pilot = (np.random.default_rng(6).random((200, 40)) < author[:, None]).astype(float)
+    labels = clusters_of(np.repeat(np.arange(10), 20).tolist(), 200)
+    plan = plan_samples(pilot, 1, 0.05, clusters=labels)
+    standard_error = pilot.mean(axis=1).reshape(10, 20).mean(axis=1).std(ddof=1) / np.sqrt(plan.clusters)
+    assert 1.96 * standard_error == pytest.approx(0.05, rel=0.02)
+    assert plan.prompts == 0
+    assert plan_samples(pilot, 1, 0.05).clusters == 0
 
 
 def test_one_prompt_says_nothing_about_prompts():
