@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 import leakatk
-from engine.leak.estimator import leak_curve
+from engine.leak import leak_curve
 from tests.made import make_run
 
 FACTS = ["Lima", "Oslo", "Rome"]
