@@ -18,7 +18,8 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding
 from engine.metrics.rouge import rouge_l
 from engine.models.source import ModelSource
-from engine.stages.sample import SampleJob, sample_probes, texts
+from engine.stages.answer_texts import texts
+from engine.stages.sample import SampleJob, sample_probes
 from perf.models import SEED, demo_models
 from perf.report import median_ratio, side_by_side, write
 

@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ChatServer:
-    """`reply(body, server)` gives the choices' texts, a status, a (status, headers) pair, or bytes to send as they are.
+    """`reply(body, server)` gives the choices' texts, a status, (status, headers), (status, headers, error's
+    message), or bytes to send as they are.
 
     As it comes it samples: each choice has a word of its own, from the seed.
     """
@@ -32,8 +33,11 @@ class ChatServer:
                 said = server.reply(body, server)
                 with server.lock:
                     server.running -= 1
-                status, headers = said if isinstance(said, tuple) else (said if isinstance(said, int) else 200, {})
-                content = said if isinstance(said, bytes) else json.dumps(_message(said, status, self)).encode()
+                status, headers, *error = (
+                    said if isinstance(said, tuple) else (said if isinstance(said, int) else 200, {})
+                )
+                message = {"error": {"message": error[0]}} if error else _message(said, status, self)
+                content = said if isinstance(said, bytes) else json.dumps(message).encode()
                 self.send_response(status)
                 for name, value in ({"Content-Type": "application/json"} | headers).items():
                     self.send_header(name, value)

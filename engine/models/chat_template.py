@@ -152,13 +152,13 @@ class Thoughts:
     begin: tuple[int, ...]
     end: tuple[int, ...]
 
-    def answer(self, ids: Sequence[int]) -> list[int]:
-        """What a model wrote without its thoughts; nothing where they did not come to an end."""
+    def answer(self, ids: Sequence[int]) -> list[int] | None:
+        """What a model wrote without its thoughts; None where they did not come to an end: there is no answer."""
         written, size = tuple(ids), len(self.end)
         for at in range(len(written) - size + 1):
             if written[at : at + size] == self.end:
                 return list(written[at + size :])
-        return [] if written[: len(self.begin)] == self.begin else list(written)
+        return None if written[: len(self.begin)] == self.begin else list(written)
 
 
 def thoughts(tokenizer: Tokenizer, options: Options | None = None) -> Thoughts | None:

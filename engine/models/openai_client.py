@@ -1,18 +1,22 @@
 """OpenAI-compatible servers: their URL, the client, and failures in few words.
 
-Knows nothing of what is asked. The API key comes from the environment alone and stands in no message: neither the
-client's errors, which hold the request, nor the server's own words, which may quote it, are passed on.
+Knows nothing of what is asked. The API key comes from the environment alone and stands in no message: the client's
+errors, which hold the request, are not passed on, and the server's own words only without what may quote the key.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine.errors import UserError
+from engine.errors import UserError, one_line
+from engine.redact import HIDDEN, redact
 
 DEFAULT_KEY = "OPENAI_API_KEY"
+MOST_WORDS = 300  # characters of what a server says
+QUOTED = 6  # first characters of a key by which a quoted part of it is known
 
 
 def checked_url(url: str, where: str) -> str:
@@ -55,6 +59,22 @@ def reason(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError):
         return f"HTTP {error.status_code}"
     return "malformed reply"
+
+
+def server_words(error: Exception, key_variable: str) -> str:
+    """What the server itself says of a request that it refused, in one line without the key: "" where it says nothing,
+    or refuses the key, for then it may quote a part of it."""
+    import openai
+
+    if not isinstance(error, openai.APIStatusError) or refuses_all(error):
+        return ""
+    body = error.body
+    said = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body
+    text = redact(one_line(str(said or "")))
+    key = os.environ.get(key_variable, "")
+    if len(key) >= QUOTED:
+        text = re.sub(r"[^\s'\"]+", lambda word: HIDDEN if key[:QUOTED] in word[0] or key in word[0] else word[0], text)
+    return text[:MOST_WORDS]
 
 
 def refuses_all(error: Exception) -> bool:

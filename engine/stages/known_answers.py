@@ -22,8 +22,9 @@ from engine.decode.beam_search import likely_answers
 from engine.decode.law import tie_inputs
 from engine.decode.logprobs import answer_log_probs
 from engine.models.loading import worker_model
+from engine.stages.answer_texts import answer_texts, thoughts_of
 from engine.stages.base import Stage
-from engine.stages.sample import SampleJob, answer_length, before_stop, encoded_prompts, reference_of, thoughts_of
+from engine.stages.sample import SampleJob, answer_length, encoded_prompts, reference_of
 from engine.store.manifest import Json
 
 if TYPE_CHECKING:
@@ -157,11 +158,8 @@ def _table(
         for tokens, log_prob in answers.items()
         if log_prob > -np.inf
     ]
-    # of no answers at all transformers decodes one empty text
-    thinking = thoughts_of(tokenizer, job.sampling)
-    answers = [list(tokens) if thinking is None else thinking.answer(tokens) for _, tokens, _ in rows]
-    texts = tokenizer.batch_decode(answers, skip_special_tokens=True) if rows else []
-    texts = [before_stop(text, probe.stop) for text, (probe, _, _) in zip(texts, rows, strict=True)]
+    stops = [probe.stop for probe, *_ in rows]
+    texts = answer_texts([tokens for _, tokens, _ in rows], tokenizer, stops, thoughts_of(tokenizer, job.sampling))
     most, metric = job.sampling.max_new_tokens, METRICS[job.metric]
     told = {probe.id: metric.truth(reference_of(probe, tokenizer, most), probe.fact) for probe in probes}
     scored = score_counted(

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.base import Decoding
 from engine.errors import UserError
 from engine.models import openai_client
 from engine.models.tokenization import PLAIN_PROMPT
+from engine.stages.openai_replies import OF_THE_MODEL, Answer, read_reply
 
 if TYPE_CHECKING:
     from engine.stages.sample_endpoint import EndpointJob
@@ -30,23 +32,30 @@ PROBE_TOKENS = 16
 
 class Manner(NamedTuple):
     """How a server is asked. form: the parameters that switch its own truncation off; seed: whether it takes seeds;
-    many: whether n > 1 in one request gives samples that differ."""
+    many: whether n > 1 in one request gives samples that differ; limit: its name for the most tokens of an answer;
+    unsaid: parameters that it refuses, and that may be left out where they are at their default, 1."""
 
     form: str = "parameters"
     seed: bool = True
     many: bool = False
+    limit: str = "max_tokens"
+    unsaid: tuple[str, ...] = ()
+
+    def adapted(self, words: str, decoding: Decoding) -> Manner | None:
+        """Another manner that a server wants which refused this one with these words; None where they name none."""
+
+        def named(parameter: str) -> bool:
+            return re.search(rf"\b{parameter}\b", words) is not None
+
+        if self.limit == "max_tokens" and named("max_completion_tokens"):
+            return self._replace(limit="max_completion_tokens")
+        for parameter, value in (("temperature", decoding.temperature), ("top_p", decoding.top_p)):
+            if named(parameter) and value == 1 and parameter not in self.unsaid:
+                return self._replace(unsaid=(*self.unsaid, parameter))
+        return self._replace(seed=False) if self.seed and named("seed") else None
 
 
 MANNERS = (Manner(), Manner("generation_config"), Manner("plain"), Manner("plain", seed=False))
-
-
-class Answer(NamedTuple):
-    """One sample: its text, why it ended, and its tokens where the server counts them; or why it is missing."""
-
-    text: str | None = None
-    finish: str | None = None
-    tokens: int | None = None
-    failure: str | None = None
 
 
 class Request(NamedTuple):
@@ -100,11 +109,15 @@ class Conversation:
         """
         accepted: list[Manner] = []
         refusal = ""
-        for manner in MANNERS:
+        waiting = list(MANNERS)
+        while waiting:
+            manner = waiting.pop(0)
             try:
                 varies, many = self._tried(manner)
             except _OtherFormError as error:
-                refusal = str(error)
+                refusal = refusal or str(error)  # of the first: what is asked for in it is what is wanted
+                adapted = manner.adapted(error.words, self.job.decoding)
+                waiting = [adapted, *waiting] if adapted is not None else waiting
                 continue
             if varies:
                 return manner._replace(many=many), _notes(manner)
@@ -117,7 +130,7 @@ class Conversation:
     def check_alive(self) -> None:
         """UserError unless the server answers a small request."""
         (answer,) = self._ask(_probe(0, 1), PROBE_TOKENS)
-        if answer.failure:
+        if _may_pass(answer.failure):
             raise UserError(
                 f"{self._where} has stopped answering ({answer.failure}); finished units are kept: see to the server, "
                 "then run the same command again"
@@ -130,28 +143,33 @@ class Conversation:
             self._first(_probe(0, 1))
             return True, False
         try:
-            together = {answer.text for answer in self._first(_probe(0, PROBE_SAMPLES))}
-        except _OtherFormError:
+            together = {answer.text or answer.thought for answer in self._first(_probe(0, PROBE_SAMPLES))}
+        except (_OtherFormError, _NoAnswerError):  # some answer any n > 1 with an error of their own
             together = set()
         if len(together) > 1:
             return True, True
-        apart = {answer.text for seed in range(PROBE_SAMPLES) for answer in self._first(_probe(seed, 1))}
+        apart = {
+            answer.text or answer.thought for seed in range(PROBE_SAMPLES) for answer in self._first(_probe(seed, 1))
+        }
         return len(apart) > 1, False
 
     def _first(self, request: Request) -> list[Answer]:
-        """Answers to a first request, whose failure ends the work: UserError, or _OtherFormError to try another."""
+        """Answers to a first request. Raises UserError where the server refuses all, _OtherFormError where it may take
+        another form, _NoAnswerError, a UserError, where it does not answer."""
         import openai
 
         probed = Decoding() if self.job.decoding.temperature else self.job.decoding
         try:
-            return self._ask_once(request, PROBE_TOKENS, probed)
+            return self._ask_once(request, PROBE_TOKENS, probed, retries=1 if request.samples > 1 else None)
         except (openai.OpenAIError, ValueError) as error:
             why = openai_client.reason(error)
+            words = openai_client.server_words(error, self.job.endpoint.key_variable)
             if openai_client.refuses_form(error):
-                raise _OtherFormError(why) from None
+                raise _OtherFormError(_with_words(why, words), words) from None
             if openai_client.refuses_all(error):
                 raise self._refused(error) from None
-            raise UserError(f"{self._where} does not answer ({why}); check the URL and the server") from None
+            failure = f"{self._where} does not answer ({_with_words(why, words)}); check the URL and the server"
+            raise _NoAnswerError(failure) from None
 
     def _ask_all(self, requests: list[Request]) -> Iterator[Answer]:
         """The Answers to all requests in order, as many at once as the endpoint allows."""
@@ -184,24 +202,30 @@ class Conversation:
             answers += self._ask(rest, max_tokens)
         return answers
 
-    def _ask_once(self, request: Request, max_tokens: int, decoding: Decoding) -> list[Answer]:
-        """1 to request.samples Answers. Raises what the client raises, and ValueError for other replies."""
+    def _ask_once(
+        self, request: Request, max_tokens: int, decoding: Decoding, retries: int | None = None
+    ) -> list[Answer]:
+        """1 to request.samples Answers. retries: None, the endpoint's. Raises what the client raises, and ValueError
+        for other replies."""
         job = self.job
-        options: dict[str, object] = {"model": job.endpoint.name, "max_tokens": max_tokens}
-        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        client = self.client if retries is None else self.client.with_options(max_retries=retries)
+        options: dict[str, object] = {"model": job.endpoint.name, self.manner.limit: max_tokens}
+        sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        options |= {name: value for name, value in sampling.items() if name not in self.manner.unsaid}
         if self.manner.seed:
             options["seed"] = request_seed(job.seed, request.prompt_id, request.first)
         if request.samples > 1:
             options["n"] = request.samples
-        options["extra_body"] = self._untruncated(decoding, max_tokens)
+        template = {"chat_template_kwargs": dict(job.template_options)} if job.chat and job.template_options else {}
+        options["extra_body"] = self._untruncated(decoding, max_tokens) | template
         if job.chat:
             system = [{"role": "system", "content": job.system}] if job.system else []
             messages = [*system, {"role": "user", "content": request.prompt}]
-            reply = self.client.chat.completions.create(messages=messages, **options)
+            reply = client.chat.completions.create(messages=messages, **options)
         else:
             prompt = PLAIN_PROMPT.format(question=request.prompt) if request.prompt else ""
-            reply = self.client.completions.create(prompt=prompt, **options)
-        return _read(reply, request.samples, job.chat)
+            reply = client.completions.create(prompt=prompt, **options)
+        return read_reply(reply, request.samples, job.chat)
 
     def _untruncated(self, decoding: Decoding, max_tokens: int) -> dict[str, object]:
         """Parameters beyond OpenAI's: no top-k unless asked for, no min-p, no penalties, whatever the server's own."""
@@ -229,7 +253,19 @@ class Conversation:
 
 
 class _OtherFormError(Exception):
-    """The server refuses this form of a request."""
+    """The server refuses this form of a request, in these words."""
+
+    def __init__(self, why: str, words: str) -> None:
+        super().__init__(why)
+        self.words = words
+
+
+class _NoAnswerError(UserError):
+    """The server gives no answer, or an error of its own."""
+
+
+def _with_words(why: str, words: str) -> str:
+    return f"{why}: {words}" if words else why
 
 
 def request_seed(seed: int, prompt_id: str, sample: int) -> int:
@@ -244,7 +280,7 @@ def _probe(seed: int, count: int) -> Request:
 
 def _may_pass(failure: str | None) -> bool:
     """Whether a sample failed for a reason that may pass; what the server refuses once it will refuse again."""
-    if failure is None or failure == "content filter":
+    if failure is None or failure in OF_THE_MODEL:
         return False
     return not failure.startswith("HTTP 4") or failure in ("HTTP 408", "HTTP 429")
 
@@ -256,30 +292,3 @@ def _notes(manner: Manner) -> list[str]:
     if not manner.seed:
         notes.append("the server takes no seed: its samples cannot be drawn again")
     return notes
-
-
-def _read(reply: Any, count: int, chat: bool) -> list[Answer]:
-    """The choices of a reply. Its tokens are counted together: each of several gets its share, the sum is right."""
-    try:
-        choices = list(reply.choices)[:count]
-        texts = [choice.message.content if chat else choice.text for choice in choices]
-        if chat:  # a refusal is what the model said
-            texts = [
-                choice.message.refusal if text is None else text for text, choice in zip(texts, choices, strict=True)
-            ]
-        ends = [str(choice.finish_reason) for choice in choices]
-        tokens = getattr(reply.usage, "completion_tokens", None)
-        shares = [None if tokens is None else (tokens + index) // len(choices) for index in range(len(choices))]
-    except (AttributeError, TypeError) as error:
-        raise ValueError("not a reply of this protocol") from error
-    if not choices:
-        raise ValueError("no choice in the reply")
-    return [_answer(*each) for each in zip(texts, ends, shares, strict=True)]
-
-
-def _answer(text: Any, end: str, tokens: int | None) -> Answer:
-    if end == "content_filter":
-        return Answer(failure="content filter")
-    if not isinstance(text, str):
-        return Answer(failure="no text in the reply")
-    return Answer(text, "length" if end == "length" else "stop", tokens)

@@ -19,9 +19,10 @@ from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, timed, unit_counts, unit_path, unit_seconds, whole
 from engine.errors import UserError
-from engine.models.chat_template import Options, Thoughts, thoughts
+from engine.models.chat_template import Options
 from engine.models.loading import context_length, worker_model
 from engine.models.source import ModelSource
+from engine.stages.answer_texts import texts, thoughts_of
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
 from engine.store.manifest import Json
 from engine.store.store import FinishedStage
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from engine.decode.prefix_tree import Sample
     from engine.models.causal_lm import CausalLM
     from engine.models.tokenization import Tokenizer
-
-
 SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
 UNIT_PROMPTS = 64
@@ -227,34 +226,6 @@ def reference_of(probe: Probe, tokenizer: Tokenizer, most: int) -> str:
         return probe.reference
     ids = tokenizer(probe.reference)["input_ids"][: answer_length(probe, most)]
     return str(tokenizer.decode(ids, skip_special_tokens=True))
-
-
-def thoughts_of(tokenizer: Tokenizer, job: SampleJob) -> Thoughts | None:
-    """How the job's model may think before it answers; None where it does not."""
-    from engine.models.tokenization import uses_chat
-
-    return thoughts(tokenizer, job.template_options) if uses_chat(tokenizer, job.template) else None
-
-
-def texts(
-    samples: list[Sample],
-    tokenizer: Tokenizer,
-    stops: Sequence[tuple[str, ...]],
-    thinking: Thoughts | None = None,
-) -> list[str]:
-    """The text of each sample's answer, without thoughts and special tokens, cut before the first of its stop texts."""
-    ids = [sample.token_ids for sample in samples]
-    if thinking is None:
-        decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    else:
-        answers = [thinking.answer(each) for each in ids]
-        decoded = [text.lstrip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
-    return [before_stop(text, stop) for text, stop in zip(decoded, stops, strict=True)]
-
-
-def before_stop(text: str, stop: tuple[str, ...]) -> str:
-    """`text` up to the first of its stop texts."""
-    return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
 
 
 def _check_context(model: CausalLM, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:

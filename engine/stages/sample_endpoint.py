@@ -21,9 +21,11 @@ from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.models import openai_client
 from engine.models.chat_template import Options
 from engine.models.source import ModelSource
+from engine.stages.answer_texts import before_stop
 from engine.stages.base import Stage, fingerprint_probes
-from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Answer, Conversation, Manner
-from engine.stages.sample import before_stop, prompt_columns, unit_prompts
+from engine.stages.openai_replies import Answer
+from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Conversation, Manner
+from engine.stages.sample import prompt_columns, unit_prompts
 from engine.store.manifest import Json
 
 if TYPE_CHECKING:

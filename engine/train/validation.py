@@ -66,7 +66,8 @@ def _scores(
 ) -> np.ndarray:
     """Scores [probes, n] of n samples of each, NaN where the metric failed."""
     from engine.metrics import METRICS, score
-    from engine.stages.sample import SampleJob, reference_of, sample_probes, texts, thoughts_of
+    from engine.stages.answer_texts import texts, thoughts_of
+    from engine.stages.sample import SampleJob, reference_of, sample_probes
 
     sampling = SampleJob(
         job.model,

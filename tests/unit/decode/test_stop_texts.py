@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from benchmarks.base import Decoding, Probe
 from engine.models.source import ModelSource
 from engine.stages import sample as sampling
-from engine.stages.sample import SampleJob, sample_probes, texts
+from engine.stages.answer_texts import texts
+from engine.stages.sample import SampleJob, sample_probes
 
 TEXT = [
     "the fox ran\n\nQuestion: who ran? Answer: the fox",

@@ -292,3 +292,103 @@ def test_a_key_that_is_withdrawn_midway_ends_the_work(server):
     server.reply = lambda body, server: 401 if len(server.bodies) > 10 else words(body)
     with pytest.raises(UserError, match="HTTP 401"):
         answers(job(server))
+
+
+def refusing(server, refused):
+    """Let the server answer `refused(body)`, a message, by HTTP 400, and everything else as it does."""
+
+    def reply(body, server):
+        message = refused(body)
+        return words(body) if message is None else (400, {}, message)
+
+    server.reply = reply
+
+
+def test_a_server_that_answers_several_samples_by_an_error_of_its_own_is_asked_one_by_one(server):
+    server.reply = lambda body, server: 500 if body.get("n", 1) > 1 else words(body)
+    how, _ = manner(job(server, retries=0))
+    assert not how.many
+    found = answers(job(server, how))
+    assert all(each.failure is None for each in found)
+    assert all("n" not in body for body in server.bodies[-20:])
+
+
+def test_a_server_that_answers_nothing_but_errors_is_one_line(server):
+    server.reply = lambda body, server: 500
+    with pytest.raises(UserError, match=r"does not answer \(HTTP 500") as caught:
+        manner(job(server, retries=0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "refuses", "wanted"),
+    [
+        (
+            "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            lambda body: "max_tokens" in body,
+            lambda body: body["max_completion_tokens"] and "max_tokens" not in body,
+        ),
+        (
+            "Unsupported value: 'temperature' does not support 1.0 with this model.",
+            lambda body: "temperature" in body,
+            lambda body: "temperature" not in body,
+        ),
+        ("Unknown parameter: 'top_p'.", lambda body: "top_p" in body, lambda body: "top_p" not in body),
+        ("seed is not supported", lambda body: "seed" in body, lambda body: "seed" not in body),
+    ],
+)
+def test_what_the_server_asks_for_is_what_it_gets(server, message, refuses, wanted):
+    refusing(server, lambda body: message if refuses(body) else None)
+    how, _ = manner(job(server))
+    server.bodies.clear()
+    assert all(each.failure is None for each in answers(job(server, how)))
+    assert all(wanted(body) for body in server.bodies)
+
+
+def test_a_temperature_that_is_refused_is_not_left_out_where_it_decides(server):
+    refusing(server, lambda body: "'temperature' does not support 0.7" if "temperature" in body else None)
+    with pytest.raises(UserError, match="refuses every request"):
+        manner(job(server, decoding=Decoding(temperature=0.7)))
+
+
+def test_the_servers_own_words_are_shown_without_the_key(server):
+    refusing(server, lambda body: f"model is\nnot loaded; you sent {KEY} and {KEY[:9]}***6789")
+    with pytest.raises(UserError, match="model is not loaded; you sent") as caught:
+        manner(job(server))
+    assert KEY[:7] not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "failure"),
+    [
+        ({"content": None, "reasoning_content": "It was Ada."}, None, "thoughts without an answer"),
+        ({"content": "", "reasoning": "It was Ada."}, None, "thoughts without an answer"),
+        ({"content": "<think>\nIt was Ada."}, None, "thoughts without an answer"),
+        ({"content": "<think>\nIt was Ada.\n</think>\n\nAda"}, "Ada", None),
+        ({"content": "Ada", "reasoning_content": "It was Ada."}, "Ada", None),
+        ({"content": ""}, "", None),  # the model said nothing
+        ({"content": None, "refusal": "No."}, "No.", None),
+    ],
+)
+def test_thoughts_are_no_answer(server, message, text, failure):
+    choice = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", **message}}
+    reply = {"id": "x", "object": "o", "created": 0, "model": "m", "choices": [choice], "usage": None}
+    server.reply = lambda body, server: json.dumps(reply).encode()
+    (found,) = answers(job(server), PROMPTS[:1], n=1)
+    assert (found.text, found.failure) == (text, failure)
+
+
+def test_template_options_go_to_the_server(server):
+    answers(job(server, template_options={"enable_thinking": False}), PROMPTS[:1], n=1)
+    assert server.bodies[-1]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_a_server_that_thinks_before_each_answer_is_known_to_sample(server):
+    def thinks(body, server):
+        message = {"role": "assistant", "content": None, "reasoning_content": f"I wonder {body['seed']}"}
+        choice = {"index": 0, "finish_reason": "length", "message": message}
+        return json.dumps({"id": "x", "object": "o", "created": 0, "model": "m", "choices": [choice]}).encode()
+
+    server.reply = thinks
+    assert manner(job(server)) == (MANNERS[0], [])
