@@ -138,6 +138,8 @@ class JsonLines:
 def json_lines(path: Path, reading: Reading) -> Iterator[JsonLines]:
     """The lines of the file at `path`; `reading` is kept up to date. UserError where it cannot be read."""
     try:
+        if path.is_file():  # no pipe, which is read once
+            refuse_pointer(path, str(path))
         with path.open("rb") as raw, contextlib.ExitStack() as stack:
             yield JsonLines(path, _as_utf8(path, raw, stack), reading)
     except OSError as error:

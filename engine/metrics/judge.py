@@ -183,7 +183,7 @@ class _Server:
             return {}, "empty reply"
         if choice.finish_reason == "content_filter" or choice.message.refusal:
             return {}, "refused"
-        labels, reason = parse_labels(choice.message.content or "", set(ids), set(self.rubric.scores))
+        labels, reason = parse_labels(openai_client.parted(choice.message)[0] or "", set(ids), set(self.rubric.scores))
         if choice.finish_reason == "length":
             reason = "reply cut off"
         return {ids[short]: label for short, label in labels.items()}, reason

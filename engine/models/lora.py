@@ -124,6 +124,12 @@ def adapter_base(folder: Path) -> tuple[str, str | None]:
         raise UserError(f"{folder / ADAPTER_CONFIG}: does not name the adapter's base model") from error
 
 
+def adapter_settings(folder: Path) -> dict[str, object]:
+    """What the adapter's configuration says, but not where its base model is: its scale decides too."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return {name: value for name, value in config.items() if name not in ("base_model_name_or_path", "revision")}
+
+
 def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """`base` with the adapter of `folder` added into its weights: as fast as a model that never had one."""
     from peft import PeftModel

@@ -89,3 +89,14 @@ def refuses_form(error: Exception) -> bool:
     import openai
 
     return isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+
+
+def parted(message: Any) -> tuple[str | None, str | None]:
+    """The answer of a message and its thoughts; an answer is None where there are thoughts alone. A refusal is what the
+    model said."""
+    text = message.refusal if message.content is None else message.content
+    thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    if isinstance(text, str) and re.match(r"\s*<think>", text):  # a server that parts nothing
+        thought, closed, answer = text.partition("</think>")
+        return answer.lstrip() if closed else None, thought
+    return None if thought and not text else text, thought

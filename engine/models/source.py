@@ -10,8 +10,15 @@ import json
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.fingerprint import file_digest, fingerprint, folder_digests, refuse_pointer, visible_files
-from engine.models.lora import ADAPTER_WEIGHTS, adapter_base, check_adapter, is_adapter
+from engine.fingerprint import fingerprint, folder_digests, refuse_pointer, visible_files
+from engine.models.lora import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_base,
+    adapter_settings,
+    check_adapter,
+    is_adapter,
+)
 
 # what names of files end in that transformers reads
 READ = {
@@ -51,8 +58,10 @@ def model_source(
         below = model_source(*adapter_base(folder), trust_remote_code, f"{where}: base model of the adapter {folder}")
         refuse_pointer(folder / ADAPTER_WEIGHTS, where)
         check_safetensors(folder / ADAPTER_WEIGHTS, where)
-        weights = file_digest(folder / ADAPTER_WEIGHTS)
-        return ModelSource(str(folder.resolve()), fingerprint([below.identity, weights]), None, trust_remote_code)
+        files = [path for path in visible_files(folder) if _decides(path.relative_to(folder))]
+        own = folder_digests([path for path in files if path.name != ADAPTER_CONFIG], folder)
+        identity = fingerprint([below.identity, own, adapter_settings(folder)])
+        return ModelSource(str(folder.resolve()), identity, None, trust_remote_code)
     if folder.is_dir():
         _check_folder(folder, where)
         files = [path for path in visible_files(folder) if _decides(path.relative_to(folder))]

@@ -5,8 +5,9 @@ A parsed reply comes in, Answers come out. Knows nothing of how it was asked for
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
+
+from engine.models.openai_client import parted
 
 FILTERED = "content filter"
 THOUGHTS_ALONE = "thoughts without an answer"  # within max_new_tokens
@@ -41,7 +42,7 @@ def read_reply(reply: Any, count: int, chat: bool) -> list[Answer]:
 def _answer(choice: Any, tokens: int | None, chat: bool) -> Answer:
     end, text, thought = str(choice.finish_reason), None, None
     if chat:
-        text, thought = _parted(choice.message)
+        text, thought = parted(choice.message)
     else:
         text = choice.text
     if end == "content_filter":
@@ -51,14 +52,3 @@ def _answer(choice: Any, tokens: int | None, chat: bool) -> Answer:
     if not isinstance(text, str):
         return Answer(failure="no text in the reply")
     return Answer(text, "length" if end == "length" else "stop", tokens)
-
-
-def _parted(message: Any) -> tuple[str | None, str | None]:
-    """The answer of a message and its thoughts; an answer is None where there are thoughts alone. A refusal is what the
-    model said."""
-    text = message.refusal if message.content is None else message.content
-    thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-    if isinstance(text, str) and re.match(r"\s*<think>", text):  # a server that parts nothing
-        thought, closed, answer = text.partition("</think>")
-        return answer.lstrip() if closed else None, thought
-    return None if thought and not text else text, thought

@@ -112,3 +112,19 @@ def test_every_published_benchmark_says_what_it_read():
     if TOFU.is_dir():
         assert set(BENCHMARKS["tofu"].load(path=str(TOFU), limit_authors=2).data) == {"path"}
     assert BENCHMARKS["fictional"].load().data == {}
+
+
+def test_what_the_hubs_client_keeps_beside_the_data_does_not_count(tmp_path):
+    here = write_hub(tmp_path / "here", {"all": {"train": ROWS}})
+    before = hub.data_version(here)
+    kept = tmp_path / "here" / ".cache" / "huggingface" / "download" / "train.json.metadata"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("2026-11-27T17:00:00")
+    assert hub.data_version(here) == before
+
+
+def test_a_pointer_to_data_that_was_not_downloaded_is_one_line(tmp_path):
+    here = write_hub(tmp_path / "here", {"all": {"train": ROWS}})
+    data = next(path for path in (tmp_path / "here").rglob("*.*") if path.is_file() and path.suffix != ".md")
+    data.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 988097824\n")
+    assert "git lfs pull" in one_line(here, "all", "train", ("question",))

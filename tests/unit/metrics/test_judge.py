@@ -242,3 +242,8 @@ def test_the_key_is_not_in_the_cache(server, tmp_path):
     ask(server, tmp_path, ["red"])
     with contextlib.closing((tmp_path / "cache.sqlite").open("rb")) as file:
         assert KEY.encode() not in file.read()
+
+
+def test_a_judge_that_thinks_aloud_is_read_after_its_thoughts(server, tmp_path):
+    server.reply = lambda items, body: '<think>\n{"labels": [] } or not?\n</think>\n\n' + labels(items)
+    assert ask(server, tmp_path) == [1, 0, 1, 0, 0]

@@ -117,3 +117,26 @@ def test_a_configuration_of_another_size_is_one_line(folder):
     with pytest.raises(UserError, match="cannot be loaded") as caught:
         load_model(model_source(str(folder)))
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_known_by_its_scale_and_not_by_where_its_base_stands(folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from engine.models.loading import load_model
+
+    adapter = tmp_path / "adapter"
+    adapted = get_peft_model(load_model(model_source(str(folder))), LoraConfig(target_modules="all-linear"))
+    adapted.save_pretrained(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+
+    def known(**changes):
+        (adapter / "adapter_config.json").write_text(json.dumps(config | changes))
+        return identity(adapter)
+
+    here = known(base_model_name_or_path=str(folder))
+    elsewhere = shutil.copytree(folder, tmp_path / "moved")
+    assert known(base_model_name_or_path=str(elsewhere)) == here
+    assert known(base_model_name_or_path=str(folder), lora_alpha=config["lora_alpha"] * 2) != here
+    (adapter / ".cache").mkdir()
+    (adapter / ".cache" / "times").write_text("now")
+    assert known(base_model_name_or_path=str(folder)) == here
