@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from benchmarks.base import Example
 from engine.errors import UserError
@@ -16,9 +16,11 @@ from engine.models.chat_template import Options, end_of_turn, end_place, render_
 from engine.store.replica import present
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase as Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
     from methods.base import TokenBatch
+
+    Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
 Template = Literal["auto", "chat", "plain"]  # and "raw", no template: only a benchmark asks for it
 PLAIN_PROMPT = "Question: {question}\nAnswer:"  # base models, OpenUnlearning's form
