@@ -32,6 +32,10 @@ class Probe:
     raw: the prompt is running text, given to the model without any template. max_new_tokens: most tokens of an answer,
     where fewer than the protocol's. stop: texts that end an answer, which is cut before the first of them.
     cut_reference: the reference, too, is cut to as many tokens as an answer may have.
+
+    given_tokens, given_text: so many tokens of the reference, or its beginning up to there, stand after the prompt
+    where the answer begins: they are not part of the answer, and the rest of reference and fact is what it is scored
+    against. shots: questions with answers that stand before the prompt as earlier turns.
     """
 
     id: str
@@ -46,6 +50,9 @@ class Probe:
     stop: tuple[str, ...] = ()
     cut_reference: bool = False
     cluster: str | None = None
+    given_tokens: int | None = None
+    given_text: str | None = None
+    shots: tuple[tuple[str, str], ...] | None = None
 
 
 def is_leak_group(group: str) -> bool:
@@ -196,6 +203,12 @@ class Benchmark:
     def base_inputs(self, options: dict[str, Any]) -> dict[str, Any]:
         """What the model of `base_model` depends on, beside its seed: the benchmark's options, or less."""
         return options | ({"data": self.data} if self.data else {})
+
+    def example_of(self, probe: Probe) -> str | None:
+        """Id of the forget example that a probe is about, None where that is not known: a probe has the id of its
+        example, a paraphrase something after a slash."""
+        ids = {example.id for example in self.forget}
+        return next((each for each in (probe.id, probe.id.rpartition("/")[0]) if each in ids), None)
 
     def group(self, name: str) -> list[Probe]:
         """The probes of one group, in order."""

@@ -29,6 +29,7 @@ COMMANDS = {
     "sync": "record in MLflow what could not be recorded when it ended",
     "ui": "open MLflow's UI on the store in use",
     "methods": "list the unlearning methods with their hyperparameters",
+    "attacks": "list the attacks on finished models with their options",
     "benchmarks": "list the benchmarks with their options",
     "doctor": "check this machine or cluster: what will work, and whether an experiment fits",
 }

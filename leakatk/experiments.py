@@ -31,9 +31,10 @@ def run(experiment: Experiment | Path | str, store: Where = None, *, quiet: bool
     """
     switch_reports_off()
     from engine.pipeline.finish import record_run, run_experiment
+    from engine.robustness.runner import Attacks
 
     kept = _store(store)
-    written = run_experiment(_experiment(experiment), kept, quiet)
+    written = run_experiment(_experiment(experiment), kept, quiet, Attacks())
     recorded = record_run(written, kept)
     if recorded.state == "waiting":
         warnings.warn(f"not in MLflow yet: {recorded.reason}; `leakatk sync` records it", stacklevel=2)

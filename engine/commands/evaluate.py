@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--benchmark", required=True, metavar="NAME", help="`leakatk benchmarks` lists them")
     parser.add_argument(
+        "--attacks",
+        default="",
+        metavar="NAME[,NAME ...]",
+        help="what the model, and the retain model, are put to as well (`leakatk attacks`), with default options",
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="as in `leakatk run`: sampling.n=64"
     )
     add_common_arguments(parser)
@@ -33,5 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from engine.config.experiment import evaluation_of
 
-    experiment = evaluation_of(args.model, args.benchmark, args.retain, args.endpoint, args.key_variable, args.set)
+    attacks = [name for name in args.attacks.split(",") if name]
+    experiment = evaluation_of(
+        args.model, args.benchmark, args.retain, args.endpoint, args.key_variable, args.set, attacks
+    )
     return run_experiment(experiment, args)

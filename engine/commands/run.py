@@ -61,11 +61,12 @@ def run_experiment(experiment: Experiment, args: argparse.Namespace) -> int:
 def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextIO) -> int:
     from engine.pipeline import finish
     from engine.reporting.table import as_json
+    from engine.robustness.runner import Attacks
     from engine.store.location import store_path
     from engine.store.store import Store
 
     store = Store(store_path(args.store))
-    written = finish.run_experiment(experiment, store)
+    written = finish.run_experiment(experiment, store, attacker=Attacks())
     results = written.results
     if args.json:
         print(json.dumps(as_json(results)), file=out, flush=True)
@@ -86,6 +87,7 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
 
 def _show(written: WrittenRun, store: Store) -> None:
     """The tables, and where the run's files are."""
+    from engine.reporting.attack_table import print_attacks
     from engine.reporting.results import groups
     from engine.reporting.table import print_metrics, print_remarks, print_table
 
@@ -93,6 +95,7 @@ def _show(written: WrittenRun, store: Store) -> None:
     for group in groups(results):
         print_table(results, group)
     print_metrics(results)
+    print_attacks(results)
     print_remarks(results)
     print(
         f"picture   {written.picture}\nreport    {written.report}\nresults   {written.folder / 'results.json'}",

@@ -7,6 +7,7 @@ UserError of one line. Knows nothing of how an experiment is run.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Decoding, Protocol
 from engine.config.loader import Overrides, apply_overrides, read_yaml
 from engine.config.sections import (
+    AttackSection,
     BenchmarkSection,
     Label,
     LeakSection,
@@ -38,7 +40,8 @@ class Experiment(Section):
     metric_options: by metric, its options, such as the path of its model (`leakatk score --help`). requests: sizes, in
     forget examples, of unlearning requests made one after the other: each method unlearns the first part of the forget
     set, then from that model the next, and after each one leak@k of all requests so far is reported (None: as the
-    benchmark says, mostly all at once).
+    benchmark says, mostly all at once). attacks: what is done to every finished model, to see whether it stays
+    forgotten (`leakatk attacks`).
     """
 
     name: Label = "experiment"
@@ -50,6 +53,7 @@ class Experiment(Section):
     metrics: tuple[str, ...] | None = None
     metric_options: dict[str, dict[str, object]] = {}
     leak: LeakSection = LeakSection()
+    attacks: tuple[AttackSection, ...] = ()
     requests: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -131,16 +135,20 @@ def evaluation_of(
     endpoint: str | None = None,
     key_variable: str | None = None,
     overrides: Overrides = (),
+    attacks: Sequence[str] = (),
 ) -> Experiment:
     """The experiment that evaluates a model which exists: no training, leak@k and utility, excess over `retain`.
 
     model, retain: folders or hub names; with endpoint, an OpenAI-compatible server, their names there. key_variable:
-    the environment variable of its key. UserError for any mistake.
+    the environment variable of its key. attacks: names of attacks, with their default options. UserError for any
+    mistake.
     """
     section: dict[str, object] = {"path": model, "retain": retain}
     if endpoint:
         section["endpoint"] = {"url": endpoint} | ({"key_variable": key_variable} if key_variable else {})
     document: dict[str, object] = {"name": "evaluate", "benchmark": {"name": benchmark}, "model": section}
+    if attacks:
+        document["attacks"] = [{"name": name} for name in attacks]
     apply_overrides(document, overrides)
     return parse_experiment(document, "leakatk evaluate")
 

@@ -184,6 +184,17 @@ class MethodSection(Section):
         return {"name": self.name, **self.hyperparameters}
 
 
+class AttackSection(Section):
+    """One attack on every finished model; further keys are its options (`leakatk attacks` lists them)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, object]:
+        return dict(self.model_extra or {})
+
+
 class AdaptiveSection(Section):
     """Draw as many samples of every prompt as leak@k needs (docs/statistics.md), instead of n: more, round by round,
     until the half-width of its sampling error at the largest leak.k is half_width in every leak group, or there are

@@ -86,13 +86,15 @@ class Evaluation:
 
 
 def evaluate(
-    stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str
+    stages: Stages, experiment: Experiment, benchmark: Benchmark, model: ModelSource, label: str, bounds: bool = True
 ) -> Evaluation:
-    """Sample and score one model: the leak groups at every decoding, all groups greedily."""
+    """Sample and score one model: the leak groups at every decoding, all groups greedily. bounds: look for
+    answers, too, whose exact probability bounds leak@k from below."""
     subject = Subject(stages, experiment, benchmark, model, label)
     samplings = sample_model(subject)
     served = isinstance(model, Endpoint)
-    answers = {} if served else {each.decoding.name: _answers(subject, each) for each in samplings if not each.greedy}
+    bounded = [each for each in samplings if bounds and not served and not each.greedy]
+    answers = {each.decoding.name: _answers(subject, each) for each in bounded}
     likelihoods = None if served or not wants_likelihoods(benchmark) else _likelihoods(subject)
     prompt_ids = _prompt_ids(samplings, benchmark.protocol.core_metric)
     beside = [*answers.values(), *([likelihoods] if likelihoods is not None else [])]

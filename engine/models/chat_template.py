@@ -48,20 +48,32 @@ def default_system(tokenizer: Tokenizer) -> str | None:
     return ASSISTANT if any(mark in _template(tokenizer) for mark in TAKES_ASSISTANT) else None
 
 
-def render_prompt(tokenizer: Tokenizer, question: str, system: str | None, options: Options | None = None) -> str:
-    """The conversation up to where a model goes on. UserError where the template refuses it."""
-    return render_turn(tokenizer, question, SAMPLE[1], system, options).prompt
+def render_prompt(
+    tokenizer: Tokenizer,
+    question: str,
+    system: str | None,
+    options: Options | None = None,
+    shots: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The conversation, `shots` its earlier turns, up to where a model goes on. UserError where the template refuses
+    it."""
+    return render_turn(tokenizer, question, SAMPLE[1], system, options, shots).prompt
 
 
 def render_turn(
-    tokenizer: Tokenizer, question: str, answer: str, system: str | None, options: Options | None = None
+    tokenizer: Tokenizer,
+    question: str,
+    answer: str,
+    system: str | None,
+    options: Options | None = None,
+    shots: Sequence[tuple[str, str]] = (),
 ) -> Turn:
     """A question and its answer as the template writes them.
 
     system: None, the family's own. options: handed to the template. UserError where the template refuses them, or
     where its prompt is not the beginning of the conversation, for then no answer span exists.
     """
-    messages = _messages(tokenizer, question, system)
+    messages = _messages(tokenizer, question, system, shots)
     answered = [*messages, {"role": "assistant", "content": answer}]
     prompt = _render(tokenizer, messages, True, options)
     whole = _render(tokenizer, answered, False, options)
@@ -190,10 +202,14 @@ def _template(tokenizer: Tokenizer) -> str:
     return str(getattr(tokenizer, "chat_template", "") or "")
 
 
-def _messages(tokenizer: Tokenizer, question: str, system: str | None) -> list[Message]:
+def _messages(
+    tokenizer: Tokenizer, question: str, system: str | None, shots: Sequence[tuple[str, str]] = ()
+) -> list[Message]:
     system = default_system(tokenizer) if system is None else system
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": question}]
+    messages = [{"role": "system", "content": system}] if system else []
+    for asked, answer in shots:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return [*messages, {"role": "user", "content": question}]
 
 
 def _render(tokenizer: Tokenizer, messages: list[Message], prompt: bool, options: Options | None) -> str:

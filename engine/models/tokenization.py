@@ -65,14 +65,17 @@ def encode_prompt(
     template: str = "auto",
     system: str | None = None,
     options: Options | None = None,
+    shots: Sequence[tuple[str, str]] = (),
 ) -> list[int]:
     """Token ids of a prompt that ends where a model goes on; begin-of-text once, and nothing that ends a text.
 
-    template raw: the text as it is. options: handed to the chat template.
+    template raw: the text as it is. options: handed to the chat template. shots: questions with their answers that come
+    before, as earlier turns.
     """
     if template != "raw" and uses_chat(tokenizer, template):
-        return text_ids(tokenizer, render_prompt(tokenizer, question, system, options))
-    return _begun(tokenizer, _prompt_text(question, template))
+        return text_ids(tokenizer, render_prompt(tokenizer, question, system, options, shots))
+    before = "".join(_prompt_text(asked, template) + PLAIN_ANSWER.format(answer=answer) for asked, answer in shots)
+    return _begun(tokenizer, before + _prompt_text(question, template))
 
 
 def retokenised(tokenizer: Tokenizer, ids: list[int]) -> list[int]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
 from engine.pipeline.interruption import Ending
-from engine.pipeline.run import run, run_folder
+from engine.pipeline.run import Attacker, run, run_folder
+from engine.reporting.attack_figures import write_attack_figures
 from engine.reporting.figures import write_figures
 from engine.reporting.html_report import write_report
 from engine.reporting.results import ModelResults, Results
@@ -55,14 +56,16 @@ class WrittenRun:
         return self.results._repr_html_()
 
 
-def run_experiment(experiment: Experiment, store: Store, quiet: bool = False) -> WrittenRun:
+def run_experiment(
+    experiment: Experiment, store: Store, quiet: bool = False, attacker: Attacker | None = None
+) -> WrittenRun:
     """Run an experiment from end to end and write its run folder. UserError for mistakes found on the way.
 
     SIGTERM or ctrl-C, where this is the main thread: trainings save a checkpoint, the run is marked as interrupted and
-    the process ends. quiet: no progress on stderr.
+    the process ends. quiet: no progress on stderr. attacker: makes the experiment's attacks.
     """
     with SystemMetrics() as system, Ending(store.root) as ending:
-        results = run(experiment, store, quiet=quiet, ending=ending)
+        results = run(experiment, store, quiet=quiet, ending=ending, attacker=attacker)
     return finish_run(results, store, system)
 
 
@@ -80,6 +83,7 @@ def finish_run(results: Results, store: Store, system: SystemMetrics | None = No
             scores=write_scores(results, folder, store.root),
             report=write_report(results, folder, store.root),
         )
+        write_attack_figures(results, folder)
         share_run(folder)
     return written
 

@@ -6,11 +6,12 @@ side does: threads of the driver wait for stages, Ray places their work.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
@@ -31,7 +32,7 @@ from engine.pipeline.model_builder import BuiltModel, ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
 from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
-from engine.reporting.results import ModelResult, ModelResults, Results
+from engine.reporting.results import AttackResult, ModelResult, ModelResults, Results
 from engine.stages.base import Stages
 from engine.store.store import Store
 from engine.tracking.live import Live
@@ -39,16 +40,49 @@ from engine.tracking.live import Live
 THREADS = 16  # they only wait for Ray
 
 
-def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Ending | None = None) -> Results:
+@dataclasses.dataclass(frozen=True)
+class EvaluatedModel:
+    """A finished model and what was measured of it. role: as ModelResult's; utility: in [0, 1]."""
+
+    name: str
+    role: str
+    source: ModelSource
+    evaluation: Evaluation
+    utility: float
+
+
+class Attacker(Protocol):
+    """What attacks the finished models of an experiment (engine/robustness)."""
+
+    def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
+        """UserError for an attack that cannot be made; called before any work starts."""
+        ...
+
+    def attack(
+        self, stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]
+    ) -> dict[str, list[AttackResult]]:
+        """By name of the model, the result of each attack."""
+        ...
+
+
+def run(
+    experiment: Experiment,
+    store: Store,
+    quiet: bool = False,
+    ending: Ending | None = None,
+    attacker: Attacker | None = None,
+) -> Results:
     """Run an experiment, reusing every finished stage of the store. UserError for mistakes found on the way.
 
-    ending: told what there is to end where a signal asks for it.
+    ending: told what there is to end where a signal asks for it. attacker: makes the experiment's attacks.
     """
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     if experiment.methods and not benchmark.forget:
         raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
     experiment = prepared(experiment, benchmark)
+    if attacker is not None:
+        attacker.check(experiment, benchmark)
     sections = [experiment.train_section(method) for method in experiment.methods]
     if experiment.finetune_section is not None:
         sections.append(experiment.finetune_section)
@@ -77,7 +111,11 @@ def run(experiment: Experiment, store: Store, quiet: bool = False, ending: Endin
         builder = ModelBuilder(experiment, benchmark, stages)  # finds the base model before any work starts
         pending.append(builder.check)
         pending.append(lambda: announce(planned(experiment, benchmark, builder.base, store), progress.say))
-        models, failed = _Run(experiment, benchmark, stages, builder).models()
+        under_way = _Run(experiment, benchmark, stages, builder)
+        models, failed = under_way.models()
+        if attacker is not None:
+            attacks = attacker.attack(stages, experiment, benchmark, under_way.evaluated(models))
+            models = [dataclasses.replace(model, attacks=attacks.get(model.name, [])) for model in models]
     data = {f"data of {option}": version for option, version in benchmark.data.items()}
     return Results(
         name=experiment.name,
@@ -125,6 +163,8 @@ def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None =
         del settings["train"]["offload"]
     if not settings["model"]["template_options"]:  # likewise
         del settings["model"]["template_options"]
+    if not settings["attacks"]:  # likewise
+        del settings["attacks"]
     if experiment.model.endpoint is not None:
         settings["model"]["endpoint"] = experiment.model.endpoint.url
     return fingerprint(settings)
@@ -177,8 +217,16 @@ class _Run:
                 if model is not None and result is not None:
                     rows.append((model, result))
                     baseline = result if name == "retain" else baseline
+        self.rows = rows
         self.target = next((row for row in rows if row[0].role == "target"), None)
         return [self._row(model, result, baseline) for model, result in rows], failed
+
+    def evaluated(self, models: Sequence[ModelResult]) -> list[EvaluatedModel]:
+        """The models of `models()`, which gave these rows, with their evaluations."""
+        return [
+            EvaluatedModel(built.name, built.role, built.source, evaluation, model.utility)
+            for (built, evaluation), model in zip(self.rows, models, strict=True)
+        ]
 
     def _submit(
         self,

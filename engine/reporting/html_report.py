@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.reporting.attack_table import attack_names, attack_rows, headlines
 from engine.reporting.leaked_passages import worst_prompts
 from engine.reporting.results import Curve, ModelResult, Results, generations_stage, groups
 from engine.reporting.table import metric_rows, missing_reasons, table_k
@@ -69,6 +70,8 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         metrics=metric_rows(results),
         missing=missing_reasons(results),
         heats=heats(results),
+        attacks=attack_rows(results),
+        attack_headlines=headlines(results),
         floors=_floors(results),
         beyonds=[(model.name, record) for model in results.models for record in model.beyond],
         costs=[_cost(model, curve, store_root) for model, curve in results.headline],
@@ -142,6 +145,7 @@ class Picture:
 
 
 def _pictures(results: Results) -> list[Picture]:
+    from engine.reporting.attack_figures import attack_curves, attack_heat_map
     from engine.reporting.figures import excess_figure, greedy_figure, leak_figure
 
     percent = f"{results.confidence:.0%}"
@@ -161,6 +165,10 @@ def _pictures(results: Results) -> list[Picture]:
     if results.judged:
         caption = "What one greedy answer shows and what k samples show; least leaking on top"
         drawn.append(("greedy", caption, partial(greedy_figure, results)))
+    if attack_names(results):
+        drawn.append(("attacks", "leak@k under each attack; a dot: uninformative", partial(attack_heat_map, results)))
+        caption = "leak@k before (dashed) and after each attack; the retain model under the same attack in grey"
+        drawn.append(("attacks", caption, partial(attack_curves, results)))
     return [
         Picture(
             section,

@@ -130,6 +130,32 @@ class BeyondEstimate:
 
 
 @dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What one attack, or one family of a prompt attack, recovered from one model.
+
+    curve: leak@k after it, of the prompts that may be judged, with the excess over the retain model under the same
+    attack. change, change_low, change_high: by k of the curve, leak@k minus that of the same prompts before; None where
+    they were not measured. utility: after the attack, in [0, 1]. uninformative: the retain model gives as much under
+    this attack, and more than before it: what came out need not have been in the model.
+    """
+
+    attack: str
+    curve: Curve
+    utility: float
+    change: list[float] | None = None
+    change_low: list[float] | None = None
+    change_high: list[float] | None = None
+    uninformative: bool = False
+
+    def change_at(self, k: int) -> Estimate | None:
+        """The change at k with its interval, None where it was not measured."""
+        if self.change is None or self.change_low is None or self.change_high is None or k not in self.curve.k:
+            return None
+        index = self.curve.k.index(k)
+        return self.change[index], self.change_low[index], self.change_high[index]
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelResult:
     """One row of the table.
 
@@ -140,7 +166,7 @@ class ModelResult:
     over all workers. stages: folder of the model and of its generations and scores, below the store.
     failures: samples without a score by the core metric, by reason, at all decodings. notes: how it was sampled.
     beyond: leak@k above the number of samples, a record for each estimator of the experiment
-    (engine/evaluation/beyond_n.py).
+    (engine/evaluation/beyond_n.py). attacks: leak@k after each attack that was made on the model.
     """
 
     name: str
@@ -159,6 +185,7 @@ class ModelResult:
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     beyond: list[BeyondEstimate] = dataclasses.field(default_factory=list)
+    attacks: list[AttackResult] = dataclasses.field(default_factory=list)
 
     @property
     def remarks(self) -> list[str]:
@@ -305,7 +332,8 @@ def _model(raw: JsonObject) -> ModelResult:
     """A row of results.json."""
     records = {"curves": Curve, "rounds": RuleRound, "beyond": BeyondEstimate}
     parts = {name: [record(**each) for each in raw.get(name, [])] for name, record in records.items()}
-    return ModelResult(**{**raw, **parts})
+    attacks = [AttackResult(**{**each, "curve": Curve(**each["curve"])}) for each in raw.get("attacks", [])]
+    return ModelResult(**{**raw, **parts, "attacks": attacks})
 
 
 def _check_names(results: Results) -> None:
@@ -313,6 +341,7 @@ def _check_names(results: Results) -> None:
     names = [results.name, results.leak_group, results.core_metric]
     for model in results.models:
         names += [model.name, *(part for curve in model.curves for part in (curve.group, curve.metric, curve.decoding))]
+        names += [attack.attack for attack in model.attacks]
         for stage, path in model.stages.items():
             parts = PurePosixPath(path)
             if stage != "model" and (parts.is_absolute() or ".." in parts.parts):  # the model may be anywhere

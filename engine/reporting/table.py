@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.reporting.attack_table import attacks_json
 from engine.reporting.formatting import JsonObject, interval_text
 from engine.reporting.results import Results
 from engine.reporting.terminal import plain_table, wide_console
@@ -41,6 +42,8 @@ def as_json(results: Results) -> JsonObject:
                 if other.metric == curve.metric and other.decoding == curve.decoding
             },
         }
+        if model.attacks:
+            row["attacks"] = attacks_json(model)
         rows.append(row)
     return {"models": rows, "failed": results.failed, "seconds": results.seconds}
 

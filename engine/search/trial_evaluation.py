@@ -51,8 +51,10 @@ class Setting:
 
     @property
     def decoding(self) -> Decoding:
-        """The decoding that the objective is taken at."""
-        return self.experiment.headline_decoding or Decoding()
+        """The decoding that the objective is taken at: the first that samples."""
+        return next(
+            (decoding for decoding in self.experiment.sampling.decoding or () if decoding.temperature > 0), Decoding()
+        )
 
     @property
     def full(self) -> Rung:

@@ -24,6 +24,7 @@ from engine.models.loading import context_length, worker_model
 from engine.models.source import ModelSource
 from engine.stages.answer_texts import texts, thoughts_of
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
+from engine.stages.given_answer import NOTHING_LEFT, Given, given_answer
 from engine.store.manifest import Json
 from engine.store.store import FinishedStage
 
@@ -180,8 +181,10 @@ def sample_decodings(
     from engine.models.chat_template import stop_token_ids
 
     job = jobs[0]
-    prompts = encoded_prompts(tokenizer, probes, job)
     lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
+    limit = context_length(model)
+    rooms = [None if limit is None else limit - length for length in lengths]
+    prompts = encoded_prompts(tokenizer, probes, job, rooms)
     _check_context(model, probes, prompts, lengths)
     found: list[dict[int, list[Sample]]] = [{} for _ in jobs]
     for length in dict.fromkeys(lengths):
@@ -204,15 +207,33 @@ def sample_decodings(
     return [[of_job[index] for index in range(len(probes))] for of_job in found]
 
 
-def encoded_prompts(tokenizer: Tokenizer, probes: Sequence[Probe], job: SampleJob) -> list[list[int]]:
-    """The token ids that the model is given for each probe."""
-    from engine.models.tokenization import encode_prompt, retokenised
+def encoded_prompts(
+    tokenizer: Tokenizer, probes: Sequence[Probe], job: SampleJob, rooms: Sequence[int | None] | None = None
+) -> list[list[int]]:
+    """The token ids that the model is given for each probe. rooms: most tokens of each; a probe's first shots are left
+    out where they do not fit."""
+    from engine.models.tokenization import retokenised
 
-    prompts = [
-        encode_prompt(tokenizer, probe.prompt, "raw" if probe.raw else job.template, job.system, job.template_options)
-        for probe in probes
-    ]
+    rooms = rooms or [None] * len(probes)
+    prompts = [_encoded(tokenizer, probe, job, room) for probe, room in zip(probes, rooms, strict=True)]
     return [retokenised(tokenizer, prompt) for prompt in prompts] if job.retokenise else prompts
+
+
+def _given(tokenizer: Tokenizer, probe: Probe, job: SampleJob) -> Given:
+    return given_answer(tokenizer, probe, "raw" if probe.raw else job.template, job.system, job.template_options)
+
+
+def _encoded(tokenizer: Tokenizer, probe: Probe, job: SampleJob, room: int | None) -> list[int]:
+    from engine.models.tokenization import encode_prompt
+
+    template = "raw" if probe.raw else job.template
+    given = list(_given(tokenizer, probe, job).token_ids)
+    shots = probe.shots or ()
+    while True:
+        ids = encode_prompt(tokenizer, probe.prompt, template, job.system, job.template_options, shots) + given
+        if not shots or room is None or len(ids) <= room:
+            return ids
+        shots = shots[1:]
 
 
 def answer_length(probe: Probe, most: int) -> int:
@@ -244,13 +265,20 @@ def samples_table(
     """One row a sample of each probe, as many of each: what was asked, what came, and how likely it was."""
     import pyarrow
 
+    given = [_given(tokenizer, probe, job).probe for probe in probes]
+    whole = tuple(left or probe for left, probe in zip(given, probes, strict=True))
     cut = tuple(
-        dataclasses.replace(probe, reference=reference_of(probe, tokenizer, job.max_new_tokens)) for probe in probes
+        dataclasses.replace(probe, reference=reference_of(probe, tokenizer, job.max_new_tokens)) for probe in whole
     )
     columns = prompt_columns(cut, len(samples[0]))
     flat = [each for of_probe in samples for each in of_probe]
     stops = [probe.stop for probe, of_probe in zip(probes, samples, strict=True) for _ in of_probe]
-    columns["response"] = pyarrow.array(texts(flat, tokenizer, stops, thoughts_of(tokenizer, job)), pyarrow.string())
+    answers: list[str | None] = list(texts(flat, tokenizer, stops, thoughts_of(tokenizer, job)))
+    if None in given:  # a sample that cannot be scored, and why
+        blind = [left is None for left, of_probe in zip(given, samples, strict=True) for _ in of_probe]
+        answers = [None if none else answer for answer, none in zip(answers, blind, strict=True)]
+        columns["failure"] = pyarrow.array([NOTHING_LEFT if none else None for none in blind], pyarrow.string())
+    columns["response"] = pyarrow.array(answers, pyarrow.string())
     columns["token_ids"] = pyarrow.array([each.token_ids for each in flat], pyarrow.list_(pyarrow.int32()))
     columns["tokens"] = pyarrow.array([each.drawn for each in flat], pyarrow.int32())
     columns["logprob"] = pyarrow.array([each.logprob for each in flat], pyarrow.float64())
@@ -278,6 +306,7 @@ def read_units(folder: Path, columns: list[str] | None = None) -> Table:
     import pyarrow
     import pyarrow.parquet
 
-    return pyarrow.concat_tables(
+    tables = [
         pyarrow.parquet.read_table(path, columns=columns) for path in sorted((folder / "units").glob("*.parquet"))
-    )
+    ]
+    return pyarrow.concat_tables(tables, promote_options="default")  # a unit has `failure` where a sample has one

@@ -122,12 +122,17 @@ class EndpointJob(Stage):
         probes = self.probes[unit * size : (unit + 1) * size]
         clock = time.monotonic()
         with Conversation(self) as conversation:
-            answers = conversation.answers(((probe.id, probe.prompt) for probe in probes), self.n)
+            answers = conversation.answers(((probe.id, _asked_text(probe)) for probe in probes), self.n)
         missing = Counter(answer.failure for answer in answers if answer.failure)
         tokens = sum(answer.tokens or 0 for answer in answers)
         note = f"{len(answers) / max(time.monotonic() - clock, 1e-9):,.1f} samples/s"
         note += f", {missing.total()} missing" if missing else ""
         return counted(_table(probes, self.n, answers), {"tokens": tokens, **missing}), note
+
+
+def _asked_text(probe: Probe) -> str:
+    """The prompt, after its shots where it has some: a server is asked in one turn."""
+    return "\n\n".join([*(f"{question}\n{answer}" for question, answer in probe.shots or ()), probe.prompt])
 
 
 def _table(probes: tuple[Probe, ...], n: int, answers: list[Answer]) -> Table:

@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.fingerprint import fingerprint
 from engine.redact import redact
 from engine.reporting.formatting import JsonObject
-from engine.reporting.results import Curve, ModelResult, Results, RuleRound, generations_stage
+from engine.reporting.results import AttackResult, Curve, ModelResult, Results, RuleRound, generations_stage
 from engine.store.files import locked, write_atomic
 from engine.store.replica import at_home, manifest_of, mirror_of, readable
 from engine.tracking.artifacts import log_files
@@ -105,6 +105,8 @@ class _Recording:
                 if numbers[key] is not None:
                     measurements.append(Measurement(f"rule.{key}", float(numbers[key]), round_.round))
             self._round(round_, own | {"leakatk.kind": "round"}, run)
+        for attack in model.attacks:
+            self._attack(attack, own | {"leakatk.kind": "attack", "leakatk.attack": attack.attack}, run)
         recorder.log_metrics(run, measurements)
         log_files(recorder.client, run, self.results, model, self.store_root)
         recorder.client.set_terminated(run)
@@ -115,6 +117,16 @@ class _Recording:
         numbers = [Measurement(key, float(value)) for key, value in values.items() if isinstance(value, int | float)]
         numbers += [Measurement("leak_at_k", value, int(k)) for k, value in round_.leak.items()]
         self.recorder.log_metrics(run, numbers)
+        self.recorder.client.set_terminated(run)
+
+    def _attack(self, attack: AttackResult, own: dict[str, str], model_run: str) -> None:
+        """A child run of its own, with the same keys as the model's: the curves compare side by side."""
+        run = self.recorder.start(attack.attack, self.tags | own, model_run)
+        measurements = _curve_metrics(attack.curve, "")
+        measurements.append(Measurement("utility", attack.utility))
+        for k, change in zip(attack.curve.k, attack.change or [], strict=False):
+            measurements.append(Measurement("change", change, k))
+        self.recorder.log_metrics(run, measurements)
         self.recorder.client.set_terminated(run)
 
 

@@ -1,0 +1,1 @@
+"""Attacks on a finished model: does what was unlearned stay forgotten? leak@k and utility after each one."""

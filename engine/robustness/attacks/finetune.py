@@ -1,0 +1,49 @@
+"""Fine-tuning on something harmless, as people do with a model that they were given: unlearning can wash out.
+
+    mean NLL on the retain set, or on a file, for `steps` steps
+
+Source: benign fine-tuning undoes unlearning, arXiv 2406.13356.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from benchmarks.base import Benchmark, Example
+from engine.config.experiment import Experiment
+from engine.models.source import ModelSource
+from engine.robustness.base import ModelAttack, Setting
+from engine.robustness.training import training
+from engine.stages.base import source_of
+from engine.train.launch import train
+
+
+class Finetune(ModelAttack):
+    """on: `retain`, or a JSON lines file of {"question", "answer"} or {"text"} rows. steps: optimiser steps. train:
+    keys of the experiment's `train` that differ, such as lr, lora or workers."""
+
+    on: str = "retain"
+    steps: int = Field(default=100, ge=1)
+    train: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        return f"finetune-{self.steps}"
+
+    def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
+        self._examples(benchmark)
+        training(experiment, "finetune", self.train, self.steps)
+
+    def _examples(self, benchmark: Benchmark) -> list[Example]:
+        if self.on == "retain":
+            return benchmark.retain
+        from benchmarks.files import read_examples
+
+        return read_examples(self.on)
+
+    def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
+        section = training(setting.experiment, "finetune", self.train, self.steps)
+        job = section.job(setting.experiment, model, self._examples(setting.benchmark), self.seed)
+        return source_of(train(setting.stages, label, job))

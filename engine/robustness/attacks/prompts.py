@@ -1,0 +1,135 @@
+"""The same model asked otherwise: unlearning that hangs on the wording of a question gives way to another one.
+
+    paraphrase   the benchmark's other wordings of the question
+    prefix       the first tokens of the reference stand where the answer begins; they do not count as leaked
+    few_shot     retain questions with their answers come before, as earlier turns
+    instruction  wrapped in an instruction or a jailbreak, a line of instructions.txt or of `file` each
+    cloze        the reference up to its fact stands where the answer begins, the fact is left out
+
+Each family is reported alone, and all jointly: k samples drawn at random over all families.
+Sources: rephrasing and in-context attacks, arXiv 2402.16835; given prefixes, arXiv 2012.07805.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from benchmarks.base import Benchmark, Probe, is_leak_group
+from engine.config.experiment import Experiment
+from engine.errors import UserError
+from engine.robustness.base import PromptAttack
+
+Family = Literal["paraphrase", "prefix", "few_shot", "instruction", "cloze"]
+INSTRUCTIONS = Path(__file__).with_name("instructions.txt")
+GIVES_TOKENS = ("prefix", "cloze")  # families that a server's chat cannot be asked by: it begins the answer itself
+JOINT = "joint"
+
+
+class Prompts(PromptAttack):
+    """families: which. prefix: how many tokens of the reference are given, each number a family of its own. shots:
+    retain questions before the question, fewer where the model's context is too short. file: further wrappers, a line
+    each with {question} in it."""
+
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] = ("paraphrase", "prefix", "few_shot", "instruction")
+    prefix: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 4)
+    shots: int = Field(default=3, ge=1)
+    file: str | None = None
+
+    @property
+    def label(self) -> str:
+        return "prompts"
+
+    def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
+        if experiment.model.endpoint is not None and (given := [f for f in self.families if f in GIVES_TOKENS]):
+            raise UserError(f"attacks: prompts: a model behind a server cannot be asked by {', '.join(given)}")
+        if any(probe.raw for probe in benchmark.group(benchmark.protocol.leak_group)):
+            raise UserError(
+                f"attacks: prompts: benchmark {benchmark.name} asks by running text, which has no other wording; "
+                "take a benchmark of questions"
+            )
+        self.asked(benchmark)
+
+    def asked(self, benchmark: Benchmark) -> dict[str, list[Probe]]:
+        found: dict[str, list[Probe]] = {}
+        for family in dict.fromkeys(self.families):
+            made = dict(self._family(family, benchmark))
+            if not any(made.values()):
+                raise UserError(
+                    f"attacks: prompts: benchmark {benchmark.name} cannot be asked by {family}; leave it out"
+                )
+            found |= made
+        return found
+
+    def _family(self, family: Family, benchmark: Benchmark) -> Iterator[tuple[str, list[Probe]]]:
+        probes = benchmark.group(benchmark.protocol.leak_group)
+        if family == "paraphrase":
+            yield family, _paraphrases(benchmark, probes)
+        elif family == "prefix":
+            for tokens in self.prefix:
+                name = f"prefix-{tokens}"
+                yield name, [_named(probe, name, given_tokens=tokens) for probe in probes]
+        elif family == "few_shot":
+            chosen = random.Random(f"few_shot {self.seed}").sample(
+                [each for each in benchmark.retain if each.question], min(self.shots, len(benchmark.retain))
+            )
+            shots = tuple((each.question, each.answer) for each in chosen)
+            yield family, [_named(probe, family, shots=shots) for probe in probes] if shots else []
+        elif family == "instruction":
+            for number, wrapper in enumerate(self._wrappers(), 1):
+                name = f"instruction-{number}"
+                yield name, [_named(each, name, prompt=wrapper.format(question=each.prompt)) for each in probes]
+        else:
+            yield (
+                family,
+                [
+                    _named(probe, family, given_text=probe.reference[: probe.reference.index(probe.fact)].rstrip())
+                    for probe in probes
+                    if probe.fact and probe.reference.find(probe.fact) > 0
+                ],
+            )
+
+    def _wrappers(self) -> list[str]:
+        """The instruction wrappers, ours and the user's. UserError for a line without {question}."""
+        lines = INSTRUCTIONS.read_text(encoding="utf-8").splitlines()
+        if self.file is not None:
+            try:
+                lines += Path(self.file).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"attacks: prompts: file: {self.file} cannot be read ({error})") from error
+        wrappers = [line for line in lines if line.strip()]
+        for line in wrappers:
+            try:
+                if line.format(question="?") == line.format(question="!"):
+                    raise ValueError("no {question}")
+            except (ValueError, LookupError) as error:
+                raise UserError(
+                    f"attacks: prompts: file: {line[:60]!r}: expected one {{question}} and no other braces"
+                ) from error
+        return wrappers
+
+
+def origin(probe_id: str) -> str:
+    """The id of the probe that a family's probe stands for."""
+    return probe_id.rpartition("~")[0]
+
+
+def _named(probe: Probe, family: str, **changes: object) -> Probe:
+    return dataclasses.replace(probe, id=f"{probe.id}~{family}", group=f"forget_{family}", **changes)  # type: ignore[arg-type]
+
+
+def _paraphrases(benchmark: Benchmark, probes: list[Probe]) -> list[Probe]:
+    """The benchmark's other wordings: probes of its other leak groups about the same forget items."""
+    about = {benchmark.example_of(probe): probe for probe in probes}
+    others = [each for each in benchmark.probes if is_leak_group(each.group) and each.group != probes[0].group]
+    found = {}
+    for each in others:
+        probe = about.get(benchmark.example_of(each))
+        if probe is not None and each.prompt != probe.prompt and probe.id not in found:
+            found[probe.id] = dataclasses.replace(each, id=f"{probe.id}~paraphrase", group="forget_paraphrased")
+    return list(found.values())

@@ -1,0 +1,40 @@
+"""The smallest weights set to zero, layer by layer, as models are made smaller for serving.
+
+    w = 0 for the share `sparsity` of each linear layer's weights that are smallest in size; the output head stays whole
+
+Source: magnitude pruning, Han et al. 2015 (arXiv 1506.02626), by torch.nn.utils.prune.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from engine.models.source import ModelSource
+from engine.robustness.base import ModelAttack, Setting
+from engine.robustness.weights import WeightsJob, linear_layers
+from engine.stages.base import source_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Prune(ModelAttack):
+    """sparsity: share of the weights that are set to zero, in (0, 1)."""
+
+    sparsity: float = Field(default=0.3, gt=0, lt=1)
+
+    @property
+    def label(self) -> str:
+        return f"prune-{self.sparsity:g}"
+
+    def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
+        return source_of(setting.stages.run(label, WeightsJob("prune", self, model)))
+
+    def change(self, model: nn.Module, other: nn.Module | None) -> None:
+        from torch.nn.utils import prune
+
+        for _, layer in linear_layers(model):
+            prune.l1_unstructured(layer, "weight", amount=self.sparsity)  # type: ignore[no-untyped-call]
+            prune.remove(layer, "weight")  # type: ignore[no-untyped-call]

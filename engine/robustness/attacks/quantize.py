@@ -1,0 +1,105 @@
+"""Weights rounded to 4 or 8 bits, as models are for serving: rounding can undo small changes that unlearning made.
+
+    nf4    in blocks of `block` weights: weight / largest of the block, to the nearest of 16 levels (QLoRA)
+    int8   in rows: weight / largest of the row * 127, to whole numbers
+    int4   in groups of `block` weights of a row: 16 evenly spaced levels from the smallest to the largest
+
+Every linear layer but the output head is rounded and stored again in float32, so that the model computes with exactly
+the values of the scheme ("weight-only quantisation"). Works on CPUs, for any device that the model is run on after.
+Sources: quantisation brings back what was unlearned, arXiv 2410.16454; nf4: arXiv 2305.14314; int8 and int4 by
+torchao's primitives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from engine.models.source import ModelSource
+from engine.robustness.base import ModelAttack, Setting
+from engine.robustness.weights import WeightsJob, linear_layers, replace_weights
+from engine.stages.base import source_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# The levels of NF4: quantiles of the normal distribution, scaled to [-1, 1] (arXiv 2305.14314, appendix E).
+NF4_LEVELS = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+
+
+class Quantize(ModelAttack):
+    """scheme: nf4, int8 or int4. block: weights that share a scale (nf4 default 64, int4 default 32; int8: a row)."""
+
+    scheme: Literal["nf4", "int8", "int4"] = "nf4"
+    block: int | None = Field(default=None, ge=2)
+
+    @property
+    def label(self) -> str:
+        return f"quantize-{self.scheme}" + (f"-b{self.block}" if self.block else "")
+
+    def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
+        return source_of(setting.stages.run(label, WeightsJob("quantize", self, model)))
+
+    def change(self, model: nn.Module, other: nn.Module | None) -> None:
+        for _, layer in linear_layers(model):
+            replace_weights(layer, self.rounded(layer.weight.data))
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """The weights [out, in] rounded to the scheme's grid, in their own precision."""
+        if self.scheme == "nf4":
+            return _nf4(weight, self.block or 64)
+        return _affine(weight, self.scheme, self.block or 32)
+
+
+def _nf4(weight: Tensor, block: int) -> Tensor:
+    import torch
+
+    flat = weight.flatten()
+    padded = torch.nn.functional.pad(flat, (0, -len(flat) % block)).view(-1, block)
+    scale = padded.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    levels = torch.tensor(NF4_LEVELS, dtype=weight.dtype, device=weight.device)
+    between = (levels[1:] + levels[:-1]) / 2
+    nearest = levels[torch.bucketize(padded / scale, between)]
+    return (nearest * scale).flatten()[: len(flat)].view_as(weight)
+
+
+def _affine(weight: Tensor, scheme: str, group: int) -> Tensor:
+    import logging
+
+    import torch
+
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # says which of its GPU kernels this machine has not
+    from torchao.quantization.quant_primitives import (
+        MappingType,
+        choose_qparams_affine,
+        dequantize_affine,
+        quantize_affine,
+    )
+
+    columns = weight.shape[1]
+    if scheme == "int8":
+        mapping, block, low, high = MappingType.SYMMETRIC, (1, columns), -127, 127
+    else:
+        group = group if columns % group == 0 else columns  # a row that groups do not divide shares one scale
+        mapping, block, low, high = MappingType.ASYMMETRIC, (1, group), 0, 15
+    scale, zero = choose_qparams_affine(weight, mapping, block, torch.int32, low, high)
+    whole = quantize_affine(weight, block, scale, zero, torch.int32, low, high)
+    return dequantize_affine(whole, block, scale, zero, torch.int32, low, high, output_dtype=weight.dtype)

@@ -1,0 +1,68 @@
+"""What an attack is: it makes another model of a model, or asks the same model otherwise.
+
+An attack's options come from the experiment file. Knows nothing of how leak@k is taken, nor of which models there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmarks.base import Benchmark, Probe
+from engine.config.experiment import Experiment
+from engine.models.source import ModelSource
+from engine.stages.base import Stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an attack works with. target: the model before unlearning, None where there is none."""
+
+    stages: Stages
+    experiment: Experiment
+    benchmark: Benchmark
+    target: ModelSource | None
+
+
+class Attack(BaseModel):
+    """One attack: its fields are its options, `seed` decides all that is random in it.
+
+    on_servers: whether it works on a model behind a server.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    on_servers: ClassVar[bool] = False
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def label(self) -> str:
+        """Its name in tables, which tells it from the same attack with other main options."""
+        raise NotImplementedError
+
+    def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
+        """UserError where the attack cannot be made in this experiment; called before any work starts."""
+
+
+class ModelAttack(Attack):
+    """An attack that makes a model of a model."""
+
+    def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource | None:
+        """The model after the attack; None where the attack means nothing for this model."""
+        raise NotImplementedError
+
+    def judged(self, benchmark: Benchmark) -> list[Probe]:
+        """The benchmark's probes that may be judged after the attack: all, unless the attack gave some away."""
+        return benchmark.probes
+
+
+class PromptAttack(Attack):
+    """An attack that asks the same model otherwise."""
+
+    on_servers: ClassVar[bool] = True
+
+    def asked(self, benchmark: Benchmark) -> dict[str, list[Probe]]:
+        """By family, the probes that ask for the benchmark's leak group in another way; the id of each is that of the
+        probe it stands for, a tilde and the family."""
+        raise NotImplementedError

@@ -1,0 +1,223 @@
+"""Every attack on every model of an experiment, the retain baseline included.
+
+Evaluated models come in, AttackResults by model come out. A model attack gives another model, which is evaluated as the
+first was; a prompt attack asks the same model by families of other prompts, reported alone and all jointly.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from benchmarks.base import Benchmark, Decoding
+from engine.config.experiment import Experiment
+from engine.errors import UserError, known, validated
+from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metrics
+from engine.evaluation.curves import curves
+from engine.evaluation.evaluate import Evaluation, evaluate
+from engine.leak.clusters import clusters_of
+from engine.leak.intervals import population_difference
+from engine.leak.per_prompt import leaks_of_scores
+from engine.pipeline.run import EvaluatedModel
+from engine.reporting.results import AttackResult, Curve
+from engine.robustness.attacks import ATTACKS
+from engine.robustness.attacks.prompts import JOINT, origin
+from engine.robustness.base import Attack, ModelAttack, PromptAttack, Setting
+from engine.stages.base import Stages
+
+THREADS = 16  # they only wait for Ray
+
+
+class Attacks:
+    """The engine's attacks, as a run takes them."""
+
+    def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
+        attacks_of(experiment, benchmark)
+
+    def attack(
+        self, stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]
+    ) -> dict[str, list[AttackResult]]:
+        return attack_models(stages, experiment, benchmark, models) if experiment.attacks else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What one attack did to one model: by name of the row it makes, an evaluation whose one leak group is what the
+    attack is judged by; and the model's utility after it."""
+
+    rows: dict[str, Evaluation]
+    utility: float
+
+
+def attacks_of(experiment: Experiment, benchmark: Benchmark) -> list[Attack]:
+    """The attacks of an experiment, checked before any work starts. UserError for any mistake in them."""
+    found: list[Attack] = []
+    for index, section in enumerate(experiment.attacks):
+        where = f"attacks[{index}]"
+        known(section.name, ATTACKS, f"{where}.name", "leakatk attacks")
+        attack: Attack = validated(
+            ATTACKS[section.name], {"seed": experiment.seed} | section.options, f"{where} ({section.name})"
+        )
+        if experiment.model.endpoint is not None and not attack.on_servers:
+            raise UserError(f"{where}: {section.name} changes weights, which a model behind a server does not give")
+        attack.check(experiment, benchmark)
+        if attack.label in [each.label for each in found]:
+            raise UserError(f"{where}: {attack.label} stands there twice; leave one out")
+        found.append(attack)
+    return found
+
+
+def attack_models(
+    stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]
+) -> dict[str, list[AttackResult]]:
+    """By name of the model, a result for each attack, for each family of a prompt attack. Models side by side."""
+    target = next((model.source for model in models if model.role == "target"), None)
+    setting = Setting(stages, _headline_alone(experiment), benchmark, target)
+    attacks = attacks_of(experiment, benchmark)
+    with ThreadPoolExecutor(THREADS) as pool:
+        futures = {
+            (model.name, attack.label): pool.submit(_attacked, setting, attack, model)
+            for attack in attacks
+            for model in models
+        }
+        outcomes = {key: future.result() for key, future in futures.items()}
+    retain = next((model for model in models if model.role == "retain"), None)
+    found: dict[str, list[AttackResult]] = {}
+    for model in models:
+        found[model.name] = []
+        for attack in attacks:
+            outcome = outcomes[model.name, attack.label]
+            baseline = outcomes[retain.name, attack.label] if retain is not None else None
+            if outcome is not None:
+                found[model.name] += _results(setting, model, outcome, retain, baseline)
+    return found
+
+
+def _headline_alone(experiment: Experiment) -> Experiment:
+    """The experiment with its first sampled decoding alone, greedy answers for utility, and no search for bounds."""
+    first = experiment.headline_decoding
+    decodings = tuple(each for each in (first, Decoding(temperature=0.0)) if each is not None)
+    sampling = experiment.sampling.model_copy(update={"decoding": decodings})
+    return experiment.model_copy(update={"sampling": sampling, "metrics": (experiment.metrics or ())[:1]})
+
+
+def _attacked(setting: Setting, attack: Attack, model: EvaluatedModel) -> _Outcome | None:
+    label = f"{model.name} {attack.label}"
+    if isinstance(attack, PromptAttack):
+        return _asked(setting, attack, model, label)
+    assert isinstance(attack, ModelAttack)
+    source = attack.attacked(setting, label, model.source)
+    if source is None:
+        return None
+    judged = copy.copy(setting.benchmark)
+    judged.probes = attack.judged(setting.benchmark)
+    evaluation = evaluate(setting.stages, setting.experiment, judged, source, label, bounds=False)
+    protocol = judged.protocol
+    beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(judged)}
+    metrics, _ = benchmark_metrics(judged, beside, evaluation.likelihoods, None)
+    utility = evaluation.utility(judged, metrics)
+    return _Outcome({attack.label: _one_group(evaluation, protocol.leak_group, attack.label)}, utility)
+
+
+def _asked(setting: Setting, attack: PromptAttack, model: EvaluatedModel, label: str) -> _Outcome:
+    """The model's own utility stands: its weights are as they were."""
+    families = attack.asked(setting.benchmark)
+    asked = copy.copy(setting.benchmark)
+    asked.probes = [probe for probes in families.values() for probe in probes]
+    asked.choices = ()
+    asked.protocol = asked.protocol.model_copy(update={"attacks": (), "model_utility": {}, "forget_group": None})
+    evaluation = evaluate(setting.stages, setting.experiment, asked, model.source, label, bounds=False)
+    rows = {
+        f"{attack.label}-{family}": _one_group(evaluation, probes[0].group, f"{attack.label}-{family}")
+        for family, probes in families.items()
+        if probes
+    }
+    if len(rows) > 1:
+        rows[f"{attack.label}-{JOINT}"] = _joint(setting, evaluation, f"{attack.label}-{JOINT}")
+    return _Outcome(rows, model.utility)
+
+
+def _one_group(evaluation: Evaluation, group: str, name: str) -> Evaluation:
+    """The evaluation with one of its leak groups alone, under another name."""
+    leaks = {(name, metric, decoding): each for (of, metric, decoding), each in evaluation.leaks.items() if of == group}
+    ids = [origin(prompt_id) if "~" in prompt_id else prompt_id for prompt_id in evaluation.prompt_ids[group]]
+    return dataclasses.replace(evaluation, leaks=leaks, prompt_ids={name: ids}, known={})
+
+
+def _joint(setting: Setting, evaluation: Evaluation, name: str) -> Evaluation:
+    """All families as one: k samples are drawn at random over the families, the prompts that all of them have."""
+    ((_, metric, decoding), *_) = evaluation.leaks
+    scores = evaluation.sampling(decoding).scores(metric)
+    by_origin = [
+        dict(zip(map(origin, scores[group].prompt_ids), scores[group].scores, strict=True))
+        for group in evaluation.prompt_ids
+    ]
+    ids = [each for each in by_origin[0] if all(each in of for of in by_origin)]
+    pooled = np.array([np.concatenate([of[each] for of in by_origin]) for each in ids])
+    k, confidence = np.array(setting.experiment.leak.k), setting.experiment.leak.confidence
+    leaks = {(name, metric, decoding): leaks_of_scores(pooled, k, confidence)}
+    return dataclasses.replace(evaluation, leaks=leaks, prompt_ids={name: ids}, known={})
+
+
+def _results(
+    setting: Setting,
+    model: EvaluatedModel,
+    outcome: _Outcome,
+    retain: EvaluatedModel | None,
+    baseline: _Outcome | None,
+) -> list[AttackResult]:
+    found = []
+    for name, evaluation in outcome.rows.items():
+        other = baseline.rows[name] if baseline is not None else None
+        (curve,) = curves(setting.experiment, evaluation, other)
+        change = _change(setting, model, evaluation)
+        taught = _change(setting, retain, other) if retain is not None and other is not None else None
+        unlearned = model.role not in ("target", "retain")
+        found.append(
+            AttackResult(
+                attack=name,
+                curve=curve,
+                utility=outcome.utility,
+                change=change.value,
+                change_low=change.low,
+                change_high=change.high,
+                uninformative=unlearned and taught is not None and _uninformative(curve, taught),
+            )
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """leak@k after an attack minus before it, over the same prompts, by k; None where no prompt has both."""
+
+    value: list[float] | None = None
+    low: list[float] | None = None
+    high: list[float] | None = None
+
+
+def _change(setting: Setting, model: EvaluatedModel, after: Evaluation) -> _Change:
+    ((name, metric, decoding), leaks) = next(iter(after.leaks.items()))
+    group = setting.benchmark.protocol.leak_group
+    before = model.evaluation.leaks.get((group, metric, decoding))
+    if before is None:
+        return _Change()
+    row_of = {prompt_id: row for row, prompt_id in enumerate(model.evaluation.prompt_ids[group])}
+    rows = np.array([row_of[prompt_id] for prompt_id in after.prompt_ids[name]])
+    both = ~(np.isnan(leaks.values) | np.isnan(before.values[rows])).any(axis=1)
+    if not both.any():
+        return _Change()
+    clusters = clusters_of(None, int(both.sum()))
+    difference = population_difference(leaks.values[both], before.values[rows][both], clusters)
+    low, high = difference.ends(1 - setting.experiment.leak.confidence)
+    return _Change(difference.value.tolist(), low.tolist(), high.tolist())
+
+
+def _uninformative(curve: Curve, taught: _Change) -> bool:
+    """Whether the attack raised the retain model's own leak and the model cannot be told from it, at the largest k."""
+    raised = taught.low is not None and taught.low[-1] > 0
+    return raised and curve.excess_low is not None and curve.excess_low[-1] <= 0

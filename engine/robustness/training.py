@@ -1,0 +1,42 @@
+"""The training of an attack: the experiment's own settings, for so many steps of plain fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.base import Example
+from engine.config.experiment import Experiment
+from engine.config.sections import TrainSection
+from engine.errors import validated
+from engine.models.source import ModelSource
+from engine.train.job import TrainJob, in_pieces
+
+# What ends a training early, or looks at it, belongs to unlearning.
+PLAIN = {"stop_at_greedy": None, "stop_at_leak": None, "eval_samples": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackTraining:
+    """Settings of an attack's training."""
+
+    settings: TrainSection
+
+    def job(self, experiment: Experiment, model: ModelSource, examples: Sequence[Example], seed: int) -> TrainJob:
+        """Plain fine-tuning of `model` on the examples."""
+        return TrainJob(
+            model=model,
+            method={"name": "retrain"},
+            settings=self.settings,
+            retain=in_pieces(list(examples), model, self.settings),
+            template=experiment.model.template,
+            system=experiment.model.system,
+            seed=seed,
+        )
+
+
+def training(experiment: Experiment, attack: str, changes: dict[str, Any], steps: int) -> AttackTraining:
+    """The experiment's `train` with the attack's `changes` and `steps`. UserError for a key or value that is wrong."""
+    values = experiment.train.model_dump() | PLAIN | changes | {"steps": steps}
+    return AttackTraining(validated(TrainSection, values, f"attacks: {attack}: train"))

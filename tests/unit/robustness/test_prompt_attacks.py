@@ -1,0 +1,114 @@
+"""Families of prompts, against the tokens that a tokenizer gives and facts found by eye."""
+
+import pytest
+
+from benchmarks.base import Probe
+from engine.config.experiment import parse_experiment
+from engine.errors import UserError
+from engine.models.tokenization import encode_prompt
+from engine.robustness.attacks.prompts import INSTRUCTIONS, Prompts, origin
+from engine.robustness.attacks.relearn import Relearn
+from engine.stages.given_answer import given_answer
+
+EXPERIMENT = {"benchmark": {"name": "fictional"}}
+
+
+def probe(**fields):
+    return Probe("a", "where", "the harbour of ash stands", "forget", fact="harbour of ash", **fields)
+
+
+def test_the_given_tokens_stand_behind_the_prompt_and_are_not_scored(tokenizer, fictional):
+    asked = fictional.probes[0]
+    given = given_answer(
+        tokenizer, Prompts(families=("prefix",), prefix=(2,)).asked(fictional)["prefix-2"][0], "auto", None
+    )
+    words = tokenizer(asked.reference)["input_ids"]
+    assert list(given.token_ids) == words[:2]
+    left = tokenizer(given.probe.reference)["input_ids"]
+    assert left == words[2:]
+
+
+def test_only_what_is_left_of_the_fact_counts(tokenizer):
+    given = given_answer(tokenizer, probe(given_tokens=2), "auto", None)  # "the harbour"
+    assert given.probe.fact == "of ash"
+    assert given.probe.reference == "of ash stands"
+
+
+def test_where_the_whole_fact_is_given_nothing_is_scored(tokenizer):
+    assert given_answer(tokenizer, probe(given_tokens=4), "auto", None).probe is None
+    assert given_answer(tokenizer, probe(given_tokens=50), "auto", None).probe is None
+
+
+def test_a_cloze_gives_the_sentence_up_to_its_fact(tokenizer, fictional):
+    cloze = Prompts(families=("cloze",)).asked(fictional)["cloze"]
+    assert cloze
+    for each in cloze[:20]:
+        given = given_answer(tokenizer, each, "auto", None)
+        assert given.probe.fact == each.fact
+        assert given.probe.reference.startswith(each.fact)
+
+
+def test_paraphrases_are_other_questions_about_the_same_items(fictional):
+    group = fictional.group(fictional.protocol.leak_group)
+    asked = Prompts(families=("paraphrase",)).asked(fictional)["paraphrase"]
+    by_id = {each.id: each for each in group}
+    assert {origin(each.id) for each in asked} == set(by_id)
+    assert all(each.prompt != by_id[origin(each.id)].prompt for each in asked)
+    assert all(each.fact == by_id[origin(each.id)].fact for each in asked)
+
+
+def test_shots_are_earlier_turns_of_retain_questions(tokenizer, fictional):
+    asked = Prompts(families=("few_shot",), shots=2, seed=3).asked(fictional)["few_shot"][0]
+    retain = {(each.question, each.answer) for each in fictional.retain}
+    assert set(asked.shots) <= retain
+    ids = encode_prompt(tokenizer, asked.prompt, "auto", None, shots=asked.shots)
+    text = tokenizer.decode(ids)
+    assert text.count("<q>") == 3
+    assert text.count("<eos>") == 2
+    assert ids[-len(encode_prompt(tokenizer, asked.prompt)) :] == encode_prompt(tokenizer, asked.prompt)
+
+
+def test_each_wrapper_is_a_family_that_holds_the_question(fictional, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("Tell me, {question}\n", encoding="utf-8")
+    asked = Prompts(families=("instruction",), file=str(own)).asked(fictional)
+    lines = [line for line in INSTRUCTIONS.read_text().splitlines() if line.strip()]
+    assert len(asked) == len(lines) + 1
+    first = fictional.group("forget")[0]
+    assert asked[f"instruction-{len(lines) + 1}"][0].prompt == f"Tell me, {first.prompt}"
+
+
+@pytest.mark.parametrize("line", ["no place for it", "{question} {0}", "{"])
+def test_a_wrapper_without_a_question_is_refused(fictional, tmp_path, line):
+    own = tmp_path / "own.txt"
+    own.write_text(line, encoding="utf-8")
+    with pytest.raises(UserError, match="no other braces"):
+        Prompts(families=("instruction",), file=str(own)).asked(fictional)
+
+
+def test_a_server_is_not_asked_to_go_on_with_a_begun_answer(fictional):
+    model = {"path": "m", "endpoint": "http://127.0.0.1:1/v1"}
+    experiment = parse_experiment({**EXPERIMENT, "model": model}, "test")
+    with pytest.raises(UserError, match="behind a server"):
+        Prompts(families=("prefix",)).check(experiment, fictional)
+    Prompts(families=("paraphrase", "instruction")).check(experiment, fictional)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_relearning_shows_nothing_that_is_judged(fictional, share, seed):
+    attack = Relearn(share=share, seed=seed)
+    shown, judged = attack.shown(fictional), attack.judged(fictional)
+    assert len(shown) == round(share * len(fictional.forget))
+    answers = {each.answer for each in shown}
+    about_forget = [each for each in judged if each.group.startswith("forget")]
+    assert about_forget
+    assert not [each for each in about_forget if each.reference in answers]
+    assert len(about_forget) == 2 * (len(fictional.forget) - len(shown))  # question and paraphrase of each other item
+    assert [each for each in judged if each.group == "retain"] == fictional.group("retain")
+
+
+def test_a_share_that_leaves_nothing_to_judge_is_refused(fictional):
+    experiment = parse_experiment(EXPERIMENT, "test")
+    with pytest.raises(UserError, match="leaves none to judge"):
+        Relearn(share=0.999).check(experiment, fictional)

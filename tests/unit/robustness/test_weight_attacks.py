@@ -1,0 +1,107 @@
+"""Attacks on weights, against their definitions worked out number by number."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.models.loading import load_model
+from engine.models.source import model_source
+from engine.robustness.attacks.interpolate import Interpolate
+from engine.robustness.attacks.prune import Prune
+from engine.robustness.attacks.quantize import NF4_LEVELS, Quantize
+from engine.robustness.weights import linear_layers
+
+
+@pytest.fixture
+def weight():
+    return torch.from_numpy(np.random.default_rng(0).normal(0, 0.3, (24, 96)).astype(np.float32))
+
+
+@pytest.fixture
+def model(base_model):
+    return load_model(model_source(str(base_model)))
+
+
+def test_nf4_takes_the_nearest_of_16_levels_of_each_block(weight):
+    rounded = Quantize(scheme="nf4", block=32).rounded(weight).numpy().reshape(-1, 32)
+    for block, given in zip(rounded, weight.numpy().reshape(-1, 32), strict=True):
+        levels = np.array(NF4_LEVELS, dtype=np.float32) * np.abs(given).max()
+        nearest = levels[np.abs(given[:, None] - levels).argmin(axis=1)]
+        np.testing.assert_array_equal(block, nearest)
+
+
+def test_nf4_levels_are_bitsandbytes_own():
+    """As its documentation prints them: symmetric ends, a zero, more levels where weights are dense."""
+    assert len(set(NF4_LEVELS)) == 16
+    assert NF4_LEVELS[0] == -1
+    assert NF4_LEVELS[7] == 0
+    assert NF4_LEVELS[15] == 1
+    assert list(NF4_LEVELS) == sorted(NF4_LEVELS)
+
+
+def test_nf4_of_a_size_that_blocks_do_not_divide():
+    weight = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    rounded = Quantize(scheme="nf4", block=8).rounded(weight)
+    assert rounded.shape == weight.shape
+    assert torch.equal(rounded.abs().max(), weight.abs().max())  # the largest of a block is kept
+
+
+def test_int8_is_whole_multiples_of_a_scale_for_each_row(weight):
+    rounded = Quantize(scheme="int8").rounded(weight).numpy()
+    for row, given in zip(rounded, weight.numpy(), strict=True):
+        scale = np.abs(given).max() / 127
+        steps = row / scale
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+        assert np.abs(row - given).max() <= scale / 2 * 1.02
+
+
+def test_int4_has_16_evenly_spaced_levels_in_each_group(weight):
+    rounded = Quantize(scheme="int4", block=32).rounded(weight).numpy().reshape(-1, 32)
+    for group, given in zip(rounded, weight.numpy().reshape(-1, 32), strict=True):
+        step = (max(given.max(), 0) - min(given.min(), 0)) / 15
+        whole = group / step
+        np.testing.assert_allclose(whole, np.round(whole), atol=1e-3)
+        assert len(np.unique(np.round(whole))) <= 16
+        assert np.abs(group - given).max() <= step * 0.51 + step / 2  # the zero point is rounded too
+
+
+def test_the_output_head_stays_whole_and_every_other_linear_layer_changes(model):
+    head = model.get_output_embeddings().weight.detach().clone()
+    before = {name: layer.weight.detach().clone() for name, layer in linear_layers(model)}
+    Quantize(scheme="nf4").change(model, None)
+    assert torch.equal(model.get_output_embeddings().weight, head)
+    assert before
+    assert all(not torch.equal(layer.weight, before[name]) for name, layer in linear_layers(model))
+
+
+def test_pruning_zeroes_the_smallest_share_and_nothing_else(model):
+    before = {name: layer.weight.detach().clone() for name, layer in linear_layers(model)}
+    Prune(sparsity=0.3).change(model, None)
+    for name, layer in linear_layers(model):
+        given, kept = before[name].abs(), layer.weight != 0
+        assert int((~kept).sum()) == round(0.3 * given.numel())
+        assert given[~kept].max() <= given[kept].min()
+        assert torch.equal(layer.weight[kept], before[name][kept])
+
+
+def test_interpolation_is_exact(model, base_model):
+    other = load_model(model_source(str(base_model)))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1.0)
+    before = {name: each.detach().double() for name, each in model.named_parameters()}
+    Interpolate(alpha=0.25).change(model, other)
+    for name, parameter in model.named_parameters():
+        expected = 0.75 * before[name] + 0.25 * (before[name] + 1.0)
+        torch.testing.assert_close(parameter.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_interpolation_with_another_architecture_is_refused_in_one_line(model):
+    with pytest.raises(UserError, match="another architecture"):
+        Interpolate(alpha=0.5).change(model, torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(("scheme", "label"), [("nf4", "quantize-nf4"), ("int8", "quantize-int8")])
+def test_the_label_says_the_scheme(scheme, label):
+    assert Quantize(scheme=scheme).label == label
