@@ -144,6 +144,23 @@ def test_this_machine_is_seen_as_the_system_says(tmp_path):
     assert this_node(str(tmp_path / "nowhere")).disk is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "state", "says"),
+    [
+        (["numpy>=2,<3", 'absent>=1; extra == "test"'], "yes", "every version"),
+        (["numpy>=99,<100"], "note", "instead of"),
+        (["absent>=1,<2"], "no", "absent missing instead of"),
+    ],
+)
+def test_doctor_knows_libraries_outside_of_their_ranges(asked, state, says, monkeypatch):
+    from importlib import metadata
+
+    monkeypatch.setattr(metadata, "requires", lambda _: asked)
+    found = preflight._libraries()
+    assert found.state == state
+    assert says in found.said
+
+
 def test_doctor_looks_and_says(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
     assert main(["doctor", "--store", str(tmp_path / "s"), "--json"]) == 0
