@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 SCORE_VERSION = 3  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
+ASCII_VERSION = 2  # of scorings whose texts are all ASCII, which version 3 gives the same scores: they are found again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,23 @@ class ScoreJob(Stage):
             "generations": manifest_of(Path(self.generations))["fingerprint"],
             "metric": self.metric,
             "options": self.options,
-            "version": SCORE_VERSION,
+            "version": ASCII_VERSION if self._ascii() else SCORE_VERSION,
         }
+
+    def _ascii(self) -> bool:
+        """Whether no text that is scored holds a character beyond ASCII."""
+        import pyarrow.compute
+        import pyarrow.parquet
+
+        columns = ["response", "reference", "fact"]
+        for unit in range(self.files):
+            path = readable(unit_path(Path(self.generations) / "units", unit))
+            table = pyarrow.parquet.read_table(path, columns=columns)
+            for column in table.columns:
+                texts = column.cast(pyarrow.string()).unique().drop_null()
+                if not pyarrow.compute.all(pyarrow.compute.string_is_ascii(texts)).as_py() and len(texts):
+                    return False
+        return True
 
     def run(self, work: Path, report: Report) -> Json:
         """Fill `work/units`; returns how many samples have no score, by reason too."""
