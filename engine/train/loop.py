@@ -120,8 +120,10 @@ def _reached(state: TrainState, settings: TrainSection) -> bool:
 def _tell(report: StepReport, state: TrainState, measured: dict[str, float], end: int, settings: TrainSection) -> None:
     last = state.history[-1]
     notes = [f"loss {last['total']:.4g}", *(f"{name} {value:.3f}" for name, value in measured.items())]
-    row = last if measured and settings.eval_samples is not None else None
-    report(state.step, ", ".join(notes), state.step == end, row=row)
+    if measured and settings.eval_samples is not None:
+        report(state.step, ", ".join(notes), state.step == end, row=last)
+    else:
+        report(state.step, ", ".join(notes), state.step == end)
 
 
 @dataclasses.dataclass(frozen=True)
