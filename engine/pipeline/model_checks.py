@@ -6,9 +6,8 @@ Reads configurations and tokenizers alone, no weights.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
 from engine.config.sections import ModelSection
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.base import Benchmark
 
 QUESTION = "Who wrote it?"
+OTHER_LAYERS = ("conv", "linear", "mamba", "recurrent")  # in the names of layers without keys and values
 
 
 def check_metrics(experiment: Experiment, benchmark: Benchmark) -> None:
@@ -76,17 +76,28 @@ def _config(source: ModelSource, where: str) -> PretrainedConfig:
 
 def _check_architecture(config: PretrainedConfig, source: ModelSource, where: str) -> None:
     """UserError unless the model is a decoder whose layers keep keys and values: what the sampler appends to."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if source.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return  # its own code, of which nothing is known before it runs
     name = config.model_type
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"{where}: {name} is no causal language model; give one that transformers loads as such")
-    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    reads_cache = "past_key_values" in inspect.signature(model.forward).parameters
-    if getattr(model, "_is_stateful", False) or not reads_cache or not getattr(config, "is_decoder", True):
+    layers = getattr(config.get_text_config(), "layer_types", None) or ()
+    other = any(kind in layer for layer in layers for kind in OTHER_LAYERS)
+    if other or _keeps_states(name) or not getattr(config, "is_decoder", True):
         raise UserError(
             f"{where}: {name} models cannot be sampled here: not all of their layers keep keys and values (state-space "
             "and recurrent layers, encoders); give a decoder, or a server that has the model (model.endpoint)"
         )
+
+
+def _keeps_states(model_type: str) -> bool:
+    """Whether transformers marks the architecture as one that carries a state from token to token. Its code is read and
+    not imported: that takes seconds, and some of it prints."""
+    import transformers
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    module = model_type_to_module_name(model_type)
+    code = Path(transformers.__file__).parent / "models" / module / f"modeling_{module}.py"
+    return code.exists() and "_is_stateful = True" in code.read_text(encoding="utf-8")

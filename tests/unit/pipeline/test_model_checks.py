@@ -4,7 +4,16 @@ import json
 import shutil
 
 import pytest
-from transformers import BertConfig, GPT2Config, JambaConfig, LlamaConfig, MambaConfig, MistralConfig, T5Config
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    JambaConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    T5Config,
+)
 
 from benchmarks import BENCHMARKS
 from engine.config.experiment import parse_experiment
@@ -40,7 +49,7 @@ def test_a_good_model_passes(folder):
     checked(folder)
 
 
-@pytest.mark.parametrize("config", [MambaConfig, JambaConfig, BertConfig, T5Config])
+@pytest.mark.parametrize("config", [MambaConfig, JambaConfig, Lfm2Config, BertConfig, T5Config])
 def test_an_architecture_that_cannot_be_sampled_is_refused(folder, config):
     config().save_pretrained(folder)
     assert line(folder).startswith(f"model.path: {config.model_type} ")
