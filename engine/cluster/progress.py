@@ -106,7 +106,9 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line on stderr with the seconds since the start."""
-        self.console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/dim]  {text}", highlight=False)
+        from rich.markup import escape  # a path may hold [brackets]
+
+        self.console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/dim]  {escape(text)}", highlight=False)
 
     def _take_rows(self) -> None:
         import ray

@@ -17,3 +17,10 @@ from engine.cluster.progress import _left
 )
 def test_the_time_left_is_at_the_speed_so_far(done, total, elapsed, said):
     assert _left(done, total, elapsed) == said
+
+
+def test_a_line_says_brackets_as_they_are(capsys):
+    from engine.cluster.progress import Progress
+
+    Progress().say("store /data/[old]/a: done")
+    assert "store /data/[old]/a: done" in capsys.readouterr().err
