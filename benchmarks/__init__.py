@@ -2,6 +2,7 @@
 
 from benchmarks.base import Benchmark
 from benchmarks.fictional import Fictional
+from benchmarks.files import Files
 from benchmarks.muse import Muse
 from benchmarks.rwku import Rwku
 from benchmarks.tofu import Tofu
@@ -9,6 +10,7 @@ from benchmarks.wmdp import Wmdp
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     Fictional.name: Fictional,
+    Files.name: Files,
     Tofu.name: Tofu,
     Muse.name: Muse,
     Wmdp.name: Wmdp,

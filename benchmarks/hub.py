@@ -11,6 +11,36 @@ from engine.errors import UserError
 from engine.fingerprint import fingerprint, folder_digests, refuse_pointer, visible_files
 
 
+def load_table(
+    path: str, config: str | None, split: str, revision: str | None = None, key: str = "benchmark.path"
+) -> Any:
+    """One split of a data set, iterable by row; arguments and errors as for `load_rows`. key: its name in errors."""
+    import logging
+
+    import datasets
+
+    datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the last error is told in one line below
+    folder = _folder(path)
+    for file in visible_files(folder) if folder is not None else ():
+        refuse_pointer(file, f"{key} {path}")
+    commit = revision if folder is not None else _commit(path, revision) or revision
+    where, place = f"{key} {path}", str(folder or path)
+    try:
+        found = datasets.get_dataset_config_names(place, revision=commit)
+        if config is None and len(found) == 1:
+            config = found[0]
+        if config not in found:
+            raise UserError(f"{where}: has no config {config!r}; found {', '.join(sorted(found))}")
+        return datasets.load_dataset(place, config, split=split, revision=commit)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{where}: config {config!r}, split {split!r}: {_one_line(error)}") from error
+    except Exception as error:  # the hub's client raises many kinds: absent, gated, no network
+        raise UserError(f"{where}: cannot be loaded ({_one_line(error)}); gated data needs HF_TOKEN") from error
+
+
 def load_rows(
     path: str, config: str | None, split: str, columns: Sequence[str], revision: str | None = None
 ) -> list[dict[str, Any]]:
@@ -21,31 +51,8 @@ def load_rows(
     for a data set, config, split or column that is not there, an empty split or cell, and a gated data set; it says
     what was expected and what was found.
     """
-    import logging
-
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the last error is told in one line below
-    folder = _folder(path)
-    for file in visible_files(folder) if folder is not None else ():
-        refuse_pointer(file, f"benchmark.path {path}")
-    commit = revision if folder is not None else _commit(path, revision) or revision
-    where, place = f"benchmark.path {path}", str(folder or path)
-    try:
-        found = datasets.get_dataset_config_names(place, revision=commit)
-        if config is None and len(found) == 1:
-            config = found[0]
-        if config not in found:
-            raise UserError(f"{where}: has no config {config!r}; found {', '.join(sorted(found))}")
-        table = datasets.load_dataset(place, config, split=split, revision=commit)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{where}: config {config!r}, split {split!r}: {_one_line(error)}") from error
-    except Exception as error:  # the hub's client raises many kinds: absent, gated, no network
-        raise UserError(f"{where}: cannot be loaded ({_one_line(error)}); gated data needs HF_TOKEN") from error
-    where = f"{where}: config {config!r}"
+    table = load_table(path, config, split, revision)
+    where = f"benchmark.path {path}: config {config!r}"
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise UserError(f"{where} has no column {', '.join(missing)}; found {', '.join(table.column_names)}")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.base import Attack, Benchmark, Decoding, Example, Facts, Probe, Protocol
 from benchmarks.hub import data_version, load_rows
-from benchmarks.tofu_model import write_model
+from benchmarks.small_model import write_model
 from engine.errors import UserError
 from engine.fingerprint import fingerprint
 

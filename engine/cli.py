@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "leak@k and utility of a model that exists already",
     "init": "write a commented experiment file and its search space into the current folder",
     "tune": "search a method's hyperparameters for little leakage at kept utility",
+    "check": "look over a forget set, probes or generations before anything is paid",
     "score": "score generations that someone else made",
     "leak": "the leak@k curve with intervals, from scores",
     "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",

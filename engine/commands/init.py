@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engine.config.shipped import example_files, space_files
+from engine.config.shipped import data_files, example_files, space_files
 from engine.errors import UserError, known
 
 
@@ -24,14 +24,19 @@ def run(args: argparse.Namespace) -> int:
     known(args.name, examples, "leakatk init", "leakatk init --help")
     example = examples[args.name]
     space = _space_of(example)
-    wanted = [each for each in (example, space) if each is not None]
-    for path in wanted:
-        if Path(path.name).exists():
-            raise UserError(f"{path.name}: is there already; move it away, or work in another folder")
-    for path in wanted:
-        with Path(path.name).open("x", encoding="utf-8") as file:  # x: what came in between is not overwritten either
-            file.write(path.read_text(encoding="utf-8").replace("leakatk run examples/", "leakatk run "))
+    wanted = {path.name: path for path in (example, space) if path is not None}
+    wanted |= {f"{args.name}/{path.name}": path for path in data_files(args.name)}
+    for name in wanted:
+        if Path(name).exists():
+            raise UserError(f"{name}: is there already; move it away, or work in another folder")
+    for name, path in wanted.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        with Path(name).open("x", encoding="utf-8") as file:  # x: what came in between is not overwritten either
+            file.write(path.read_text(encoding="utf-8").replace("examples/", ""))
     print(f"experiment   {example.name}")
+    for name in wanted:
+        if "/" in name:
+            print(f"data         {name}")
     if space is not None:
         print(f"space        {space.name}")
     print(f"\nnext: change them; then\n  leakatk doctor {example.name}      does it fit on this machine?")

@@ -19,6 +19,11 @@ def example_files() -> dict[str, Path]:
     return _by_name(_EXAMPLES)
 
 
+def data_files(example: str) -> list[Path]:
+    """The data that come with an example, which reads them from a folder of its name."""
+    return sorted((_EXAMPLES / example).glob("*"))
+
+
 def space_files() -> dict[str, Path]:
     """The search spaces, by name: a method's, or `<example>-<method>` where a benchmark wants a space of its own."""
     return _by_name(_SPACES)

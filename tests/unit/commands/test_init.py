@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.files import Files
 from engine.cli import main
 from engine.config.experiment import load_experiment
 from engine.config.shipped import example_files, space_files, space_path
@@ -27,6 +28,16 @@ def test_every_example_comes_with_the_space_of_its_first_method(name, tmp_path, 
     assert Space.model_validate(yaml.safe_load(space.read_text())).method == experiment.methods[0].name
     assert f"leakatk tune {space.name} {name}.yaml" in capsys.readouterr().out
     assert "examples/" not in Path(f"{name}.yaml").read_text()
+
+
+def test_an_example_with_data_brings_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "files"]) == 0
+    assert "data         files/forget.jsonl" in capsys.readouterr().out
+    options = load_experiment("files.yaml").benchmark.options
+    assert len(Files.load(**options).forget) == 16
+    assert main(["check", options["forget"]]) == 0
+    assert main(["init", "files"]) == 2
 
 
 def test_an_unknown_name_names_the_nearest(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""A small untrained Llama for TOFU, with a tokenizer trained on the texts at hand: for experiments from scratch.
+"""A small untrained Llama with a tokenizer trained on the texts at hand: for experiments from scratch on any text.
 
 Texts come in, a model folder comes out. It has no chat template: prompts are plain ("Question: ... Answer:").
 """
