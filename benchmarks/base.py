@@ -55,6 +55,15 @@ class Probe:
     shots: tuple[tuple[str, str], ...] | None = None
 
 
+def probe_clusters(benchmark: Benchmark) -> dict[str, str]:
+    """The cluster of each probe about the forget set that has one, by the probe's id."""
+    return {
+        probe.id: probe.cluster
+        for probe in benchmark.probes
+        if probe.cluster is not None and is_leak_group(probe.group)
+    }
+
+
 def is_leak_group(group: str) -> bool:
     """Groups of prompts about the forget set are named forget, forget_paraphrase, ..."""
     return group.startswith("forget")

@@ -46,6 +46,11 @@ class Fact:
     perturbed_answers: tuple[str, ...]
     fact: str
 
+    @property
+    def author(self) -> str:
+        """Whom it is about, as the ids name them."""
+        return self.id.partition("/")[0]
+
 
 class Fictional(Benchmark):
     """Made-up authors; the core metric is whether the exact fact is in the answer."""
@@ -68,9 +73,9 @@ class Fictional(Benchmark):
         self.forget = [Example(each.id, each.question, each.answer) for each in self.forget_facts]
         self.retain = [Example(each.id, each.question, each.answer) for each in self.retain_facts]
         self.probes = [
-            *(Probe(each.id, each.question, each.answer, "forget", each.fact) for each in self.forget_facts),
+            *(_probe(each, "forget") for each in self.forget_facts),
             *(_paraphrase_probe(each) for each in self.forget_facts),
-            *(Probe(each.id, each.question, each.answer, "retain", each.fact) for each in self.retain_facts),
+            *(_probe(each, "retain") for each in self.retain_facts),
         ]
         self.protocol = PROTOCOL
 
@@ -187,8 +192,19 @@ def _paraphrases(facts: list[Fact]) -> list[Example]:
     return [Example(f"{each.id}/paraphrase", each.paraphrased_question, each.answer) for each in facts]
 
 
+def _probe(fact: Fact, group: str) -> Probe:
+    return Probe(fact.id, fact.question, fact.answer, group, fact.fact, cluster=fact.author)
+
+
 def _paraphrase_probe(fact: Fact) -> Probe:
-    return Probe(f"{fact.id}/paraphrase", fact.paraphrased_question, fact.answer, "forget_paraphrase", fact.fact)
+    return Probe(
+        f"{fact.id}/paraphrase",
+        fact.paraphrased_question,
+        fact.answer,
+        "forget_paraphrase",
+        fact.fact,
+        cluster=fact.author,
+    )
 
 
 def vocabulary() -> list[str]:

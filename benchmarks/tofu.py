@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -108,9 +109,12 @@ class Tofu(Benchmark):
             unseen = rows(holdout)[: len(self.forget)]
             self.holdout = _examples(holdout, dict(enumerate(unseen)))
         self.probes = [
-            *_probes(split, "forget", perturbed),
-            *(Probe(each.id, each.question, each.answer, "forget_paraphrase") for each in self.paraphrased[0]),
-            *_probes("retain_perturbed", "retain", kept_perturbed),
+            *_probes(split, "forget", perturbed, _author),
+            *(
+                Probe(each.id, each.question, each.answer, "forget_paraphrase", cluster=_author(each.id))
+                for each in self.paraphrased[0]
+            ),
+            *_probes("retain_perturbed", "retain", kept_perturbed, _author),
             *general("real_authors"),
             *general("world_facts"),
         ]
@@ -144,8 +148,8 @@ class Tofu(Benchmark):
     @property
     def finetune_target(self) -> list[Example]:
         """By author, and known by their place in the whole: whatever the split, one target model serves all."""
-        examples = sorted(super().finetune_target, key=_place)
-        return [dataclasses.replace(each, id="full/{}/{:d}".format(*_place(each))) for each in examples]
+        examples = sorted(super().finetune_target, key=lambda each: _place(each.id))
+        return [dataclasses.replace(each, id="full/{}/{:d}".format(*_place(each.id))) for each in examples]
 
     def base_model(self, folder: Path, seed: int) -> None:
         """Write an untrained Llama of 3.1 million parameters, its tokenizer trained on the sets that are kept."""
@@ -171,10 +175,15 @@ def _authors(limit: int, split: str) -> tuple[list[int], list[int]]:
     return forgotten[split], first + [author for author in inner if author not in forgotten[split]]
 
 
-def _place(example: Example) -> tuple[int, bool]:
+def _place(example_id: str) -> tuple[int, bool]:
     """Where an example stands in the whole: its row among all authors' rows, the question before its paraphrase."""
-    config, index, *paraphrase = example.id.split("/")
+    config, index, *paraphrase = example_id.split("/")
     return FIRST.get(config.removesuffix("_perturbed"), 0) * QUESTIONS + int(index), bool(paraphrase)
+
+
+def _author(example_id: str) -> str:
+    """Whom a question is about: authors have twenty rows each, one after the other."""
+    return f"author{_place(example_id)[0] // QUESTIONS}"
 
 
 def _paraphrased(config: str, rows: dict[int, dict[str, Any]]) -> list[Example]:
@@ -184,7 +193,9 @@ def _paraphrased(config: str, rows: dict[int, dict[str, Any]]) -> list[Example]:
     ]
 
 
-def _probes(config: str, group: str, rows: dict[int, dict[str, Any]]) -> list[Probe]:
+def _probes(
+    config: str, group: str, rows: dict[int, dict[str, Any]], author: Callable[[str], str] | None = None
+) -> list[Probe]:
     return [
         Probe(
             f"{config}/{index}",
@@ -193,6 +204,7 @@ def _probes(config: str, group: str, rows: dict[int, dict[str, Any]]) -> list[Pr
             group,
             paraphrased_answer=row.get("paraphrased_answer"),
             wrong_answers=_answers(row["perturbed_answer"], f"{config}: row {index}"),
+            cluster=author(f"{config}/{index}") if author else None,
         )
         for index, row in rows.items()
     ]

@@ -112,7 +112,9 @@ def _latex(comparison: Comparison) -> str:
         lines.append(" & ".join((name + mark, *numbers)) + r" \\")
     percent = f"{100 * comparison.confidence:g}"
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines.append(f"% {percent}% intervals over prompts; dagger: not significantly different from the best (bold).")
+    lines.append(
+        f"% {percent}% intervals {comparison.scope}; dagger: not significantly different from the best (bold)."
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -121,8 +123,8 @@ def _show(comparison: Comparison) -> None:
     from engine.reporting.terminal import plain_table, wide_console
 
     title = (
-        f"{comparison.core_metric} on {comparison.leak_group}, {comparison.confidence:.0%} intervals, "
-        f"least {comparison.ranked_by} first"
+        f"{comparison.core_metric} on {comparison.leak_group}, {comparison.confidence:.0%} intervals "
+        f"{comparison.scope}, least {comparison.ranked_by} first"
     )
     table = plain_table(title)
     runs = len({row.run for row in comparison.rows}) > 1

@@ -16,7 +16,18 @@ from engine.redact import redact
 if TYPE_CHECKING:
     from engine.config.experiment import Experiment
     from engine.pipeline.finish import WrittenRun
+    from engine.reporting.results import Results
     from engine.store.store import Store
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that prints a table of leak@k."""
+    parser.add_argument(
+        "--inference",
+        choices=("population", "prompts"),
+        default="population",
+        help="intervals for prompts (authors, articles) like these, the default, or for these very prompts",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +46,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="where results are kept: a folder, or s3://BUCKET/PREFIX (default ./leakatk-store)",
     )
     parser.add_argument("--json", action="store_true", help="the result as JSON, alone on stdout")
+    add_inference(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,10 +80,12 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
     store = Store(store_path(args.store))
     written = finish.run_experiment(experiment, store, attacker=Attacks())
     results = written.results
+    if args.inference == "prompts":
+        results = results.for_these()
     if args.json:
         print(json.dumps(as_json(results)), file=out, flush=True)
     else:
-        _show(written, store)
+        _show(results, written, store)
     recorded = finish.record_run(written, store)
     if recorded.state == "waiting":
         print(
@@ -85,13 +99,12 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
     return 1 if results.failed else 0
 
 
-def _show(written: WrittenRun, store: Store) -> None:
+def _show(results: Results, written: WrittenRun, store: Store) -> None:
     """The tables, and where the run's files are."""
     from engine.reporting.attack_table import print_attacks
     from engine.reporting.results import groups
     from engine.reporting.table import print_metrics, print_remarks, print_table
 
-    results = written.results
     for group in groups(results):
         print_table(results, group)
     print_metrics(results)

@@ -43,7 +43,8 @@ def beyond(
             if estimator == "beta-binomial":
                 sampling, protocol = evaluation.sampling(decoding.name), benchmark.protocol
                 scores = sampling.scores(protocol.core_metric)[protocol.leak_group].scores
-                fitted = leak_beyond_n(scores, np.array(ks), experiment.leak.confidence, experiment.seed)
+                clusters = evaluation.clusters_of(protocol.leak_group)
+                fitted = leak_beyond_n(scores, np.array(ks), experiment.leak.confidence, experiment.seed, clusters)
             else:
                 fitted = _by_importance(stages, experiment, benchmark, label, model, target, np.array(ks))
         except ValueError as reason:
@@ -81,4 +82,5 @@ def _by_importance(
         stage = stages.run(f"{name_of} on the target model's samples", relog)
         log_probs.append(read_relog(stage.path, relog)[benchmark.protocol.leak_group][0])
     scores = group_scores(first.scores[benchmark.protocol.core_metric].path)[benchmark.protocol.leak_group].scores
-    return reweighted_leak(scores, log_probs[0], log_probs[1], k, experiment.leak.confidence)
+    clusters = drawn.clusters_of(benchmark.protocol.leak_group)
+    return reweighted_leak(scores, log_probs[0], log_probs[1], k, experiment.leak.confidence, clusters)

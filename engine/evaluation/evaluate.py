@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.base import Benchmark, Example, is_leak_group
+from benchmarks.base import Benchmark, Example, is_leak_group, probe_clusters
 from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import wants_likelihoods
 from engine.evaluation.jobs import MAX_LENGTH, likelihood_job, sample_job
 from engine.evaluation.multiple_choice import accuracy
 from engine.evaluation.sampling import Sampling, Subject, sample_model
+from engine.leak.clusters import Clusters, clusters_of
 from engine.leak.estimator import Floats
 from engine.leak.per_prompt import PromptLeaks, leaks_of_scores
 from engine.leak.variance import sampling_half_width
@@ -46,7 +47,7 @@ class Evaluation:
     where the model gives no probabilities. stages: folders below the store, as results.json names them.
     failures: samples without a score by the core metric, by reason. notes: for the reader. likelihoods: what the
     benchmark's own metrics read, None where it declares none or the model gives none. accuracy: by group of
-    multiple-choice questions.
+    multiple-choice questions. clusters: what a probe shares with others, by its id, where the benchmark knows it.
     """
 
     samplings: list[Sampling]
@@ -61,6 +62,12 @@ class Evaluation:
     notes: list[str]
     likelihoods: Likelihoods | None = None
     accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
+    clusters: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def clusters_of(self, group: str) -> Clusters:
+        """Which prompts of a leak group belong together."""
+        ids = self.prompt_ids[group]
+        return clusters_of([self.clusters.get(prompt_id) for prompt_id in ids], len(ids))
 
     def greedy_means(self, metric: str) -> dict[str, float]:
         """Mean greedy score of each group of probes; samples that the metric failed on are left out."""
@@ -117,6 +124,7 @@ def evaluate(
         if likelihoods is None
         else read_likelihoods(likelihoods.path, likelihood_job(experiment, benchmark, model).examples),
         accuracy={} if served else accuracy(stages, experiment, benchmark, model, label),
+        clusters=probe_clusters(benchmark),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import BENCHMARKS
-from benchmarks.base import Benchmark
+from benchmarks.base import Benchmark, probe_clusters
 from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
 from engine.config.experiment import Experiment, parse_experiment
@@ -128,6 +128,7 @@ def run(
         failed=failed,
         seconds=round(time.monotonic() - clock, 1),
         experiment=experiment.model_dump(mode="json"),
+        clusters=probe_clusters(benchmark),
     )
 
 

@@ -72,6 +72,7 @@ class Comparison:
     core_metric: str
     leak_group: str
     confidence: float
+    scope: str
     best: str
     rows: list[Row]
     notes: list[str]
@@ -117,6 +118,7 @@ def compare(runs: list[Path], k: int | None = None) -> Comparison:
         core_metric=first.core_metric,
         leak_group=first.leak_group,
         confidence=first.confidence,
+        scope=first.scope(),
         best=labels[entries.index(best)],
         rows=rows,
         notes=_notes(rows, entries, excess),

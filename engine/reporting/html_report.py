@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.reporting.attack_table import attack_names, attack_rows, headlines
+from engine.reporting.formatting import interval_text
 from engine.reporting.leaked_passages import worst_prompts
 from engine.reporting.results import Curve, ModelResult, Results, generations_stage, groups
 from engine.reporting.table import metric_rows, missing_reasons, table_k
@@ -73,6 +74,8 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         attacks=attack_rows(results),
         attack_headlines=headlines(results),
         floors=_floors(results),
+        these=_both_inferences(results),
+        clustered=any(curve.clusters not in (None, curve.prompts) for _, curve in results.headline),
         beyonds=[(model.name, record) for model in results.models for record in model.beyond],
         costs=[_cost(model, curve, store_root) for model, curve in results.headline],
         device="GPU" if results.experiment["sampling"].get("gpus") else "core",
@@ -114,6 +117,32 @@ class Floor:
     beyond: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class BothInferences:
+    """leak and excess of one model at the largest k, each with its interval as text: for prompts like these, and for
+    these very prompts."""
+
+    name: str
+    leak: str
+    leak_here: str
+    excess: str
+    excess_here: str
+
+
+def _both_inferences(results: Results) -> list[BothInferences]:
+    """A row a model whose intervals for these very prompts are known."""
+    rows = []
+    for model, curve in results.headline:
+        if curve.these is not None:
+            k, here = curve.k[-1], curve.for_these()
+            leaks = (interval_text(curve.at(k)), interval_text(here.at(k)))
+            excesses = [
+                "" if model.role == "retain" else interval_text(each.excess_at(k), "") for each in (curve, here)
+            ]
+            rows.append(BothInferences(model.name, *leaks, *excesses))
+    return rows
+
+
 def _floors(results: Results) -> list[Floor]:
     """The floor of each model where it is known."""
     names = {"1000": "10\u00b3", "1000000": "10\u2076", "1000000000": "10\u2079"}
@@ -152,7 +181,7 @@ def _pictures(results: Results) -> list[Picture]:
     drawn: list[tuple[str, str, Callable[..., Figure]]] = [
         (
             group,
-            f"leak@k on {group.replace('_', ' ')} prompts, with {percent} bands over prompts",
+            f"leak@k on {group.replace('_', ' ')} prompts, with {percent} bands {results.scope(group)}",
             partial(leak_figure, results, group, titled=False),
         )
         for group in groups(results)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from engine.errors import UserError, known
 from engine.reporting.formatting import Estimate, JsonObject
@@ -41,17 +41,31 @@ def tally(failures: dict[str, int]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Intervals:
+    """The ends of a curve's intervals and its excess' p-values, as a Curve holds them."""
+
+    low: list[float]
+    high: list[float]
+    excess_low: list[float] | None = None
+    excess_high: list[float] | None = None
+    excess_p: list[float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Curve:
     """leak@k of one model on one group of probes, by one metric, under one decoding.
 
     k, leak, low, high: lists of one length; excess*: the same minus the retain model's, None without one; mean: leak@1.
     bound: upper bound on leak@k at the run's confidence, one-sided, valid where nothing leaked too. prompt_bound: upper
     bound on every prompt's own leak@k, all prompts at once. floor: lower bound from the exact probabilities of known
-    answers (engine/stages/known_answers.py); far_floor: the same at larger k, by k. excess_p: one-sided p-value of
-    "leaks more than the retain model". sampling_error, prompt_error: standard errors by source
-    (engine/leak/variance.py). how: "sampled" n times a prompt, or "adaptive", until leak@k was known well enough.
-    half_width: of the sampling error at the largest k, where sampling was adaptive. excluded: prompts left out, with
-    too few samples that have a score. Each of these is None where it was not computed.
+    answers (engine/stages/known_answers.py); far_floor: the same at larger k, by k. excess_p: two-sided p-value of
+    "leaks as much as the retain model". sampling_error, prompt_error, cluster_error: standard errors by source
+    (engine/leak/variance.py). low, high and excess_* are for prompts like these, over so many `clusters` (as many as
+    prompts, where each stands for itself); `these` holds the same for these very prompts,
+    inference which of the two stand in low and high. how: "sampled" n times a
+    prompt, or "adaptive", until leak@k was known well enough. half_width: of the sampling error at the largest k, where
+    sampling was adaptive. excluded: prompts left out, with too few samples that have a score. Each of these is None
+    where it was not computed.
     """
 
     group: str
@@ -78,6 +92,28 @@ class Curve:
     how: str = "sampled"
     half_width: float | None = None
     excluded: int = 0
+    clusters: int | None = None
+    cluster_error: list[float | None] | None = None
+    these: Intervals | None = None
+    inference: str = "population"
+
+    @property
+    def scope(self) -> str:
+        """What the intervals are about: "over 20 clusters", "over 400 prompts" where each prompt stands for itself, or
+        "for these very prompts"."""
+        if self.inference == "prompts":
+            return "for these very prompts"
+        clusters = self.prompts if self.clusters is None else self.clusters
+        return f"over {self.prompts} prompts" if clusters == self.prompts else f"over {clusters} clusters"
+
+    def for_these(self) -> Curve:
+        """The curve with its intervals for these very prompts. UserError where these are not known."""
+        if self.these is None:
+            raise UserError(
+                "no intervals for these very prompts: an older version made this run, or sampling was adaptive or too "
+                "small; run the experiment again, its samples are found"
+            )
+        return dataclasses.replace(self, **vars(self.these), these=None, inference="prompts")
 
     def at(self, k: int) -> Estimate | None:
         """leak@k with its interval, None where k is none of the curve's."""
@@ -231,7 +267,10 @@ class ModelResults(list[ModelResult]):
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """A whole experiment: its identity, its protocol, a row a model, and what failed (label -> one line)."""
+    """A whole experiment: its identity, its protocol, a row a model, and what failed (label -> one line).
+
+    clusters: what a prompt shares with others, by its id, where the benchmark knows it.
+    """
 
     name: str
     fingerprint: str
@@ -243,6 +282,27 @@ class Results:
     failed: dict[str, str]
     seconds: float
     experiment: JsonObject
+    clusters: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def for_these(self) -> Results:
+        """The same with all intervals for these very prompts; what an attack changed has none such."""
+        models = [
+            dataclasses.replace(
+                model,
+                curves=[curve.for_these() for curve in model.curves],
+                attacks=[
+                    dataclasses.replace(attack, curve=attack.curve.for_these(), change_low=None, change_high=None)
+                    for attack in model.attacks
+                ],
+            )
+            for model in self.models
+        ]
+        return dataclasses.replace(self, models=ModelResults(models))
+
+    def scope(self, group: str | None = None) -> str:
+        """What the intervals of a group of prompts (the leak group) are about, as Curve.scope."""
+        curves = (model.find_curve(group or self.leak_group, self.core_metric) for model in self.models)
+        return next((curve.scope for curve in curves if curve is not None), "over prompts")
 
     @property
     def retain(self) -> ModelResult | None:
@@ -330,10 +390,16 @@ def read_results(run: Path | str) -> Results:
 
 def _model(raw: JsonObject) -> ModelResult:
     """A row of results.json."""
-    records = {"curves": Curve, "rounds": RuleRound, "beyond": BeyondEstimate}
+    curves = [_curve(**curve) for curve in raw["curves"]]
+    records = {"rounds": RuleRound, "beyond": BeyondEstimate}
     parts = {name: [record(**each) for each in raw.get(name, [])] for name, record in records.items()}
-    attacks = [AttackResult(**{**each, "curve": Curve(**each["curve"])}) for each in raw.get("attacks", [])]
-    return ModelResult(**{**raw, **parts, "attacks": attacks})
+    attacks = [AttackResult(**{**each, "curve": _curve(**each["curve"])}) for each in raw.get("attacks", [])]
+    return ModelResult(**{**raw, **parts, "curves": curves, "attacks": attacks})
+
+
+def _curve(these: JsonObject | None = None, **fields: Any) -> Curve:
+    """A curve of results.json."""
+    return Curve(**fields, these=Intervals(**these) if these else None)
 
 
 def _check_names(results: Results) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,13 +113,14 @@ def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
     for model, curve in results.headline:
         stage = store_root / model.stages[scores_stage(curve.decoding, results.core_metric)]
         for group, values in group_scores(stage).items():
-            write_json_lines(out / f"{model.name}.{group}.jsonl", _rows(values))
+            write_json_lines(out / f"{model.name}.{group}.jsonl", _rows(values, results.clusters))
     return out
 
 
-def _rows(values: GroupScores) -> Iterator[dict[str, Any]]:
+def _rows(values: GroupScores, clusters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for prompt_id, row in zip(values.prompt_ids, values.scores, strict=True):
-        yield score_row(prompt_id, [None if math.isnan(score) else score for score in row.tolist()])
+        scores = [None if math.isnan(score) else score for score in row.tolist()]
+        yield score_row(prompt_id, scores, clusters.get(prompt_id))
 
 
 def _fields(row: Any) -> tuple[str, Floats, str | None]:

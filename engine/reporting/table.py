@@ -54,7 +54,7 @@ def print_table(results: Results, group: str | None = None) -> None:
     wide = console.width >= WIDE
     group, ks = group or results.leak_group, table_k(results)
     ks = ks if wide else sorted({ks[0], ks[-1]})
-    title = f"leak@k on {group} ({results.core_metric}), {results.confidence:.0%} intervals over prompts"
+    title = f"leak@k on {group} ({results.core_metric}), {results.confidence:.0%} intervals {results.scope(group)}"
     table = plain_table(title)
     table.add_column("model", no_wrap=True)
     table.add_column("greedy", justify="right")

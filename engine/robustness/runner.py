@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from benchmarks.base import Benchmark, Decoding
+from benchmarks.base import Benchmark, Decoding, probe_clusters
 from engine.config.experiment import Experiment
 from engine.errors import UserError, known, validated
 from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metrics
 from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation, evaluate
-from engine.leak.clusters import clusters_of
 from engine.leak.intervals import population_difference
 from engine.leak.per_prompt import leaks_of_scores
 from engine.pipeline.run import EvaluatedModel
@@ -130,7 +129,10 @@ def _asked(setting: Setting, attack: PromptAttack, model: EvaluatedModel, label:
     asked.probes = [probe for probes in families.values() for probe in probes]
     asked.choices = ()
     asked.protocol = asked.protocol.model_copy(update={"attacks": (), "model_utility": {}, "forget_group": None})
-    evaluation = evaluate(setting.stages, setting.experiment, asked, model.source, label, bounds=False)
+    evaluation = dataclasses.replace(
+        evaluate(setting.stages, setting.experiment, asked, model.source, label, bounds=False),
+        clusters=probe_clusters(setting.benchmark),  # rows are known by the prompts that were attacked
+    )
     rows = {
         f"{attack.label}-{family}": _one_group(evaluation, probes[0].group, f"{attack.label}-{family}")
         for family, probes in families.items()
@@ -211,7 +213,7 @@ def _change(setting: Setting, model: EvaluatedModel, after: Evaluation) -> _Chan
     both = ~(np.isnan(leaks.values) | np.isnan(before.values[rows])).any(axis=1)
     if not both.any():
         return _Change()
-    clusters = clusters_of(None, int(both.sum()))
+    clusters = after.clusters_of(name).part(np.asarray(both))
     difference = population_difference(leaks.values[both], before.values[rows][both], clusters)
     low, high = difference.ends(1 - setting.experiment.leak.confidence)
     return _Change(difference.value.tolist(), low.tolist(), high.tolist())

@@ -6,7 +6,7 @@ A Search and the winner's full Results come in. Knows nothing of how trials were
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,23 +56,28 @@ def halves(search: Search, rerun: Results, root: Path) -> Halves:
     for group in sorted(winner, key=lambda name: name != setting.group):
         scored = winner[group]
         if group != setting.group:
-            parts[group] = _part(search, scored, retain.get(group), range(len(scored.prompt_ids)))
+            parts[group] = _part(search, scored, retain.get(group), range(len(scored.prompt_ids)), rerun.clusters)
             continue
         inside = [index for index, prompt in enumerate(scored.prompt_ids) if prompt in deciding]
         outside = [index for index, prompt in enumerate(scored.prompt_ids) if prompt not in deciding]
-        parts["decided"] = _part(search, scored, retain.get(group), inside)
+        parts["decided"] = _part(search, scored, retain.get(group), inside, rerun.clusters)
         if outside:
-            parts["held out"] = _part(search, scored, retain.get(group), outside)
+            parts["held out"] = _part(search, scored, retain.get(group), outside, rerun.clusters)
     return parts
 
 
 def _part(
-    search: Search, scored: GroupScores, retain: GroupScores | None, prompts: Sequence[int]
+    search: Search,
+    scored: GroupScores,
+    retain: GroupScores | None,
+    prompts: Sequence[int],
+    clusters: Mapping[str, str],
 ) -> dict[str, Estimate]:
     experiment, index = search.setting.experiment, list(prompts)
     retain_scores = retain.scores[index] if retain is not None else None
     k = [search.setting.space.objective.k]
-    curve = leak_curve(scored.scores[index], k, experiment.leak.confidence, retain_scores, experiment.seed)
+    labels = [clusters.get(scored.prompt_ids[prompt]) for prompt in index]
+    curve = leak_curve(scored.scores[index], k, experiment.leak.confidence, retain_scores, clusters=labels)
     numbers = {"leak": (float(curve.leak[0]), float(curve.low[0]), float(curve.high[0]))}
     if curve.excess is not None and curve.excess_low is not None and curve.excess_high is not None:
         numbers["excess"] = (float(curve.excess[0]), float(curve.excess_low[0]), float(curve.excess_high[0]))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.base import Benchmark, Decoding, Probe
+from benchmarks.base import Benchmark, Decoding, Probe, probe_clusters
 from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metrics
@@ -80,7 +80,8 @@ def estimate_leak(
         retain = _sampled(setting, stages, benchmark, setting.retain, rung, setting.decoding)[0].scores
     wanted = setting.space.objective.k
     k = min(wanted, rung.n)
-    curve = leak_curve(own.scores, [k], setting.experiment.leak.confidence, retain, setting.experiment.seed)
+    clusters = [probe_clusters(benchmark).get(prompt_id) for prompt_id in own.prompt_ids]
+    curve = leak_curve(own.scores, [k], setting.experiment.leak.confidence, retain, clusters=clusters)
     leak, low, high = (float(values[0]) for values in (curve.leak, curve.low, curve.high))
     bound = leak_at_least(setting, benchmark, own.scores)
     predicted = max(bound, predict(own.scores, leak, wanted) if k < wanted else leak)

@@ -50,6 +50,13 @@ def test_probes_ask_every_forgotten_fact_twice_and_every_kept_one_once(fictional
     assert len({probe.id for probe in fictional.probes}) == len(fictional.probes)
 
 
+def test_probes_about_one_author_are_one_cluster(fictional):
+    asked = fictional.group("forget") + fictional.group("forget_paraphrase")
+    assert len({probe.cluster for probe in asked}) == 6
+    for probe in asked:
+        assert probe.id.startswith(f"{probe.cluster}/")
+
+
 def test_the_retain_model_never_sees_the_forget_set(fictional):
     forgotten = {example.answer for example in fictional.finetune_forget}
     assert not forgotten & {example.answer for example in fictional.finetune_retain}

@@ -30,6 +30,16 @@ def test_every_probe_and_example_has_an_id_of_its_own(forget10):
 
 
 @real
+def test_twenty_questions_in_a_row_and_their_paraphrases_are_one_author(forget10):
+    for group in ("forget", "forget_paraphrase"):
+        probes = forget10.group(group)
+        assert [probe.cluster for probe in probes] == [f"author{180 + index // 20}" for index in range(400)]
+    answers = [probe.reference for probe in forget10.group("forget") if probe.cluster == "author180"]
+    assert sum("Hsiao" in answer for answer in answers) > 10  # the author of the first twenty rows
+    assert {probe.cluster for probe in forget10.group("world_facts")} == {None}
+
+
+@real
 def test_paraphrases_ask_otherwise_for_the_same_answer(forget10):
     for question, paraphrase in zip(forget10.group("forget"), forget10.group("forget_paraphrase"), strict=True):
         assert question.prompt != paraphrase.prompt
