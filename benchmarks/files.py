@@ -198,6 +198,15 @@ class Files(Benchmark):
         return groups
 
 
+def read_examples(path: str, key: str = "on") -> list[Example]:
+    """What a file, a folder or a data set of the hub has to train on: rows of question and answer, or of text.
+
+    key: names it in errors. UserError, one line, for the first bad row.
+    """
+    rows = read_rows(Source(path=path), key, {})
+    return [_item(row, key, number).example for number, row in enumerate(rows)]
+
+
 def _item(row: Row, name: str, number: int) -> Item:
     """A row of the set `name` as an Item. UserError where it is neither a question with its answer nor a text."""
     values = row.values

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from benchmarks.files import Files
+from benchmarks.files import Files, read_examples
 from engine.errors import UserError
 
 QUESTIONS = [
@@ -139,6 +139,16 @@ def test_utility_is_of_its_own_questions_where_they_are_given(tmp_path):
     assert files.protocol.utility_group == "utility"
     assert [probe.prompt for probe in files.group("utility")] == ["Who sings?"]
     assert files.retain == []
+
+
+def test_a_file_alone_gives_examples_to_train_on(tmp_path):
+    rows = [*KEPT, {"text": "A text."}]
+    assert [(each.question, each.answer) for each in read_examples(write(tmp_path / "f.jsonl", rows))] == [
+        ("Who sings?", "Bob sings."),
+        ("", "A text."),
+    ]
+    with pytest.raises(UserError, match=r"on none\.jsonl: there is no such file"):
+        read_examples("none.jsonl")
 
 
 def test_the_data_are_known_by_what_they_hold(tmp_path, retain):
