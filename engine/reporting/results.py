@@ -384,7 +384,7 @@ def read_results(run: Path | str) -> Results:
         return results
     except FileNotFoundError as error:
         raise UserError(f"{run}: no results there; give a run's folder (`leakatk run` prints it)") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a results file of leakatk ({type(error).__name__}: {error})") from error
 
 

@@ -78,7 +78,8 @@ def test_samples_end_with_the_token_that_completes_a_stop_text_and_no_other(draw
 def test_a_table_of_generations_counts_the_tokens_drawn(drawn):
     stopped, _, tokenizer = drawn
     probes = tuple(Probe(str(index), "p", "r", "forget", stop=stop) for index, stop in enumerate(STOPS))
-    table = sampling.samples_table(probes, stopped, tokenizer, 24)
+    job = SampleJob(ModelSource("", ""), probes, Decoding(), n=60, max_new_tokens=24)
+    table = sampling.samples_table(probes, stopped, tokenizer, job)
     flat = [each for samples in stopped for each in samples]
     assert table["tokens"].to_pylist() == [each.drawn for each in flat]
     assert not any(text in row["response"] for row in table.to_pylist() for text in STOPS[int(row["prompt_id"])])
