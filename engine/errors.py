@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import errno
 import typing
-from typing import Any
+from collections.abc import Collection
 
 if typing.TYPE_CHECKING:
     from pydantic import BaseModel
 
+Model = typing.TypeVar("Model", bound="BaseModel")
 FULL_TEXTS = (  # of libraries that raise no OSError: SQLite; safetensors; torch
     "disk is full",
     "No space left on device",
@@ -55,13 +56,13 @@ def one_line(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
 
 
-def known(name: str, valid: Any, where: str, lister: str) -> None:
+def known(name: str, valid: Collection[str], where: str, lister: str) -> None:
     """UserError with the nearest valid name unless `name` is one of `valid`."""
     if name not in valid:
         raise UserError(f"{where}: unknown {name!r}{_nearest(name, valid)}; `{lister}` lists all")
 
 
-def validated(schema: type[BaseModel], values: Any, where: str) -> Any:
+def validated(schema: type[Model], values: object, where: str) -> Model:
     """`schema` filled with `values`; its first mistake as a UserError that names the key and the nearest valid one."""
     from pydantic import ValidationError
 
@@ -99,6 +100,6 @@ def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list
     return list(schema.model_fields)
 
 
-def _nearest(name: str, valid: Any) -> str:
+def _nearest(name: str, valid: Collection[str]) -> str:
     near = difflib.get_close_matches(name, [str(each) for each in valid], n=1, cutoff=0.5)
     return f", did you mean {near[0]!r}?" if near else f" (valid: {', '.join(sorted(str(each) for each in valid))})"

@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from engine.errors import UserError
 
 POINTERS = (b"version https://git-lfs.github.com/", b"/annex/objects/")  # how files of git-lfs, git-annex begin
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text. TypeError for what is not JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """64 hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 from engine.errors import UserError
 
@@ -28,7 +27,7 @@ def redact(text: str) -> str:
     return IN_URL.sub(lambda found: (found[1] or "") + HIDDEN, text)
 
 
-def refuse_secrets(value: Any, where: str) -> None:
+def refuse_secrets(value: object, where: str) -> None:
     """UserError where a text anywhere in `value` holds a credential."""
     if isinstance(value, dict):
         for key, each in value.items():

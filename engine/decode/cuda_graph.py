@@ -33,7 +33,9 @@ class _FixedLayer(_Layer):
         self.keys = like.keys.new_zeros((rows, like.keys.shape[1], length, like.keys.shape[3]))
         self.values = like.values.new_zeros((rows, like.values.shape[1], length, like.values.shape[3]))
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         rows, column = len(key_states), self.column.reshape(1)
         keys, values = self.keys[:rows], self.values[:rows]
         keys.index_copy_(2, column, key_states)
@@ -62,7 +64,7 @@ class FixedRows(KVRows):
         self.position = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         self.mask = torch.ones((rows, length), dtype=torch.bool, device=device)
         self.layers = [_FixedLayer(layer, rows, length, self.column) for layer in like.layers]
-        self.graphs: dict[int, tuple[Any, Tensor]] = {}
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.pool = torch.cuda.graph_pool_handle() if capture else None
 
     def hold(self, cache: KVRows, rows_R: np.ndarray) -> None:
@@ -124,7 +126,7 @@ class FixedRows(KVRows):
         graph.replay()
         return logits
 
-    def _captured(self, rows: int) -> tuple[Any, Tensor]:
+    def _captured(self, rows: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """The step as a graph, and the logits that it fills. Made again, a step writes what it wrote before."""
         with torch.cuda.device(self.model.device):
             stream = torch.cuda.Stream()

@@ -33,7 +33,7 @@ class Metric:
     module: str
     function: str
     field: str | None = None
-    preset: tuple[tuple[str, Any], ...] = ()
+    preset: tuple[tuple[str, object], ...] = ()
     reads_fact: bool = False
     reads_prompt: bool = False
     by_rouge: bool = False
@@ -45,12 +45,12 @@ class Metric:
         """What a response is compared with, of a probe's reference and its fact."""
         return fact or reference if self.reads_fact else reference
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """The metric's options with their defaults; inspect.Parameter.empty where one must be given."""
         parameters = inspect.signature(self.load()).parameters.values()
         return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} | dict(self.preset)
 
-    def blindness(self, reference: str, options: Mapping[str, Any]) -> str | None:
+    def blindness(self, reference: str, options: Mapping[str, object]) -> str | None:
         """Why this metric cannot tell whether a response gives the reference; None where it can, as far as is known
         without a model."""
         from engine.metrics.rouge import BLIND, is_blind_to
@@ -118,7 +118,7 @@ def score_counted(
     responses: Sequence[str | None],
     references: Sequence[str],
     prompts: Sequence[str] | None = None,
-    **options: Any,
+    **options: object,
 ) -> Scored:
     """`score` with the reasons of the failures. responses: None = missing sample. options: keywords of the metric.
 
@@ -148,7 +148,7 @@ def score_counted(
     return Scored(scores, failures)
 
 
-def check_metric(name: str, options: dict[str, Any]) -> None:
+def check_metric(name: str, options: dict[str, object]) -> None:
     """UserError, named by the option that asks for it, unless what the metric loads is there and is what it needs.
     Reads a model's configuration alone."""
     metric = find_metric(name, options)
@@ -157,7 +157,7 @@ def check_metric(name: str, options: dict[str, Any]) -> None:
         check(f"metric_options.{name}.model", **{**metric.options(), **options})
 
 
-def find_metric(name: str, options: dict[str, Any] | None = None) -> Metric:
+def find_metric(name: str, options: dict[str, object] | None = None) -> Metric:
     """The metric of this name, its options checked: UserError with the nearest valid name, or the option missing."""
     from engine.errors import UserError, known
 

@@ -18,7 +18,7 @@ DEFAULT_MODEL = "sentence-transformers/paraphrase-MiniLM-L6-v2"
 MODULES = {"Transformer", "Pooling", "Normalize"}  # what of sentence-transformers is done here
 
 
-def check(where: str, *, model: str, **_: Any) -> None:
+def check(where: str, *, model: str, **_: object) -> None:
     """UserError unless the model is there."""
     from engine.metrics.encoders import check_encoder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from engine.metrics import Failed
 DEFAULT_MODEL = "madhurjindal/autonlp-Gibberish-Detector-492513457"
 
 
-def check(where: str, *, model: str, label: str, **_: Any) -> None:
+def check(where: str, *, model: str, label: str, **_: object) -> None:
     """UserError unless the model is there and has the label."""
     from engine.metrics.encoders import check_encoder
 

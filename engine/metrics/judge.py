@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -127,7 +127,7 @@ class _Server:
         self.url = str(self.client.base_url)
         self.manners, self.manner = self._manners(), 0
 
-    def _manners(self) -> list[dict[str, Any]]:
+    def _manners(self) -> list[dict[str, object]]:
         """Ways to ask, the strictest first: servers refuse parameters that they do not know."""
         label = {"type": "integer", "enum": list(self.rubric.scores)}
         entry = _object({"id": {"type": "string"}, "label": label})
@@ -205,7 +205,7 @@ class _Server:
         return choices[0] if choices else None
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
+def _object(properties: dict[str, object]) -> dict[str, object]:
     return {
         "type": "object",
         "properties": properties,
@@ -256,7 +256,7 @@ class _Cache:
         with contextlib.suppress(sqlite3.Error):
             self.connection.close()
 
-    def get(self, keys: Any) -> dict[str, int]:
+    def get(self, keys: Iterable[str]) -> dict[str, int]:
         select = "select label from labels where key = ?"
         rows = ((key, self.connection.execute(select, (key,)).fetchone()) for key in keys)
         return {key: int(row[0]) for key, row in rows if row}

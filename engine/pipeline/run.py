@@ -306,6 +306,6 @@ class _Run:
         )
 
 
-def _then(work: Callable[..., BuiltModel], *first: Any) -> Callable[..., BuiltModel]:
+def _then(work: Callable[..., BuiltModel], *first: object) -> Callable[..., BuiltModel]:
     """`work` with these arguments, and then the results of the futures that it is called with."""
     return lambda *futures: work(*first, *(future.result() for future in futures))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from benchmarks.base import Example
 from engine.config.experiment import Experiment
@@ -36,7 +35,7 @@ class AttackTraining:
         )
 
 
-def training(experiment: Experiment, attack: str, changes: dict[str, Any], steps: int) -> AttackTraining:
+def training(experiment: Experiment, attack: str, changes: dict[str, object], steps: int) -> AttackTraining:
     """The experiment's `train` with the attack's `changes` and `steps`. UserError for a key or value that is wrong."""
     values = experiment.train.model_dump() | PLAIN | changes | {"steps": steps}
     return AttackTraining(validated(TrainSection, values, f"attacks: {attack}: train"))

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
@@ -29,7 +29,7 @@ from engine.store.manifest import Json
 from engine.store.store import FinishedStage
 
 if TYPE_CHECKING:
-    from pyarrow import Table
+    from pyarrow import Array, Table
 
     from engine.decode.prefix_tree import Sample
     from engine.models.causal_lm import CausalLM
@@ -287,12 +287,12 @@ def samples_table(
     return pyarrow.table(columns)
 
 
-def prompt_columns(probes: tuple[Probe, ...], n: int) -> dict[str, Any]:
+def prompt_columns(probes: tuple[Probe, ...], n: int) -> dict[str, Array]:
     """The columns of a table of generations that say which sample of which probe a row is, n rows a probe."""
     import pyarrow
 
     values = {"prompt_id": "id", "group": "group", "prompt": "prompt", "reference": "reference", "fact": "fact"}
-    columns: dict[str, Any] = {
+    columns: dict[str, Array] = {
         name: pyarrow.array([getattr(probe, field) for probe in probes for _ in range(n)], pyarrow.string())
         for name, field in values.items()
     }

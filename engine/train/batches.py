@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from benchmarks.base import Example
 from engine.train.job import TrainJob, accumulation
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from engine.models.tokenization import Encoded, Tokenizer
     from methods.base import TokenBatch, UnlearnBatch
 
@@ -24,7 +26,7 @@ class Batches:
     """Which tokenised examples each step sees, for one worker; `reference` is handed on with each batch."""
 
     def __init__(
-        self, job: TrainJob, needs: frozenset[str], tokenizer: Tokenizer, rank: int, reference: Any = None
+        self, job: TrainJob, needs: frozenset[str], tokenizer: Tokenizer, rank: int, reference: Module | None = None
     ) -> None:
         from engine.models.tokenization import pad_token_id
 

@@ -6,20 +6,21 @@ few samples, a fixed subset of the prompts. The real figures are those of the ev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.base import Decoding, Probe
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError
+from engine.models.causal_lm import CausalLM
 from engine.train.job import TrainJob
 
 if TYPE_CHECKING:
     from engine.models.tokenization import Tokenizer
 
 
-def watch(model: Any, tokenizer: Tokenizer, job: TrainJob, step: int) -> dict[str, float]:
+def watch(model: CausalLM, tokenizer: Tokenizer, job: TrainJob, step: int) -> dict[str, float]:
     """ "greedy": mean core metric of greedy answers to the watched forget prompts; with settings.eval_samples = n also
     "leak_at_<n>": the mean over eval_prompts of them of the best of n samples at T = 1, p = 1, and "utility": as
     greedy, on as many prompts of the utility group, if it has any. A metric that failed on a sample leaves it out.
@@ -30,7 +31,7 @@ def watch(model: Any, tokenizer: Tokenizer, job: TrainJob, step: int) -> dict[st
         raise DivergedError(f"{error}, observed after step {step}") from error
 
 
-def _measured(model: Any, tokenizer: Tokenizer, job: TrainJob) -> dict[str, float]:
+def _measured(model: CausalLM, tokenizer: Tokenizer, job: TrainJob) -> dict[str, float]:
     from methods.base import innermost
 
     settings, inner = job.settings, innermost(model)
@@ -62,7 +63,7 @@ def _spread(probes: tuple[Probe, ...], count: int) -> tuple[Probe, ...]:
 
 
 def _scores(
-    model: Any, tokenizer: Tokenizer, job: TrainJob, probes: tuple[Probe, ...], n: int, decoding: Decoding
+    model: CausalLM, tokenizer: Tokenizer, job: TrainJob, probes: tuple[Probe, ...], n: int, decoding: Decoding
 ) -> np.ndarray:
     """Scores [probes, n] of n samples of each, NaN where the metric failed."""
     from engine.metrics import METRICS, score

@@ -7,8 +7,6 @@ Source: benign fine-tuning undoes unlearning, arXiv 2406.13356.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from benchmarks.base import Benchmark, Example
@@ -26,7 +24,7 @@ class Finetune(ModelAttack):
 
     on: str = "retain"
     steps: int = Field(default=100, ge=1)
-    train: dict[str, Any] = {}
+    train: dict[str, object] = {}
 
     @property
     def label(self) -> str:

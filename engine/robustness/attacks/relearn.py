@@ -9,7 +9,6 @@ Source: relearning attacks, arXiv 2406.13356, 2402.16835.
 from __future__ import annotations
 
 import random
-from typing import Any
 
 from pydantic import Field
 
@@ -29,7 +28,7 @@ class Relearn(ModelAttack):
 
     share: float = Field(default=0.1, gt=0, lt=1)
     steps: int = Field(default=50, ge=1)
-    train: dict[str, Any] = {}
+    train: dict[str, object] = {}
 
     @property
     def label(self) -> str:
