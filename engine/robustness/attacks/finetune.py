@@ -31,17 +31,18 @@ class Finetune(ModelAttack):
         return f"finetune-{self.steps}"
 
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
-        self._examples(benchmark)
+        self.examples(benchmark)
         training(experiment, "finetune", self.train, self.steps)
 
-    def _examples(self, benchmark: Benchmark) -> list[Example]:
+    def examples(self, benchmark: Benchmark) -> list[Example]:
+        """What is trained on. UserError where the file cannot be read."""
         if self.on == "retain":
             return benchmark.retain
         from benchmarks.files import read_examples
 
-        return read_examples(self.on)
+        return read_examples(self.on, "attacks: finetune: on:")
 
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
         section = training(setting.experiment, "finetune", self.train, self.steps)
-        job = section.job(setting.experiment, model, self._examples(setting.benchmark), self.seed)
+        job = section.job(setting.experiment, model, self.examples(setting.benchmark), self.seed)
         return source_of(train(setting.stages, label, job))

@@ -1,0 +1,26 @@
+"""Attacks that train: on what, and what a wrong file is answered."""
+
+import pytest
+
+from engine.config.experiment import parse_experiment
+from engine.errors import UserError
+from engine.robustness.attacks.finetune import Finetune
+
+EXPERIMENT = parse_experiment({"benchmark": {"name": "fictional"}}, "test")
+
+
+def test_fine_tuning_takes_questions_and_texts_of_a_file(fictional, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "who?", "answer": "me"}\n{"text": "some words"}\n')
+    examples = Finetune(on=str(path)).examples(fictional)
+    assert [(each.question, each.answer) for each in examples] == [("who?", "me"), ("", "some words")]
+    assert Finetune().examples(fictional) == fictional.retain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"on": "/nowhere.jsonl"}, "attacks: finetune: on"), ({"train": {"lrr": 1}}, "did you mean 'lr'")],
+)
+def test_a_mistake_is_one_line_before_any_work(fictional, options, message):
+    with pytest.raises(UserError, match=message):
+        Finetune(**options).check(EXPERIMENT, fictional)
