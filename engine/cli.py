@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 import traceback
+from types import ModuleType
 
 from engine.errors import StorageError, UserError, disk_is_full, one_line
 from engine.redact import redact
@@ -23,6 +24,7 @@ COMMANDS = {
     "init": "write a commented experiment file and its search space into the current folder",
     "tune": "search a method's hyperparameters for little leakage at kept utility",
     "check": "look over a forget set, probes or generations before anything is paid",
+    "import": "evaluation logs of others, computed again from their items",
     "score": "score generations that someone else made",
     "leak": "the leak@k curve with intervals, from scores",
     "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",
@@ -81,8 +83,13 @@ def build_parser(command: str | None) -> Parser:
     for name, summary in COMMANDS.items():
         child = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:
-            importlib.import_module(f"engine.commands.{name}").add_arguments(child)
+            _module(name).add_arguments(child)
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    """The module of a command; `import` is no name that Python gives to one."""
+    return importlib.import_module(f"engine.commands.{'import_log' if command == 'import' else command}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(argv)
-        return int(importlib.import_module(f"engine.commands.{args.command}").run(args))
+        return int(_module(args.command).run(args))
     except UserError as error:
         print(f"leakatk: {redact(one_line(str(error)))}", file=sys.stderr)
         return 2

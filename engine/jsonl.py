@@ -154,6 +154,10 @@ def kind_of_json(value: Any, path: Path) -> str:
             "is one JSON array; expected JSON lines, one row a line: "
             f"`jq -c '.[]' {quoted} > ROWS.jsonl` makes them of it"
         )
+    if isinstance(value, dict) and any(isinstance(each, dict) and "agg_value" in each for each in value.values()):
+        return f"is an evaluation log, not JSON lines; `leakatk import {quoted}` reads it"
+    if isinstance(value, dict) and any("eval_" in str(key) and str(key).endswith(".json") for key in value):
+        return f"is TOFU's evaluation log, not JSON lines; `leakatk import {quoted}` reads it"
     keys = one_line(", ".join(map(str, list(value)[:6]))) if isinstance(value, dict) else type(value).__name__
     return f"is one JSON value over many lines ({keys}); expected JSON lines, one row a line"
 
