@@ -143,9 +143,13 @@ class Difference:
 
 
 def population_mean(values_PK: Floats, clusters: Clusters) -> Mean:
-    """The mean over prompts, as an estimate for a population of clusters. values_PK: [prompts, K] in [0, 1]."""
+    """The mean over prompts, as an estimate for a population of clusters. values_PK: [prompts, K] in [0, 1].
+
+    Where all prompts of all clusters have one value (nothing leaked), clusters are not seen to differ, and prompts are
+    taken as independent: else six authors without a leak would allow that half of all authors leak.
+    """
     error, degrees = _cluster_error(values_PK, clusters)
-    units = len(values_PK) / int(clusters.sizes.max())
+    units = np.where(error <= _SAME, len(values_PK), len(values_PK) / int(clusters.sizes.max()))
     return Mean(values_PK.mean(axis=0), error, degrees, units, _POPULATION_POWER)
 
 

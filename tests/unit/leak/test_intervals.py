@@ -69,6 +69,19 @@ def test_one_cluster_says_next_to_nothing_of_others():
     assert (low[0], high[0]) == (0.0, pytest.approx(0.975))
 
 
+def test_authors_without_a_single_leak_allow_what_their_prompts_allow():
+    low, high = population_mean(np.zeros((72, 1)), authors(6, 12)).ends(0.05)
+    assert (low[0], high[0]) == (0.0, pytest.approx(1 - 0.025 ** (1 / 72)))
+
+
+def test_a_clear_excess_over_a_model_that_never_leaks_is_found_with_six_authors():
+    rng = np.random.default_rng(11)
+    model = np.repeat(rng.beta(3, 9, (6, 1)), 12, axis=0) * rng.random((72, 1))
+    difference = population_difference(model, np.zeros((72, 1)), authors(6, 12))
+    assert difference.p_value(0.95)[0] < 0.05
+    assert difference.ends(0.05)[0][0] > 0
+
+
 def test_prompts_in_any_order_give_the_same_interval():
     rng = np.random.default_rng(1)
     values, labels = rng.random((60, 3)), rng.integers(0, 9, 60)
