@@ -29,6 +29,7 @@ COMMANDS = {
     "leak": "the leak@k curve with intervals, from scores",
     "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",
     "report": "write a run's self-contained HTML report",
+    "export": "write a run as tidy CSV or as OpenUnlearning's files",
     "sync": "record in MLflow what could not be recorded when it ended",
     "ui": "open MLflow's UI on the store in use",
     "methods": "list the unlearning methods with their hyperparameters",
