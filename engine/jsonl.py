@@ -23,6 +23,8 @@ from typing import IO, Any
 from engine.errors import UserError, one_line
 from engine.fingerprint import refuse_pointer
 
+JsonValue = Any  # as the json library types what it reads: checked where it is used
+JsonObject = dict[str, JsonValue]
 NAMED = 20  # malformed lines that are remembered one by one
 LONGEST_LINE = 2**27  # bytes of a row; a whole file on one line must not fill the memory
 LARGEST_VALUE = 2**28  # bytes of a file that is looked at as one JSON value, to say what it is
@@ -67,7 +69,7 @@ class Line:
 
     number: int
     place: int
-    value: Any
+    value: JsonValue
 
 
 class JsonLines:
@@ -89,7 +91,7 @@ class JsonLines:
                     self._refuse_other_files(line)
                 self.reading.leave_out(number, str(error))
 
-    def at(self, place: int) -> Any:
+    def at(self, place: int) -> JsonValue:
         """The value of the line that begins at `place`; not while iterating."""
         if self.stream.tell() != place:
             self.stream.seek(place)
@@ -146,7 +148,7 @@ def json_lines(path: Path, reading: Reading) -> Iterator[JsonLines]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def kind_of_json(value: Any, path: Path) -> str:
+def kind_of_json(value: JsonValue, path: Path) -> str:
     """What a file is that holds one JSON value where rows were expected, and what to do with it."""
     quoted = shlex.quote(str(path))
     if isinstance(value, list):
@@ -186,7 +188,7 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_json_lines(path: Path, rows: Iterable[JsonObject]) -> None:
     """One row a line; the file appears whole or not at all."""
     with atomic_file(path) as stream:
         for row in rows:
@@ -223,7 +225,7 @@ def _encoding(start: bytes) -> str | None:
     return {(1, 3): "utf-16-le", (0, 2): "utf-16-be", (1, 2, 3): "utf-32-le", (0, 1, 2): "utf-32-be"}.get(tuple(zeros))
 
 
-def _parse(line: bytes | None) -> Any:
+def _parse(line: bytes | None) -> JsonValue:
     if line is None:
         raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB; expected one row a line")
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.base import Benchmark
-    from engine.reporting.formatting import JsonObject
+    from engine.jsonl import JsonObject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

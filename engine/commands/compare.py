@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from engine.errors import UserError
 
 if TYPE_CHECKING:
+    from engine.jsonl import JsonObject
     from engine.reporting.compare import Comparison, Row
-    from engine.reporting.formatting import JsonObject
 
 COLUMNS = (
     *("model", "run", "role", "greedy", "leak", "leak_low", "leak_high", "excess", "excess_low", "excess_high"),

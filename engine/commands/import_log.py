@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from engine.errors import UserError, one_line
+from engine.jsonl import JsonValue
 
 TOLERANCE = 1e-4  # of a stated figure: beyond it a difference is pointed out
 
@@ -52,7 +52,7 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _log(path: Path) -> Any:
+def _log(path: Path) -> JsonValue:
     """A log, parsed. UserError where it is no JSON or none of the kinds."""
     from engine.reporting.eval_logs import is_eval_log
 

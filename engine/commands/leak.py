@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from engine.jsonl import JsonObject
     from engine.leak.curve import LeakCurve
     from engine.leak.estimator import Floats
-    from engine.reporting.formatting import JsonObject
     from engine.reporting.scores import Scores
 
 SHOWN = 5  # malformed lines named one by one, worst prompts in the table

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.reporting.formatting import JsonObject
+    from engine.jsonl import JsonObject
     from methods.base import Method
 
 

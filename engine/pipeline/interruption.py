@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from engine.store.manifest import Json
+from engine.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from engine.cluster.progress import Progress
@@ -37,7 +37,7 @@ class Ending:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.progress: Progress | None = None
-        self.run: Json | None = None
+        self.run: JsonObject | None = None
         self.thread: threading.Thread | None = None
         self.before: dict[int, Any] = {}
 
@@ -99,7 +99,7 @@ class Ending:
         recording.join(RECORD_SECONDS)
 
 
-def _record(run: Json, folder: Path, root: Path) -> None:
+def _record(run: JsonObject, folder: Path, root: Path) -> None:
     """An MLflow run of status KILLED, which the finished run will replace; the mark on disk is enough without it."""
     from engine.tracking.mlflow_run import record_interrupted
     from engine.tracking.recorder import tracking_uri

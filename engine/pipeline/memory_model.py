@@ -13,9 +13,9 @@ import struct
 from pathlib import Path
 
 from engine.config.sections import TrainSection
+from engine.jsonl import JsonObject
 from engine.models.lora import LoraSection, adapter_base, is_adapter
 from engine.models.source import ModelSource
-from engine.store.manifest import Json
 
 GIB = 2**30
 PROCESS = 0.7 * GIB  # a worker's own: Python, Ray, torch, transformers, DeepSpeed
@@ -88,7 +88,7 @@ def _config_file(source: ModelSource) -> Path:
     return Path(hf_hub_download(source.path, "config.json", revision=source.revision))
 
 
-def size_of(config: Json) -> ModelSize:
+def size_of(config: JsonObject) -> ModelSize:
     """The size from a configuration of Llama's kind: gated MLP, grouped heads. KeyError where a key is missing."""
     hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
     heads, inner = config["num_attention_heads"], config["intermediate_size"]

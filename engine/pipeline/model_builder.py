@@ -14,6 +14,7 @@ from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
 from engine.evaluation.jobs import job_for
+from engine.jsonl import JsonObject
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
 from engine.pipeline.model_checks import check_model
@@ -24,7 +25,6 @@ from engine.stages.base_model import BaseModelJob, brings_model
 from engine.stages.reference import ReferenceJob, read_reference
 from engine.stages.sample import read_units
 from engine.stages.sample_endpoint import endpoint
-from engine.store.manifest import Json
 from engine.train.job import TrainJob, in_pieces
 from engine.train.launch import train
 
@@ -39,7 +39,7 @@ class BuiltModel:
     name: str
     role: str
     source: ModelSource
-    method: Json
+    method: JsonObject
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -106,7 +106,7 @@ class ModelBuilder:
         return self._finetuned("retain", self.benchmark.finetune_retain)
 
     def _finetuned(
-        self, label: str, examples: list[Example], role: str | None = None, changes: Json | None = None
+        self, label: str, examples: list[Example], role: str | None = None, changes: JsonObject | None = None
     ) -> BuiltModel:
         """The base model fine-tuned on the examples; changes: keys of the settings that differ."""
         finetune = self.experiment.finetune_section
@@ -191,7 +191,7 @@ class ModelBuilder:
         label: str,
         section: MethodSection,
         method: Method,
-        hyperparameters: Json,
+        hyperparameters: JsonObject,
         source: ModelSource,
         forget: tuple[Example, ...],
     ) -> TrainJob:
@@ -248,7 +248,7 @@ class ModelBuilder:
         texts = read_units(sampled.path, ["response"])["response"].to_pylist()
         return paired(forget, [texts[at : at + samples] for at in range(0, len(texts), samples)])
 
-    def _train_job(self, source: ModelSource, method: Json, settings: TrainSection, **sets: Any) -> TrainJob:
+    def _train_job(self, source: ModelSource, method: JsonObject, settings: TrainSection, **sets: Any) -> TrainJob:
         return TrainJob(
             model=source,
             method=method,
@@ -275,6 +275,6 @@ def _starts_anew(section: MethodSection) -> bool:
     return METHODS[section.name].starts_from == "pretrained"
 
 
-def _built(name: str, role: str, method: Json, run: RuleRun, request: int) -> BuiltModel:
+def _built(name: str, role: str, method: JsonObject, run: RuleRun, request: int) -> BuiltModel:
     source = source_of(run.stage)
     return BuiltModel(name, role, source, method, run.steps, run.tokens, run.seconds, tuple(run.rounds), request)

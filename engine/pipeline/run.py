@@ -38,6 +38,7 @@ from engine.store.store import Store
 from engine.tracking.live import Live
 
 THREADS = 16  # they only wait for Ray
+ModelFuture = Future[Any]  # of a BuiltModel, or of None where the experiment has no retain model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +204,7 @@ class _Run:
         with ThreadPoolExecutor(THREADS) as pool:
             target = pool.submit(self.builder.target)
             retain = pool.submit(self.builder.retain)
-            built: list[tuple[str, Future[Any]]] = [("target", target), ("retain", retain)]
+            built: list[tuple[str, ModelFuture]] = [("target", target), ("retain", retain)]
             for section in self.experiment.methods:
                 built += self._submit(pool, section, target, retain)
             evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in built]
@@ -235,14 +236,14 @@ class _Run:
         section: MethodSection,
         target: Future[BuiltModel],
         retain: Future[BuiltModel | None],
-    ) -> list[tuple[str, Future[Any]]]:
+    ) -> list[tuple[str, ModelFuture]]:
         """The models that one method makes: one, and its control where it has one; for each request where there are
         several, each from the model that the request before left."""
         from methods import make_method
 
         method, label = make_method(section.method), self.experiment.label(section)
         parts = self.requests.examples if self.requests is not None else (tuple(self.benchmark.forget),)
-        built: list[tuple[str, Future[Any]]] = []
+        built: list[tuple[str, ModelFuture]] = []
         start = control_start = target
         for request, forget in enumerate(parts):
             suffix = f"-request{request + 1}" if self.requests is not None else ""

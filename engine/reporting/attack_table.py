@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from engine.reporting.formatting import Estimate, JsonObject, interval_text
+from engine.jsonl import JsonObject
+from engine.reporting.formatting import Estimate, interval_text
 from engine.reporting.results import AttackResult, ModelResult, Results
 from engine.reporting.terminal import plain_table, wide_console
 

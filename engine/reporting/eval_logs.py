@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from engine.errors import UserError
+from engine.jsonl import JsonObject, JsonValue
 from engine.metrics import likelihood, privacy
 from engine.metrics.rouge import rouge_l
 
-Log = Mapping[str, Any]
+Log = Mapping[str, JsonValue]
 TOFU_PARTS = {  # TOFU's own log: prefix of OpenUnlearning's names
     "eval_log_forget.json": "forget",
     "eval_log.json": "retain",
@@ -124,7 +124,7 @@ def _is_rouge(name: str) -> bool:
     return name.endswith("_ROUGE")
 
 
-def _items(entry: object) -> Iterator[Mapping[str, Any]]:
+def _items(entry: object) -> Iterator[Mapping[str, JsonValue]]:
     """The items of a metric in the order of their index, without those that were not computed."""
     rows = entry.get("value_by_index") if isinstance(entry, dict) else None
     if isinstance(rows, dict):
@@ -133,7 +133,7 @@ def _items(entry: object) -> Iterator[Mapping[str, Any]]:
                 yield row
 
 
-def _column(entry: object, key: str) -> list[Any]:
+def _column(entry: object, key: str) -> list[JsonValue]:
     """A value of every item. ValueError where there is no item, or one without it."""
     values = [row.get(key) for row in _items(entry)]
     if not values or any(value is None for value in values):
@@ -141,7 +141,7 @@ def _column(entry: object, key: str) -> list[Any]:
     return values
 
 
-def _rouge(name: str, entry: object) -> Any:
+def _rouge(name: str, entry: object) -> JsonValue:
     """ROUGE-L of the greedy answers, as OpenUnlearning takes it: F1 for MUSE's, recall for TOFU's."""
     scores = rouge_l(_texts(entry, "generation"), _texts(entry, "ground_truth"))
     return scores.f1 if "knowmem" in name or "verbmem" in name else scores.recall
@@ -154,7 +154,7 @@ def _texts(entry: object, key: str) -> list[str]:
     return texts
 
 
-def _ratios(name: str, log: Log) -> Any:
+def _ratios(name: str, log: Log) -> JsonValue:
     """Truth ratios, wrong over correct: from the losses where the log has them, else as it stores them."""
     part = name.lower().removesuffix("_truth_ratio")
     correct = log.get(f"{part}_Q_A_PARA_Prob", log.get(f"{part}_Q_A_Prob"))
@@ -165,7 +165,7 @@ def _ratios(name: str, log: Log) -> Any:
         return np.array(_column(log.get(name), "score"), dtype=np.float64)
 
 
-def _normalised(name: str, log: Log) -> Any:
+def _normalised(name: str, log: Log) -> JsonValue:
     part = name.removesuffix("_Q_A_Prob_normalised")
     correct, wrong = log.get(f"{part}_Q_A_Prob"), log.get(f"{part}_Q_A_PERT_Prob")
     try:
@@ -174,7 +174,7 @@ def _normalised(name: str, log: Log) -> Any:
         return np.array(_column(log.get(name), "prob"), dtype=np.float64)
 
 
-def _rectangle(rows: Sequence[Any]) -> Any:
+def _rectangle(rows: Sequence[JsonValue]) -> JsonValue:
     """Losses of the wrong answers: [items, wrong]. ValueError where rows differ in length."""
     return np.array(rows, dtype=np.float64)
 
@@ -198,22 +198,22 @@ def _openunlearning(log: Log) -> Log:
     """A log in OpenUnlearning's form; other keys than metrics are left out."""
     if not set(TOFU_PARTS) & set(log):
         return {name: entry for name, entry in log.items() if isinstance(entry, dict)}
-    brought: dict[str, Any] = {}
+    brought: JsonObject = {}
     for file, part in TOFU_PARTS.items():
         if isinstance(log.get(file), dict):
             brought |= _tofu_part(part, log[file])
     return brought
 
 
-def _tofu_part(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _tofu_part(part: str, values: Mapping[str, JsonValue]) -> JsonObject:
     """One set of TOFU's own log under OpenUnlearning's names, with what it states where it states it."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
 
-    def add(name: str, rows: dict[str, Any], stated: float | None = None) -> None:
+    def add(name: str, rows: JsonObject, stated: float | None = None) -> None:
         if rows:
             found[name] = {"agg_value": stated, "value_by_index": rows}
 
-    def rows(key: str, item: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def rows(key: str, item: Callable[[JsonValue], JsonObject]) -> JsonObject:
         column = values.get(key)
         return {str(index): item(value) for index, value in column.items()} if isinstance(column, dict) else {}
 

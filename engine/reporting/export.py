@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import UserError
+from engine.jsonl import JsonObject, JsonValue
 from engine.reporting.results import ModelResult, Results, generations_stage, scores_stage
 from engine.store.replica import present
 
@@ -53,10 +54,10 @@ def _items(model: ModelResult, store_root: Path) -> Iterator[pandas.DataFrame]:
             number += 1
 
 
-def open_unlearning(model: ModelResult, results: Results, store_root: Path) -> dict[str, Any]:
+def open_unlearning(model: ModelResult, results: Results, store_root: Path) -> JsonObject:
     """One model's figures as OpenUnlearning's TOFU_EVAL.json: metric -> agg_value, null where there is none, with the
     items of the greedy answers' ROUGE where the store has them."""
-    log: dict[str, Any] = {}
+    log: JsonObject = {}
     for name in SCALARS:
         if name in model.metrics:
             log[name] = {"agg_value": model.metrics[name]}
@@ -80,12 +81,12 @@ def open_unlearning(model: ModelResult, results: Results, store_root: Path) -> d
     return log
 
 
-def summary(log: Mapping[str, Any]) -> dict[str, float]:
+def summary(log: Mapping[str, JsonValue]) -> dict[str, float]:
     """OpenUnlearning's SUMMARY.json of a log: metric -> agg_value, without those that have none."""
     return {name: entry["agg_value"] for name, entry in log.items() if entry["agg_value"] is not None}
 
 
-def _greedy_rouge(model: ModelResult, store_root: Path) -> dict[str, list[dict[str, Any]]]:
+def _greedy_rouge(model: ModelResult, store_root: Path) -> dict[str, list[JsonObject]]:
     """By group, each greedy answer with its ROUGE-L, in the order of the prompts; empty where none is in the store."""
     from engine.metrics import score
     from engine.stages.sample import read_units
@@ -97,7 +98,7 @@ def _greedy_rouge(model: ModelResult, store_root: Path) -> dict[str, list[dict[s
     rows = read_units(_folder(model, stage, store_root), columns).to_pylist()
     texts = [row["response"] for row in rows], [row["reference"] for row in rows]
     scores = {name: score(name, *texts) for name in ("rouge_l_recall", "rouge_l_f1")}
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[JsonObject]] = {}
     for row, recall, f1 in zip(rows, *scores.values(), strict=True):
         found.setdefault(row["group"], []).append(
             {

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 Estimate = tuple[float, float, float]  # estimate, low, high
-JsonObject = dict[str, Any]  # as json reads it: what a key holds is checked where it is used
 
 
 def interval_text(estimate: Estimate | None, missing: str = "-") -> str:

@@ -9,10 +9,11 @@ import dataclasses
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, SupportsIndex, overload
 
 from engine.errors import UserError, known
-from engine.reporting.formatting import Estimate, JsonObject
+from engine.jsonl import JsonObject, JsonValue
+from engine.reporting.formatting import Estimate
 
 if TYPE_CHECKING:
     import pandas
@@ -397,7 +398,7 @@ def _model(raw: JsonObject) -> ModelResult:
     return ModelResult(**{**raw, **parts, "curves": curves, "attacks": attacks})
 
 
-def _curve(these: JsonObject | None = None, **fields: Any) -> Curve:
+def _curve(these: JsonObject | None = None, **fields: JsonValue) -> Curve:
     """A curve of results.json."""
     return Curve(**fields, these=Intervals(**these) if these else None)
 

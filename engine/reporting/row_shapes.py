@@ -16,7 +16,8 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+
+from engine.jsonl import JsonValue
 
 PROMPT_KEYS = ("prompt", "question", "input")
 REFERENCE_KEYS = ("reference", "ground_truth", "answer", "target")
@@ -43,7 +44,7 @@ class Fields:
     odd: Counter[str]
 
 
-def fields_of(raw: Any) -> Fields:
+def fields_of(raw: JsonValue) -> Fields:
     """The fields of one parsed row. ValueError says what is wrong with it."""
     if isinstance(raw, list):
         if not raw:
@@ -71,7 +72,7 @@ def fields_of(raw: Any) -> Fields:
     )
 
 
-def reference_fields(raw: Any) -> Fields:
+def reference_fields(raw: JsonValue) -> Fields:
     """The fields of one row of a file of references, which has no responses. ValueError says what is wrong."""
     if not isinstance(raw, dict):
         raise ValueError(f"expected an object, found {type(raw).__name__}")
@@ -83,12 +84,12 @@ def reference_fields(raw: Any) -> Fields:
     return found
 
 
-def _from_server(raw: Mapping[str, Any]) -> bool:
+def _from_server(raw: Mapping[str, JsonValue]) -> bool:
     """Whether `id` is one that a server made up for the request."""
     return "custom_id" in raw or "choices" in raw or "outputs" in raw
 
 
-def _responses(raw: Mapping[str, Any]) -> list[Any]:
+def _responses(raw: Mapping[str, JsonValue]) -> list[JsonValue]:
     if "custom_id" in raw and isinstance(raw.get("response"), dict | None):
         return _batch_responses(raw)
     for key in MANY_KEYS:
@@ -102,7 +103,7 @@ def _responses(raw: Mapping[str, Any]) -> list[Any]:
     raise ValueError(f"no responses; found {', '.join(map(str, raw)) or 'nothing'}")
 
 
-def _batch_responses(raw: Mapping[str, Any]) -> list[Any]:
+def _batch_responses(raw: Mapping[str, JsonValue]) -> list[JsonValue]:
     """The choices of one line of a batch's output; a request that failed is one sample without a response."""
     answer = raw.get("response") or {}
     body = answer.get("body")
@@ -114,7 +115,7 @@ def _batch_responses(raw: Mapping[str, Any]) -> list[Any]:
     raise ValueError("a batch line whose response.body has no choices")
 
 
-def _text(value: Any, odd: Counter[str]) -> str | None:
+def _text(value: JsonValue, odd: Counter[str]) -> str | None:
     """A response as text; None, noted in `odd`, where it is something else."""
     if isinstance(value, dict):
         value = _inner(value)
@@ -125,7 +126,7 @@ def _text(value: Any, odd: Counter[str]) -> str | None:
     return None
 
 
-def _inner(value: Mapping[str, Any]) -> Any:
+def _inner(value: Mapping[str, JsonValue]) -> JsonValue:
     """What an object holds as the text of a response; None where no key tells."""
     if isinstance(value.get("message"), dict):
         value = value["message"]
@@ -135,7 +136,7 @@ def _inner(value: Mapping[str, Any]) -> Any:
     return found
 
 
-def _prompt(raw: Mapping[str, Any]) -> str:
+def _prompt(raw: Mapping[str, JsonValue]) -> str:
     value = next((raw[key] for key in PROMPT_KEYS if raw.get(key) is not None), "")
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):  # a chat: its last turn
         value = value[-1].get("content", "")
@@ -144,7 +145,7 @@ def _prompt(raw: Mapping[str, Any]) -> str:
     return value
 
 
-def _word(raw: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+def _word(raw: Mapping[str, JsonValue], keys: tuple[str, ...]) -> str | None:
     """The text at the first of these keys that is there; it must hold a word."""
     value = next((raw[key] for key in keys if raw.get(key) is not None), None)
     if value is not None and not (isinstance(value, str) and any(character.isalnum() for character in value)):
@@ -152,7 +153,7 @@ def _word(raw: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     return value
 
 
-def _label(raw: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+def _label(raw: Mapping[str, JsonValue], keys: tuple[str, ...]) -> str | None:
     value = next((raw[key] for key in keys if raw.get(key) is not None), None)
     if not isinstance(value, str | int | None):
         raise ValueError(f"{keys[0]} must be text, found {type(value).__name__}")

@@ -10,12 +10,12 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.errors import UserError
-from engine.jsonl import Reading, json_lines, write_json_lines
+from engine.jsonl import JsonObject, JsonValue, Reading, json_lines, write_json_lines
 from engine.leak.estimator import Floats
 from engine.reporting.generations import TWIN
 
@@ -97,7 +97,7 @@ def pair(model: Scores, retain: Scores) -> list[Floats]:
     return [rows[prompt_id] for prompt_id in model.prompt_ids]
 
 
-def score_row(prompt_id: str, scores: list[float | None], cluster: str | None = None) -> dict[str, Any]:
+def score_row(prompt_id: str, scores: list[float | None], cluster: str | None = None) -> JsonObject:
     """One row of a scores file."""
     return {"prompt_id": prompt_id, "scores": scores} | ({"cluster": cluster} if cluster is not None else {})
 
@@ -117,13 +117,13 @@ def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
     return out
 
 
-def _rows(values: GroupScores, clusters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _rows(values: GroupScores, clusters: Mapping[str, str]) -> Iterator[JsonObject]:
     for prompt_id, row in zip(values.prompt_ids, values.scores, strict=True):
         scores = [None if math.isnan(score) else score for score in row.tolist()]
         yield score_row(prompt_id, scores, clusters.get(prompt_id))
 
 
-def _fields(row: Any) -> tuple[str, Floats, str | None]:
+def _fields(row: JsonValue) -> tuple[str, Floats, str | None]:
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found {type(row).__name__}")
     missing = [key for key in ("prompt_id", "scores") if key not in row]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from engine.jsonl import JsonObject
 from engine.reporting.attack_table import attacks_json
-from engine.reporting.formatting import JsonObject, interval_text
+from engine.reporting.formatting import interval_text
 from engine.reporting.results import Results
 from engine.reporting.terminal import plain_table, wide_console
 

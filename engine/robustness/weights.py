@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from engine.cluster import ray_cluster
 from engine.cluster.reporter import Report
+from engine.jsonl import JsonObject
 from engine.models.loading import load_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage
-from engine.store.manifest import Json
 from engine.store.work_dir import at_work, open_workplace
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class WeightsJob(Stage):
     def units(self) -> int:
         return 1
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         return {
             "attack": {"name": self.name, **self.attack.model_dump()},
             "model": self.model.identity,
@@ -58,7 +58,7 @@ class WeightsJob(Stage):
             "version": WEIGHTS_VERSION,
         }
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Write `model/`; returns the share of the linear layers' weights that were changed."""
         import ray
 

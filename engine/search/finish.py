@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
+from engine.jsonl import JsonObject
 from engine.pipeline.interruption import Ending
 from engine.pipeline.run import run
-from engine.reporting.formatting import JsonObject
 from engine.reporting.results import Results
 from engine.reporting.run_folder import share_run
 from engine.search.figures import write_figures

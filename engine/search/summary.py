@@ -13,8 +13,9 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from engine.config.experiment import Experiment
+from engine.jsonl import JsonObject
 from engine.leak.curve import leak_curve
-from engine.reporting.formatting import Estimate, JsonObject, finite, interval_text
+from engine.reporting.formatting import Estimate, finite, interval_text
 from engine.reporting.results import Results, scores_stage
 from engine.search.prompt_split import deciding_prompts
 from engine.search.result import Search, Trial

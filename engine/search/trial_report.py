@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from engine.reporting.formatting import JsonObject
+from engine.jsonl import JsonObject
 
 WORST = 2.0  # the objective of a trial that failed: above every leak@k
 

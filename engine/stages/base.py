@@ -17,8 +17,8 @@ from engine.cluster.progress import Progress
 from engine.cluster.reporter import Report
 from engine.errors import StorageError, UserError
 from engine.fingerprint import fingerprint
+from engine.jsonl import JsonObject
 from engine.models.source import ModelSource
-from engine.store.manifest import Json
 from engine.store.store import FinishedStage, Store
 
 # What a probe was when the first stores were filled: always part of its fingerprint, also where it is None.
@@ -43,11 +43,11 @@ class Stage(Protocol):
         """Size of the work, in what `report` counts."""
         ...
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         """Everything that the result depends on; what must not change it (workers, devices' memory) stays out."""
         ...
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work`, which may hold what a killed run left; returns counts, tokens, seconds."""
         ...
 
@@ -73,13 +73,13 @@ class Stages:
         self,
         label: str,
         stages: Sequence[SomeStage],
-        fill: Callable[[Sequence[SomeStage], Sequence[Path], Report], Sequence[Json]],
+        fill: Callable[[Sequence[SomeStage], Sequence[Path], Report], Sequence[JsonObject]],
     ) -> list[FinishedStage]:
         """The finished folders of stages of one kind and size, those that are missing filled by one call of `fill`,
         which gives the facts of each."""
         first = stages[0]
 
-        def build(works: dict[int, Path]) -> Sequence[Json]:
+        def build(works: dict[int, Path]) -> Sequence[JsonObject]:
             import ray
 
             with self.lock:

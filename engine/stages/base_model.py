@@ -12,8 +12,8 @@ from typing import ClassVar
 from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.reporter import Report
+from engine.jsonl import JsonObject
 from engine.stages.base import Stage
-from engine.store.manifest import Json
 from engine.store.work_dir import at_work, open_workplace
 
 BASE_MODEL_VERSION = 3  # part of every such stage's fingerprint: raise it when other models are written
@@ -34,7 +34,7 @@ class BaseModelJob(Stage):
     def units(self) -> int:
         return 1
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         options = self.benchmark.base_inputs(self.options)
         return {
             "benchmark": self.benchmark.name,
@@ -43,7 +43,7 @@ class BaseModelJob(Stage):
             "version": BASE_MODEL_VERSION,
         }
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         import ray
 
         task = ray.remote(at_work).options(num_cpus=1, scheduling_strategy=ray_cluster.ANYWHERE)

@@ -21,11 +21,11 @@ from engine.cluster.units import unit_seconds
 from engine.decode.beam_search import likely_answers
 from engine.decode.law import tie_inputs
 from engine.decode.logprobs import answer_log_probs
+from engine.jsonl import JsonObject
 from engine.models.loading import worker_model
 from engine.stages.answer_texts import answer_texts, thoughts_of
 from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, answer_length, encoded_prompts, reference_of
-from engine.store.manifest import Json
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -59,14 +59,14 @@ class AnswersJob(Stage):
     def units(self) -> int:
         return -(-len(self.sampling.probes) // UNIT_PROMPTS)
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         texts = [text or "" for probe in self.sampling.probes for text in (probe.reference, probe.fact)]
         version = ASCII_VERSION if all(map(str.isascii, texts)) else ANSWERS_VERSION
         own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": version}
         ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.gpus > 0)
         return self.sampling.prompting() | own | ties
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns seconds of work."""
         fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
         return {"seconds": unit_seconds(work / "units")}

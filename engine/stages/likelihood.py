@@ -18,11 +18,11 @@ from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
 from engine.fingerprint import fingerprint
+from engine.jsonl import JsonObject
 from engine.models.chat_template import Options
 from engine.models.loading import context_length, worker_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples, numerics
-from engine.store.manifest import Json
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -61,7 +61,7 @@ class LikelihoodJob(Stage):
     def units(self) -> int:
         return -(-len(self.examples) // UNIT_PAIRS)
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         return {
             "model": self.model.identity,
             "examples": fingerprint_examples(self.examples),
@@ -74,7 +74,7 @@ class LikelihoodJob(Stage):
             "version": LIKELIHOOD_VERSION,
         }
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns how many pairs there are and how many of them were cut, and seconds of work."""
         fan_out(self, self.units, work / "units", report, self.workers, self.gpus)
         cut = unit_counts(work / "units").get("truncated", 0)

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 from benchmarks.base import Example
 from engine.cluster.reporter import Report
+from engine.jsonl import JsonObject
 from engine.models.chat_template import Options
 from engine.models.loading import worker_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples
-from engine.store.manifest import Json
 from engine.store.work_dir import at_work, open_workplace
 
 REFERENCE_VERSION = 3  # part of every such stage's fingerprint: raise it when the numbers change
@@ -40,7 +40,7 @@ class ReferenceJob(Stage):
     def units(self) -> int:
         return 1
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         return {
             "model": self.model.identity,
             "examples": fingerprint_examples(self.examples),
@@ -51,7 +51,7 @@ class ReferenceJob(Stage):
             "version": REFERENCE_VERSION,
         }
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Write `logprobs.json`, a float for each example in order; returns their number."""
         import ray
 

@@ -19,13 +19,13 @@ from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, timed, unit_counts, unit_path, unit_seconds, whole
 from engine.errors import UserError
+from engine.jsonl import JsonObject
 from engine.models.chat_template import Options
 from engine.models.loading import context_length, worker_model
 from engine.models.source import ModelSource
 from engine.stages.answer_texts import texts, thoughts_of
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
 from engine.stages.given_answer import NOTHING_LEFT, Given, given_answer
-from engine.store.manifest import Json
 from engine.store.store import FinishedStage
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class SampleJob(Stage):
             "numerics": numerics(self.gpus),
         }
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         stops = {"stop": "ends the sample"} if any(probe.stop for probe in self.probes) else {}
         return self.prompting() | {"n": self.n, "seed": self.seed, "version": SAMPLE_VERSION} | stops
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units` with the generations; returns prompts, samples and tokens sampled."""
         return fill_grid([self], [work], report)[0]
 
@@ -142,7 +142,7 @@ def sample_grid(stages: Stages, label: str, jobs: Sequence[SampleJob]) -> list[F
     return stages.run_together(label, jobs, fill_grid)
 
 
-def fill_grid(jobs: Sequence[SampleJob], works: Sequence[Path], report: Report) -> list[Json]:
+def fill_grid(jobs: Sequence[SampleJob], works: Sequence[Path], report: Report) -> list[JsonObject]:
     """Fill the units of jobs that differ in decoding alone, in one pass: the facts of each."""
     first, *others = folders = [work / "units" for work in works]
     job = jobs[0]
@@ -151,7 +151,7 @@ def fill_grid(jobs: Sequence[SampleJob], works: Sequence[Path], report: Report) 
     return [_facts(each, work) for each, work in zip(jobs, works, strict=True)]
 
 
-def _facts(job: SampleJob, work: Path) -> Json:
+def _facts(job: SampleJob, work: Path) -> JsonObject:
     return {
         "prompts": len(job.probes),
         "samples": len(job.probes) * job.n,

@@ -18,6 +18,7 @@ from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_seconds
+from engine.jsonl import JsonObject
 from engine.models import openai_client
 from engine.models.chat_template import Options
 from engine.models.source import ModelSource
@@ -26,7 +27,6 @@ from engine.stages.base import Stage, fingerprint_probes
 from engine.stages.openai_replies import Answer
 from engine.stages.openai_sampler import MANNERS, SAMPLES_A_REQUEST, Conversation, Manner
 from engine.stages.sample import prompt_columns, unit_prompts
-from engine.store.manifest import Json
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -85,7 +85,7 @@ class EndpointJob(Stage):
     def units(self) -> int:
         return -(-len(self.probes) // unit_prompts(self.n))
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         return {
             "endpoint": self.endpoint.identity,
             "probes": fingerprint_probes(self.probes),
@@ -96,7 +96,7 @@ class EndpointJob(Stage):
             "version": ENDPOINT_VERSION,
         }
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units` with the generations; returns counts, missing samples by reason, and notes.
 
         UserError where the server is not there, refuses the key, the model or every request, or stops answering.

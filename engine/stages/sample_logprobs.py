@@ -18,10 +18,10 @@ from engine.cluster.reporter import Report
 from engine.cluster.units import unit_path, unit_seconds
 from engine.decode.law import tie_inputs
 from engine.decode.logprobs import decoded_log_probs
+from engine.jsonl import JsonObject
 from engine.models.loading import worker_model
 from engine.stages.base import Stage
 from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts
-from engine.store.manifest import Json
 from engine.store.replica import readable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RelogJob(Stage):
     def units(self) -> int:
         return self.sampling.units
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         return self.sampling.prompting() | {
             "n": self.sampling.n,
             "generations": Path(self.generations).name,
@@ -56,7 +56,7 @@ class RelogJob(Stage):
             **tie_inputs(self.decodings, bf16=self.sampling.gpus > 0),
         }
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns seconds of work."""
         fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
         return {"seconds": unit_seconds(work / "units")}

@@ -15,8 +15,8 @@ import numpy as np
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_path, unit_seconds
+from engine.jsonl import JsonObject
 from engine.stages.base import Stage
-from engine.store.manifest import Json
 from engine.store.replica import manifest_of, readable
 from engine.store.store import FinishedStage
 
@@ -45,7 +45,7 @@ class ScoreJob(Stage):
     def units(self) -> int:
         return self.files
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         return {
             "generations": manifest_of(Path(self.generations))["fingerprint"],
             "metric": self.metric,
@@ -68,7 +68,7 @@ class ScoreJob(Stage):
                     return False
         return True
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns how many samples have no score, by reason too."""
         fan_out(self, self.units, work / "units", report, gpus=self.gpus)
         failures = unit_counts(work / "units")

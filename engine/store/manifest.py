@@ -14,13 +14,13 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any, TypedDict
+from typing import TypedDict
 
+from engine.jsonl import JsonObject
 from engine.store.files import FileFacts, file_facts, matches
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "ray", "deepspeed", "datasets", "numpy")
-Json = dict[str, Any]  # what JSON can hold; only who wrote it knows more
 
 
 class DamagedError(ValueError):
@@ -35,8 +35,8 @@ class Manifest(TypedDict, total=False):
     order: int  # grows from one upload of a folder to the next
     kind: str
     fingerprint: str
-    inputs: Json
-    facts: Json  # what the stage's builder returned: counts, tokens, losses
+    inputs: JsonObject
+    facts: JsonObject  # what the stage's builder returned: counts, tokens, losses
     versions: dict[str, str]
     finished_at: str
     wall_seconds: float

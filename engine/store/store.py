@@ -21,11 +21,11 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.fingerprint import fingerprint
+from engine.jsonl import JsonObject
 from engine.store.files import check_locks, locked, sync_folder, write_atomic
 from engine.store.manifest import (
     MANIFEST,
     DamagedError,
-    Json,
     Manifest,
     digest_of,
     parse_manifest,
@@ -52,7 +52,7 @@ class FinishedStage:
         return self.manifest["fingerprint"]
 
     @property
-    def facts(self) -> Json:
+    def facts(self) -> JsonObject:
         """What the builder returned: counts, tokens, losses."""
         return dict(self.manifest["facts"])
 
@@ -88,7 +88,9 @@ class Store:
         """What opens this store on any machine: its URL, or its folder."""
         return self.mirror.url if self.mirror is not None else str(self.root)
 
-    def stage(self, kind: str, inputs: Json, build: Callable[[Path], Json], lazily: bool = False) -> FinishedStage:
+    def stage(
+        self, kind: str, inputs: JsonObject, build: Callable[[Path], JsonObject], lazily: bool = False
+    ) -> FinishedStage:
         """Return the finished stage of these inputs, building it first where it is not there.
 
         inputs: JSON-able, and everything that the result depends on. build(work) fills the folder `work`, which may
@@ -99,8 +101,8 @@ class Store:
 
     def stages(
         self,
-        wanted: Sequence[tuple[str, Json]],
-        build: Callable[[dict[int, Path]], Sequence[Json]],
+        wanted: Sequence[tuple[str, JsonObject]],
+        build: Callable[[dict[int, Path]], Sequence[JsonObject]],
         lazily: bool = False,
     ) -> list[FinishedStage]:
         """`stage` for several (kind, inputs) at once: those that are missing are built by one call of `build`, which is
@@ -133,7 +135,7 @@ class Store:
         return folder
 
     def _build(
-        self, missing: dict[int, tuple[str, str, Json]], build: Callable[[dict[int, Path]], Sequence[Json]]
+        self, missing: dict[int, tuple[str, str, JsonObject]], build: Callable[[dict[int, Path]], Sequence[JsonObject]]
     ) -> list[FinishedStage]:
         """The stages of these (key, kind, inputs), filled by one call of `build`. Under their locks."""
         works = {index: self._folder(kind, key).with_suffix(".work") for index, (key, kind, _) in missing.items()}

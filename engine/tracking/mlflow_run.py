@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.fingerprint import fingerprint
+from engine.jsonl import JsonObject
 from engine.redact import redact
-from engine.reporting.formatting import JsonObject
 from engine.reporting.results import AttackResult, Curve, ModelResult, Results, RuleRound, generations_stage
 from engine.store.files import locked, write_atomic
 from engine.store.replica import at_home, manifest_of, mirror_of, readable

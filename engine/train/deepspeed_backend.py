@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config.sections import TrainSection
+from engine.jsonl import JsonObject
 from engine.models.loading import load_model
 from engine.models.lora import switched_off, with_adapter
 from engine.models.source import ModelSource
@@ -162,10 +163,10 @@ def _mean_over_workers(gradients: list[Tensor]) -> None:
         gradient /= torch.distributed.get_world_size()
 
 
-def deepspeed_config(settings: TrainSection, accumulation: int) -> dict[str, Any]:
+def deepspeed_config(settings: TrainSection, accumulation: int) -> JsonObject:
     """DeepSpeed's configuration for these settings; torch's AdamW, so that nothing is compiled at run time."""
     local = settings.batch_size // settings.workers // accumulation
-    zero: dict[str, Any] = {"stage": settings.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
+    zero: JsonObject = {"stage": settings.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
     if settings.offload is not None:
         zero["offload_optimizer"] = {"device": "cpu"}
     if settings.offload == "parameters":

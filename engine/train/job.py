@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from benchmarks.base import Example, Probe
 from engine.config.sections import TrainSection
+from engine.jsonl import JsonObject
 from engine.models.chat_template import Options
 from engine.models.source import ModelSource
-from engine.store.manifest import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TrainJob:
     """
 
     model: ModelSource
-    method: Json
+    method: JsonObject
     settings: TrainSection
     retain: tuple[Example, ...]
     forget: tuple[Example, ...] = ()
@@ -43,7 +43,7 @@ class TrainJob:
     watch: tuple[Probe, ...] = ()
     watch_utility: tuple[Probe, ...] = ()
     watch_metric: str = "exact_fact"
-    watch_options: Json = dataclasses.field(default_factory=dict)
+    watch_options: JsonObject = dataclasses.field(default_factory=dict)
     watch_tokens: int = 32
     continue_from: str | None = None
     keep_state: bool = False

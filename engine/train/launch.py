@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from engine.cluster import ray_cluster
 from engine.cluster.progress import TRAINING
@@ -19,9 +19,9 @@ from engine.cluster.reporter import Report, Silent
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
 from engine.fingerprint import fingerprint
+from engine.jsonl import JsonObject
 from engine.stages.base import Stage, Stages, fingerprint_examples, fingerprint_probes
 from engine.store.lease import Claim
-from engine.store.manifest import Json
 from engine.store.store import FinishedStage
 from engine.store.work_dir import Workplace, at_work, open_workplace
 from engine.train.checkpoint import FolderCheckpoints, RayTrainCheckpoints
@@ -47,7 +47,7 @@ class Training(Stage):
     def units(self) -> int:
         return self.job.until or self.job.steps
 
-    def inputs(self) -> Json:
+    def inputs(self) -> JsonObject:
         job = self.job
         settings = job.settings.model_dump(exclude={"checkpoint_every", "gpus"})
         if settings["offload"] is None:  # a key younger than many a store: without it fingerprints are as they were
@@ -76,7 +76,7 @@ class Training(Stage):
         options = {"template_options": job.template_options} if job.template_options else {}
         return inputs | options | ({} if job.until is None else {"until": job.until})
 
-    def run(self, work: Path, report: Report) -> Json:
+    def run(self, work: Path, report: Report) -> JsonObject:
         return run_training(self.job, work, report)
 
 
@@ -89,7 +89,7 @@ def train(stages: Stages, label: str, job: TrainJob) -> FinishedStage:
     return stage
 
 
-def run_training(job: TrainJob, work: Path, report: Report) -> Json:
+def run_training(job: TrainJob, work: Path, report: Report) -> JsonObject:
     """Train on the Ray cluster and leave `model/` (and `state/` if kept) in `work`; returns the facts of the training.
 
     Raises UserError where the workers do not fit on the cluster, DivergedError where the loss is not finite.
@@ -125,7 +125,7 @@ def gpus_a_worker(settings: TrainSection) -> float:
     return 1.0 if devices >= settings.workers else 0.0
 
 
-def train_alone(job: TrainJob, work: str, report: Report) -> Json:
+def train_alone(job: TrainJob, work: str, report: Report) -> JsonObject:
     """The training in this process, as a Ray task."""
     import torch
 
@@ -137,7 +137,7 @@ def train_alone(job: TrainJob, work: str, report: Report) -> Json:
     return train_loop(job, backend, worker)
 
 
-def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: bool) -> Json:
+def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: bool) -> JsonObject:
     """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -167,7 +167,7 @@ def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: boo
     return facts
 
 
-def train_worker(config: dict[str, Any]) -> None:
+def train_worker(config: JsonObject) -> None:
     """One Ray Train worker. config: `job`, `place` and `report`."""
     import ray.train
     import torch
@@ -194,7 +194,7 @@ def train_worker(config: dict[str, Any]) -> None:
             place.deliver(rank)
 
 
-def train_sharded(job: TrainJob, work: Path, given: Report, device: str, rank: int) -> Json:
+def train_sharded(job: TrainJob, work: Path, given: Report, device: str, rank: int) -> JsonObject:
     """The training of one of many workers, which share the model by DeepSpeed. One of them reports."""
     from engine.train.deepspeed_backend import DeepSpeedBackend
     from methods import make_method

@@ -19,8 +19,8 @@ import numpy as np
 
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError, UserError
+from engine.jsonl import JsonObject
 from engine.models.loading import context_length
-from engine.store.manifest import Json
 from engine.train.backend import Backend
 from engine.train.batches import Batches
 from engine.train.checkpoint import Checkpoints, TrainState, resumed
@@ -55,7 +55,7 @@ class Worker:
     checkpoints: Checkpoints
 
 
-def train_loop(job: TrainJob, backend: Backend, worker: Worker) -> Json:
+def train_loop(job: TrainJob, backend: Backend, worker: Worker) -> JsonObject:
     """Steps from where the training stands to its end, then the export; the same on every worker. Returns its facts.
 
     UserError where a sequence is longer than the model's context, DivergedError where a number is not finite,
