@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="rows of question and answer, text, prompt and reference, or responses: JSON lines, CSV, parquet, text",
+        help="a file or folder, as the benchmark `files` reads them: rows of question and answer, text, prompt and "
+        "reference, or responses",
     )
     parser.add_argument(
         "--model", metavar="NAME", help="count tokens by this model's tokenizer (default: about 4 letters)"
@@ -37,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.n < 1:
         raise UserError(f"--n must be at least 1, found {args.n}")
-    if not args.file.is_file():
-        raise UserError(f"{args.file}: there is no such file")
+    if not args.file.exists():
+        raise UserError(f"{args.file}: there is no such file or folder")
     result = check_file(args.file, args.n, _columns(args.columns), _counter(args.model))
     if args.json:
         counts = {finding.what.replace(" ", "_"): len(finding.rows) for finding in result.findings}

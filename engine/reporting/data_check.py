@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.files import FilesOptions
 from benchmarks.rows import JSON_LINES, Source, read_rows
 from engine.errors import UserError
 from engine.jsonl import Reading, json_lines
@@ -114,7 +115,7 @@ def check_file(path: Path, n: int, columns: Mapping[str, str], count: Callable[[
 
 def _values(path: Path, columns: Mapping[str, str]) -> tuple[list[tuple[str, dict[str, object]]], list[str]]:
     """Every row as (place, values), and the places of lines that are none."""
-    if path.suffix.lower() not in JSON_LINES:
+    if path.is_dir() or path.suffix.lower() not in JSON_LINES:
         rows = read_rows(Source(path=str(path)), "", columns)
         return [(row.where.removeprefix(f" {path}:").strip(), dict(row.values)) for row in rows], []
     reading = Reading()
@@ -140,7 +141,7 @@ def _asked(where: str, row: Mapping[str, object], names: tuple[str, str]) -> Ask
         return "" if value is None else str(value)
 
     question, answer = (text(name) for name in names)
-    cluster = text("cluster") or None
+    cluster = text("cluster") or (None if question else text("id") or where)  # a document is a cluster of its own
     return Asked(where, question, answer or text("text"), text("fact") or None, cluster)
 
 
@@ -253,6 +254,14 @@ def _checked(
         tokens=Tokens(sum(questions), sum(answers), longest, count is not None),
         trained=sum(questions) + sum(answers),
         n=n,
-        sampled=len(asked) * n * MAX_NEW_TOKENS,
+        sampled=_prompts(asked) * n * MAX_NEW_TOKENS,
         samples=samples,
     )
+
+
+def _prompts(asked: Sequence[Asked]) -> int:
+    """How many prompts a file gives: its questions, and the passages of its texts that are asked by their beginning."""
+    options = FilesOptions.model_fields
+    size = options["prompt_words"].default + options["answer_words"].default
+    passages = [-(-len(words(row.answer)) // size) for row in asked if not row.question]
+    return len(asked) - len(passages) + min(options["passages"].default, sum(passages))

@@ -93,3 +93,12 @@ def test_what_cannot_be_looked_at_is_one_line(check, capsys):
     assert check(GOOD, "--columns", "x")[0] == 2
     assert main(["check", "none.jsonl"]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_folder_of_documents_is_asked_by_its_passages(tmp_path, capsys):
+    for name, count in (("a", 600), ("b", 100)):
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"word{number}" for number in range(count)))
+    assert main(["check", str(tmp_path), "--json", "--n", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["clusters"]) == (2, 2)
+    assert found["sampled"] == (3 + 1) * 128  # passages of 250 words
