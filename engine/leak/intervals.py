@@ -15,7 +15,7 @@ standard errors of, each error taken as large as it would be at m: as m (1 - m) 
 towards the middle, as Wilson's are. Where an interval that assumes nothing but independent clusters (Hoeffding's
 inequality in its KL form) is narrower, the ends are its. The ends of a difference are those of its two means, squared
 and added (Zou and Donner 2008), moved out to the paired t interval's where that is wider. perf/coverage.py measures how
-often they cover, and chose the powers.
+often they cover; the powers were chosen on such simulations.
 """
 
 from __future__ import annotations
