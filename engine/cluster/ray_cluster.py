@@ -5,15 +5,19 @@ Checks that the asked workers fit before any work starts. Knows nothing of exper
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
 
+SIGACTION_BYTES = 512  # more than the C library's struct sigaction takes
 ANYWHERE = "DEFAULT"  # scheduling: not in the placement group of the trial that asks, which holds next to nothing
 _connecting = threading.Lock()
 
@@ -28,8 +32,27 @@ def connect(distributed_training: bool = False) -> None:
 
     with _connecting:
         if not ray.is_initialized():
-            _in_lasting_thread(lambda: _start(distributed_training))
+            with _own_signals():
+                _in_lasting_thread(lambda: _start(distributed_training))
     data_context()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's handlers of SIGTERM and SIGINT while Ray connects.
+
+    Ray's client puts a handler of its own in their place, which aborts the process after ours has begun to save. Python
+    can take it back in the main thread alone, and a run may connect in any: the C library's sigaction works in all.
+    """
+    libc = ctypes.CDLL(None)
+    kept = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, action in kept.items():
+        libc.sigaction(number, None, action)
+    try:
+        yield
+    finally:
+        for number, action in kept.items():
+            libc.sigaction(number, action, None)
 
 
 def _in_lasting_thread(work: Callable[[], None]) -> None:

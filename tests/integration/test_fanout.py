@@ -148,6 +148,9 @@ class Dying:
     def units(self):
         return self.job.units
 
+    def run(self, work, report):
+        return type(self.job).run(self, work, report)
+
     gpus = 0.0
 
 

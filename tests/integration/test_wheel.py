@@ -54,7 +54,8 @@ def test_the_wheel_holds_every_module_and_every_file_that_ships(wheel):
     files = {
         f"engine/config/{path.relative_to(ROOT)}"
         for name in ("examples", "tune_spaces")
-        for path in ROOT.glob(f"{name}/*")
+        for path in ROOT.glob(f"{name}/**/*")
+        if path.is_file()
     }
     assert len(modules) > 100
     assert len(files) > 20
