@@ -171,7 +171,13 @@ def _name(results: Results, group: str) -> str:
 
 def _lines(results: Results, group: str) -> list[Line]:
     curves = [(model, model.find_curve(group, results.core_metric)) for model in results.models]
-    return lines_of((model.name, model.role, curve) for model, curve in curves if curve is not None)
+    return lines_of((model.name, model.role, with_bands(curve)) for model, curve in curves if curve is not None)
+
+
+def with_bands(curve: Curve) -> Curve:
+    """The curve as it is drawn: with bands for these very prompts, where they are known. Models of one run answer the
+    same prompts, so that is what tells their curves apart; what other authors would give stands in the tables."""
+    return curve if curve.these is None else curve.for_these()
 
 
 def _series(curve: Curve, excess: bool) -> tuple[list[float], list[float], list[float]]:

@@ -173,6 +173,14 @@ class Picture:
     narrow: str
 
 
+def _drawn_scope(results: Results, group: str) -> str:
+    """What the bands of a picture are about."""
+    from engine.reporting.figures import with_bands
+
+    curves = (model.find_curve(group, results.core_metric) for model in results.models)
+    return next((with_bands(curve).scope for curve in curves if curve is not None), results.scope(group))
+
+
 def _pictures(results: Results) -> list[Picture]:
     from engine.reporting.attack_figures import attack_curves, attack_heat_map
     from engine.reporting.figures import excess_figure, greedy_figure, leak_figure
@@ -181,7 +189,7 @@ def _pictures(results: Results) -> list[Picture]:
     drawn: list[tuple[str, str, Callable[..., Figure]]] = [
         (
             group,
-            f"leak@k on {group.replace('_', ' ')} prompts, with {percent} bands {results.scope(group)}",
+            f"leak@k on {group.replace('_', ' ')} prompts, with {percent} bands {_drawn_scope(results, group)}",
             partial(leak_figure, results, group, titled=False),
         )
         for group in groups(results)
