@@ -24,9 +24,11 @@ class AttackTraining:
 
     def job(self, experiment: Experiment, model: ModelSource, examples: Sequence[Example], seed: int) -> TrainJob:
         """Plain fine-tuning of `model` on the examples."""
+        from methods import FINE_TUNING  # imports torch
+
         return TrainJob(
             model=model,
-            method={"name": "retrain"},
+            method={"name": FINE_TUNING},
             settings=self.settings,
             retain=in_pieces(list(examples), model, self.settings),
             template=experiment.model.template,
