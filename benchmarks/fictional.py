@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.base import Benchmark, Decoding, Example, Facts, Probe, Protocol
 from benchmarks.fictional_text import ATTRIBUTES, FIRST, LAST, MONTHS, QUALITY, STUFF, Attribute
+from benchmarks.small_model import save_llama
 
 AUTHORS = 60
 FORGOTTEN = {"forget01": 1, "forget05": 3, "forget10": 6}
@@ -96,28 +97,9 @@ class Fictional(Benchmark):
 
     def base_model(self, folder: Path, seed: int) -> None:
         """Write an untrained two-layer Llama of 140,000 parameters and its word-level tokenizer to `folder`."""
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        tokenizer = make_tokenizer()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=len(tokenizer),
-                    hidden_size=64,
-                    intermediate_size=192,
-                    num_hidden_layers=2,
-                    num_attention_heads=4,
-                    max_position_embeddings=64,
-                    tie_word_embeddings=True,
-                    bos_token_id=None,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            )
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_llama(
+            make_tokenizer(), folder, seed, hidden_size=64, intermediate_size=192, num_hidden_layers=2, context=64
+        )
 
 
 PROTOCOL = Protocol(
