@@ -6,8 +6,9 @@
 
 Every linear layer but the output head is rounded and stored again in float32, so that the model computes with exactly
 the values of the scheme ("weight-only quantisation"). Works on CPUs, for any device that the model is run on after.
-Sources: quantisation brings back what was unlearned, arXiv 2410.16454; nf4: arXiv 2305.14314; int8 and int4 by
-torchao's primitives.
+By these few lines and no library: transformers imports torchao, where it is installed, in every process that loads a
+model, which takes seconds. Sources: quantisation brings back what was unlearned, arXiv 2410.16454; nf4:
+arXiv 2305.14314; int8 by rows as LLM.int8()'s weights, arXiv 2208.07339.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Quantize(ModelAttack):
         """The weights [out, in] rounded to the scheme's grid, in their own precision."""
         if self.scheme == "nf4":
             return _nf4(weight, self.block or 64)
-        return _affine(weight, self.scheme, self.block or 32)
+        return _int8(weight) if self.scheme == "int8" else _int4(weight, self.block or 32)
 
 
 def _nf4(weight: Tensor, block: int) -> Tensor:
@@ -74,32 +75,31 @@ def _nf4(weight: Tensor, block: int) -> Tensor:
 
     flat = weight.flatten()
     padded = torch.nn.functional.pad(flat, (0, -len(flat) % block)).view(-1, block)
-    scale = padded.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    scale = _no_zero(padded.abs().amax(dim=1, keepdim=True))
     levels = torch.tensor(NF4_LEVELS, dtype=weight.dtype, device=weight.device)
     between = (levels[1:] + levels[:-1]) / 2
     nearest = levels[torch.bucketize(padded / scale, between)]
     return (nearest * scale).flatten()[: len(flat)].view_as(weight)
 
 
-def _affine(weight: Tensor, scheme: str, group: int) -> Tensor:
-    import logging
+def _int8(weight: Tensor) -> Tensor:
+    scale = _no_zero(weight.abs().amax(dim=1, keepdim=True) / 127)
+    return (weight / scale).round().clamp(-127, 127) * scale
 
+
+def _int4(weight: Tensor, group: int) -> Tensor:
+    """Zero is one of the levels; a row that groups do not divide is one group."""
+    columns = weight.shape[1]
+    grouped = weight.view(-1, group if columns % group == 0 else columns)
+    low, high = grouped.amin(dim=1, keepdim=True).clamp_max(0), grouped.amax(dim=1, keepdim=True).clamp_min(0)
+    scale = _no_zero((high - low) / 15)
+    zero = (-low / scale).round().clamp(0, 15)
+    level = ((grouped / scale).round() + zero).clamp(0, 15)
+    return ((level - zero) * scale).view_as(weight)
+
+
+def _no_zero(scale: Tensor) -> Tensor:
+    """The scales, the smallest number in place of 0: weights that are all 0 stay so."""
     import torch
 
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # says which of its GPU kernels this machine has not
-    from torchao.quantization.quant_primitives import (
-        MappingType,
-        choose_qparams_affine,
-        dequantize_affine,
-        quantize_affine,
-    )
-
-    columns = weight.shape[1]
-    if scheme == "int8":
-        mapping, block, low, high = MappingType.SYMMETRIC, (1, columns), -127, 127
-    else:
-        group = group if columns % group == 0 else columns  # a row that groups do not divide shares one scale
-        mapping, block, low, high = MappingType.ASYMMETRIC, (1, group), 0, 15
-    scale, zero = choose_qparams_affine(weight, mapping, block, torch.int32, low, high)
-    whole = quantize_affine(weight, block, scale, zero, torch.int32, low, high)
-    return dequantize_affine(whole, block, scale, zero, torch.int32, low, high, output_dtype=weight.dtype)
+    return scale.clamp_min(torch.finfo(scale.dtype).tiny)
