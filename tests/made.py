@@ -11,7 +11,8 @@ import pyarrow.parquet
 from engine.fingerprint import fingerprint
 from engine.leak.curve import leak_curve
 from engine.metrics import score
-from engine.reporting.results import Curve, ModelResult, ModelResults, Results
+from engine.reporting.records import Curve
+from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.reporting.scores import write_scores
 
 GROUP, METRIC, DECODING = "forget", "exact_fact", "T1-p1"

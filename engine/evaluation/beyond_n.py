@@ -15,7 +15,7 @@ from engine.leak.estimator import Ints
 from engine.leak.extrapolation import BeyondN, leak_beyond_n
 from engine.leak.importance_weights import ReweightedLeak, reweighted_leak
 from engine.models.source import ModelSource
-from engine.reporting.results import BeyondEstimate
+from engine.reporting.records import BeyondEstimate
 from engine.stages.base import Stages
 from engine.stages.sample_endpoint import Endpoint
 from engine.stages.sample_logprobs import RelogJob, read_relog

@@ -19,7 +19,8 @@ from engine.leak.estimator import Floats, Ints
 from engine.leak.intervals import Mean, sampling_mean
 from engine.leak.per_prompt import PromptLeaks
 from engine.leak.variance import split_noise
-from engine.reporting.results import Curve, Intervals, tally
+from engine.reporting.records import Curve, Intervals
+from engine.reporting.results import tally
 from engine.stages.known_answers import Known
 
 FAR_K = (10**3, 10**6, 10**9)  # where the leak floor is told beside the k that were asked for

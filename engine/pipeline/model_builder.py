@@ -19,7 +19,7 @@ from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
 from engine.pipeline.model_checks import check_model
 from engine.pipeline.rule import Rule, RuleRun
-from engine.reporting.results import RuleRound
+from engine.reporting.records import RuleRound
 from engine.stages.base import Stages, source_of
 from engine.stages.base_model import BaseModelJob, brings_model
 from engine.stages.reference import ReferenceJob, read_reference

@@ -18,7 +18,7 @@ from engine.evaluation.jobs import job_for, score
 from engine.leak.estimator import leak_at_k
 from engine.models.source import ModelSource
 from engine.pipeline.alternate_answers import alternates_like
-from engine.reporting.results import RuleRound
+from engine.reporting.records import RuleRound
 from engine.stages.base import Stages, source_of
 from engine.stages.reference import ReferenceJob, read_reference
 from engine.stages.sample import SampleJob, read_units

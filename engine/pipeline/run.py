@@ -32,7 +32,8 @@ from engine.pipeline.model_builder import BuiltModel, ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
 from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
-from engine.reporting.results import AttackResult, ModelResult, ModelResults, Results
+from engine.reporting.records import AttackResult
+from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.stages.base import Stages
 from engine.store.store import Store
 from engine.tracking.live import Live

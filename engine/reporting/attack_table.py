@@ -6,7 +6,8 @@ import dataclasses
 
 from engine.jsonl import JsonObject
 from engine.reporting.formatting import Estimate, interval_text
-from engine.reporting.results import AttackResult, ModelResult, Results
+from engine.reporting.records import AttackResult
+from engine.reporting.results import ModelResult, Results
 from engine.reporting.terminal import plain_table, wide_console
 
 NO_ATTACK = "none"

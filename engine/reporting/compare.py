@@ -18,7 +18,8 @@ from engine.leak import intervals
 from engine.leak.clusters import clusters_of
 from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
 from engine.reporting.formatting import Estimate
-from engine.reporting.results import Curve, ModelResult, Results, read_results
+from engine.reporting.records import Curve
+from engine.reporting.results import ModelResult, Results, read_results
 from engine.reporting.scores import read_scores
 
 NAMED = 4  # models that a note names one by one

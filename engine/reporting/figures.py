@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.reporting.results import Curve, Results, groups
+from engine.reporting.records import Curve
+from engine.reporting.results import Results, groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from engine.reporting.attack_table import attack_names, attack_rows, headlines
 from engine.reporting.formatting import interval_text
 from engine.reporting.leaked_passages import worst_prompts
-from engine.reporting.results import Curve, ModelResult, Results, generations_stage, groups
+from engine.reporting.records import Curve
+from engine.reporting.results import ModelResult, Results, generations_stage, groups
 from engine.reporting.table import metric_rows, missing_reasons, table_k
 from engine.reporting.verdict import caution, order_changes, verdict
 from engine.store.files import write_atomic

@@ -15,7 +15,8 @@ import numpy as np
 from engine.leak.estimator import Floats, prompt_leak
 from engine.metrics import METRICS
 from engine.metrics.words import word_spans
-from engine.reporting.results import Curve, ModelResult, Results, generations_stage, scores_stage
+from engine.reporting.records import Curve
+from engine.reporting.results import ModelResult, Results, generations_stage, scores_stage
 from engine.store.replica import present
 
 SPAN_WORDS = 3  # matching words in a row that count as leaked; fewer do where nothing longer matches

@@ -9,7 +9,8 @@ import dataclasses
 import itertools
 
 from engine.reporting.formatting import interval_text
-from engine.reporting.results import Curve, ModelResult, Results
+from engine.reporting.records import Curve
+from engine.reporting.results import ModelResult, Results
 
 CLEAN = 0.05  # a greedy score at or below it counts as nothing leaked
 

@@ -22,7 +22,7 @@ from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.leak.intervals import population_difference
 from engine.leak.per_prompt import leaks_of_scores
 from engine.pipeline.run import EvaluatedModel
-from engine.reporting.results import AttackResult, Curve
+from engine.reporting.records import AttackResult, Curve
 from engine.robustness.attacks import ATTACKS
 from engine.robustness.attacks.prompts import JOINT, origin
 from engine.robustness.base import Attack, ModelAttack, PromptAttack, Setting

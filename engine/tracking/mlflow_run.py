@@ -15,7 +15,8 @@ from pathlib import Path
 from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
 from engine.redact import redact
-from engine.reporting.results import AttackResult, Curve, ModelResult, Results, RuleRound, generations_stage
+from engine.reporting.records import AttackResult, Curve, RuleRound
+from engine.reporting.results import ModelResult, Results, generations_stage
 from engine.store.files import locked, write_atomic
 from engine.store.replica import at_home, manifest_of, mirror_of, readable
 from engine.tracking.artifacts import log_files

@@ -12,7 +12,8 @@ from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation
 from engine.leak.curve import leak_curve
 from engine.leak.per_prompt import leaks_of_scores
-from engine.reporting.results import Curve, Intervals, ModelResult, ModelResults, Results, read_results
+from engine.reporting.records import Curve, Intervals
+from engine.reporting.results import ModelResult, ModelResults, Results, read_results
 
 K = [1, 4, 8]
 IDS = [f"author{author}/{prompt}" for author in range(6) for prompt in range(5)]

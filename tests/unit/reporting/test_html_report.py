@@ -13,7 +13,8 @@ import pytest
 from engine.cli import main
 from engine.reporting.html_report import heats, write_report
 from engine.reporting.leaked_passages import leaked_pieces, worst_prompts
-from engine.reporting.results import BeyondEstimate, read_results
+from engine.reporting.records import BeyondEstimate
+from engine.reporting.results import read_results
 from engine.reporting.table import table_k
 from engine.reporting.verdict import OrderChanges, caution, order_changes, verdict
 from tests.made import make_run
