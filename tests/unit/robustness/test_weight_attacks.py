@@ -1,5 +1,7 @@
 """Attacks on weights, against their definitions worked out number by number."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
@@ -31,13 +33,14 @@ def test_nf4_takes_the_nearest_of_16_levels_of_each_block(weight):
         np.testing.assert_array_equal(block, nearest)
 
 
-def test_nf4_levels_are_bitsandbytes_own():
-    """As its documentation prints them: symmetric ends, a zero, more levels where weights are dense."""
-    assert len(set(NF4_LEVELS)) == 16
-    assert NF4_LEVELS[0] == -1
-    assert NF4_LEVELS[7] == 0
-    assert NF4_LEVELS[15] == 1
-    assert list(NF4_LEVELS) == sorted(NF4_LEVELS)
+def test_nf4_levels_are_the_papers_quantiles_of_the_normal_distribution():
+    """Eight from 0 up and eight from 0 down, evenly spaced in probability to an offset, scaled to end at 1 (QLoRA,
+    arXiv 2305.14314, and its authors' create_normal_map)."""
+    normal, offset = NormalDist(), 0.9677083
+    up = [normal.inv_cdf(p) for p in np.linspace(offset, 0.5, 9)[:-1]]
+    down = [-normal.inv_cdf(p) for p in np.linspace(offset, 0.5, 8)[:-1]]
+    expected = np.array(sorted([*down, 0.0, *up])) / max(up)
+    np.testing.assert_allclose(NF4_LEVELS, expected, atol=1e-6)
 
 
 def test_nf4_of_a_size_that_blocks_do_not_divide():
