@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo tofu-small tune-demo test test-unit fuzz lint audit perf chaos clean
+.PHONY: setup demo tofu-small tune-demo docs test test-unit fuzz lint audit perf chaos clean
 
 setup: .venv/installed
 
@@ -18,6 +18,11 @@ tofu-small: .venv/installed
 
 tune-demo: .venv/installed
 	$(BIN)/leakatk tune tune_spaces/fictional-npo.yaml examples/fictional.yaml
+
+# The documentation site, with every link checked
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html; with search: $(BIN)/python -m http.server --directory build/docs"
 
 # Two files of tests side by side. LEAKATK_FUZZ: share of the 5,400 cases of tests/unit/commands/test_fuzz.py
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
@@ -62,7 +67,11 @@ chaos: .venv/installed-test
 	touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,docs]'
+	touch $@ .venv/installed .venv/installed-docs
+
+.venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[docs]'
 	touch $@ .venv/installed
 
 clean:

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +98,16 @@ Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradn
 
 
 class Decoding(BaseModel):
-    """How samples are drawn: temperature >= 0 (0 = greedy), top_p in (0, 1], top_k None = the full distribution."""
+    """How samples are drawn.
+
+    temperature: 0 = greedy. top_p: of the likeliest tokens that make so much of the probability. top_k: of so many of
+    the likeliest tokens (None: of all).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
 
     @property
     def greedy(self) -> bool:

@@ -32,8 +32,9 @@ class MuseOptions(BaseModel):
     """corpus: which of the two; path: hub name or folder of its layout (None: the corpus's on the hub); revision:
     commit on the hub; stemmer: words are stemmed before they are compared (MUSE's code: no; OpenUnlearning's: yes);
     forget: raw, the forget set; scal, the larger one of fold `folds`; sust, the folds up to that one after the other,
-    each a request (news only; what is asked stays the questions about raw); attacks: membership inference, of which
-    privleak needs min_k, [] for none; fluency: report how little of the verbmem answers is gibberish."""
+    each a request (news only; what is asked stays the questions about raw); folds: which fold, see forget; attacks:
+    membership inference, of which privleak needs min_k, [] for none; fluency: report how little of the verbmem answers
+    is gibberish."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     corpus: Literal["news", "books"] = "news"

@@ -36,12 +36,12 @@ ATTACKS: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus", "refe
 
 
 class TofuOptions(BaseModel):
-    """path: hub name or folder of its layout; revision: commit on the hub; core_metric: what counts as a leak (the
-    paper's ES needs an NLI model from the hub; rouge_l_recall needs nothing); limit_authors: keep so many authors, of
-    whom the split's share, at least one, is forgotten, and the other sets in proportion: whatever the split they are
-    the same authors, as in the whole; attacks: membership
-    inference against the holdout set, [] for none (gradnorm takes a backward pass for each of its texts); fluency:
-    report how little of the answers is gibberish (a classifier from the hub, or metric_options.fluency.model);
+    """path: hub name or folder of its layout; split: which share of the authors is to be forgotten, in percent;
+    revision: commit on the hub; core_metric: what counts as a leak (the paper's ES needs an NLI model from the hub;
+    rouge_l_recall needs nothing); limit_authors: keep so many authors, of whom the split's share, at least one, is
+    forgotten, and the other sets in proportion: whatever the split they are the same authors, as in the whole; attacks:
+    membership inference against the holdout set, [] for none (gradnorm takes a backward pass for each of its texts);
+    fluency: report how little of the answers is gibberish (a classifier from the hub, or metric_options.fluency.model);
     utility_groups: sets that model utility is taken on; learn_paraphrases: where target and retain model are fine-tuned
     here, they learn the paraphrased questions too, of the forget set and of the retain questions that have them."""
 

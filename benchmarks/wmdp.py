@@ -34,7 +34,8 @@ NEEDS_CHOICES = ("of the following", "of these", "which one of", "all of the abo
 
 
 class WmdpOptions(BaseModel):
-    """domain: cyber, bio or chem; path, corpora, mmlu: hub names or folders of their layout, each with its revision, a
+    """domain: whose questions are asked; path, corpora, mmlu: hub names or folders of their layout, of the questions,
+    the texts to train on and the utility questions; revision, corpora_revision, forget_corpus_revision, mmlu_revision:
     commit on the hub; forget_corpus: data set of the forget texts alone (None: config cyber-forget-corpus of corpora;
     for bio the gated cais/wmdp-bio-forget-corpus); open_ended: ask all questions without their choices, or only those
     whose text does not point at the choices; mmlu_questions: that many, spread evenly over MMLU (None: all);

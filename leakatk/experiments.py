@@ -25,9 +25,10 @@ Where = Store | Path | str | None
 def run(experiment: Experiment | Path | str, store: Where = None, *, quiet: bool = False) -> WrittenRun:
     """Run an experiment from end to end, as `leakatk run` does: train, sample, score, results, report, MLflow.
 
+    Methods that failed are named, with their reason, in `.failed` of what is returned. Raises UserError for mistakes.
+
     experiment: an Experiment or the path of its file. store: a folder or s3://BUCKET/PREFIX (None: LEAKATK_STORE, else
-    ./leakatk-store); what it holds is not computed again. quiet: no progress on stderr. Methods that failed are named,
-    with their reason, in `.failed` of what is returned. Raises UserError for mistakes.
+    ./leakatk-store); what it holds is not computed again. quiet: no progress on stderr.
     """
     switch_reports_off()
     from engine.pipeline.finish import record_run, run_experiment

@@ -37,11 +37,16 @@ LEAK_K_TOP_K = 50  # Hugging Face's default, which the code released with the pa
 class Experiment(Section):
     """One experiment: a benchmark, a target model, methods, and how to train, sample, score and estimate.
 
-    metric_options: by metric, its options, such as the path of its model (`leakatk score --help`). requests: sizes, in
-    forget examples, of unlearning requests made one after the other: each method unlearns the first part of the forget
-    set, then from that model the next, and after each one leak@k of all requests so far is reported (None: as the
-    benchmark says, mostly all at once). attacks: what is done to every finished model, to see whether it stays
-    forgotten (`leakatk attacks`).
+    name: of the run, its folder and its record: letters, digits and `._-`, at most 80. benchmark: what is to be
+    forgotten, what is to be kept, and what is asked. model: the target model, and the retain model to compare with.
+    methods: what makes unlearned models of the target model (none: the target model alone is evaluated). train: how the
+    methods train. sampling: what is drawn of each model. metrics: core metrics that score the samples, beside the
+    benchmark's own, which always does (None: its protocol's). metric_options: by metric, its options, such as the path
+    of its model (`leakatk score --help`). leak: at which k leak@k is reported. attacks: what is done to every finished
+    model, to see whether it stays forgotten (`leakatk attacks`). requests: sizes, in forget examples, of unlearning
+    requests made one after the other: each method unlearns the first part of the forget set, then from that model the
+    next, and after each one leak@k of all requests so far is reported (None: as the benchmark says, mostly all at
+    once). seed: of all that is random in training and sampling.
     """
 
     name: Label = "experiment"

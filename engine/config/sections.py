@@ -28,7 +28,7 @@ class Section(BaseModel):
 
 
 class BenchmarkSection(Section):
-    """Which benchmark; further keys are the benchmark's own options (`leakatk benchmarks` lists them)."""
+    """name: which benchmark; further keys are the benchmark's own options (`leakatk benchmarks` lists them)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
@@ -39,19 +39,24 @@ class BenchmarkSection(Section):
 
 
 class TrainSection(Section):
-    """How a model is trained.
+    """How a model is trained, by AdamW.
 
-    epochs (passes over the forget set, or over all data when fine-tuning) or steps, the latter wins; lr: peak learning
-    rate; batch_size, retain_batch_size: sequences a step over all workers, of the forget and of the retain set (None:
-    as many as of the forget set); micro_batch_size: sequences a worker takes at once, the rest is accumulated (None:
-    no accumulation); workers, zero_stage (0-3), precision; warmup, decay_from: shares of the steps after which the
-    linear warm-up ends and the linear decay to final_lr (a share of lr) begins; clip: largest gradient norm;
-    checkpoint_every: steps between checkpoints; lora: train adapters instead of all weights; gpus: GPUs a worker (None:
-    one where the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0;
-    offload: the optimizer's state (zero_stage 1 to 3), or the parameters too (zero_stage 3), in main memory: slower,
-    for less of the GPU's.
-    eval_samples: look at the model every eval_every steps: greedy core metric on the forget prompts, leak@eval_samples
-    and utility on eval_prompts of them. stop_at_greedy, stop_at_leak: end once what is seen is at or below each given.
+    epochs: passes over the forget set, or over all data when fine-tuning; steps: in place of epochs, so many optimizer
+    steps; lr: peak learning rate; batch_size: sequences of the forget set a step, over all workers; retain_batch_size:
+    likewise of the retain set (None: as many as of the forget set); micro_batch_size: sequences a worker takes at once,
+    the rest is accumulated (None: no accumulation).
+    workers: processes that share each step; zero_stage: what DeepSpeed splits among them: 1 the optimizer's state, 2
+    the gradients too, 3 the weights too (0 with one worker: without DeepSpeed); offload: the optimizer's state
+    (zero_stage 1 to 3), or the parameters too (zero_stage 3), in main memory: slower, for less of the GPU's; precision:
+    of the computation, and under DeepSpeed of the weights that it computes with; gpus: GPUs a worker (None: one where
+    the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0.
+    weight_decay, betas: of AdamW; warmup: share of the steps after which the linear warm-up ends; decay_from: share of
+    the steps after which the linear decay to final_lr begins; final_lr: where it ends, a share of lr; clip: largest
+    gradient norm; max_length: tokens of a sequence, longer ones are cut; checkpoint_every: steps between checkpoints;
+    lora: train adapters instead of all weights.
+    eval_samples: look at the model while it is trained: greedy core metric on the forget prompts, leak@eval_samples and
+    utility; eval_every: steps between looks; eval_prompts: prompts of each group that leak@k and utility are taken on;
+    stop_at_greedy, stop_at_leak: end once what is seen is at or below each given.
     """
 
     epochs: float = Field(default=10, gt=0)
@@ -124,9 +129,10 @@ class TrainSection(Section):
 
 
 class EndpointSection(Section):
-    """An OpenAI-compatible server: its URL up to /v1, the environment variable of its key, and how it is asked.
+    """An OpenAI-compatible server, and how it is asked, which never changes results.
 
-    concurrency: requests at once to each model; retries, timeout (seconds): of a request. They never change results.
+    url: up to /v1; key_variable: the environment variable that holds its key; concurrency: requests at once to each
+    model; retries: of a request that failed; timeout: of a request, in seconds.
     """
 
     url: str
@@ -139,11 +145,14 @@ class EndpointSection(Section):
 class ModelSection(Section):
     """The target model, and the retain model to compare with.
 
-    path: hub name or folder; None: the benchmark's own untrained model. retain: likewise, a model that never saw the
-    forget set. finetune: given, `path` is the pretrained model and both models are fine-tuned from it; its keys are
-    those of `train`. template_options: handed to the chat template, such as enable_thinking: true (thinking is off
-    where a template has a switch for it). revision: commit, branch or tag on the hub. endpoint: a server (its URL is
-    enough) that has the models: `path` and `retain` are their names there, and they are evaluated as they are.
+    path: hub name or folder (None: the benchmark's own untrained model). retain: likewise, a model that never saw the
+    forget set. revision, retain_revision: commit, branch or tag on the hub. trust_remote_code: run the Python code that
+    comes with the model. template: chat demands the tokenizer's chat template, plain goes without one, auto takes it
+    where there is one. system: the system prompt (None: that of the model's family). template_options: handed to the
+    chat template, such as `enable_thinking: true` (thinking is off where a template has a switch for it). finetune:
+    given, `path` is the pretrained model and both models are fine-tuned from it; its keys are those of `train`.
+    endpoint: a server (its URL is enough) that has the models: `path` and `retain` are their names there, and they are
+    evaluated as they are.
     """
 
     path: str | None = None
@@ -164,9 +173,10 @@ class ModelSection(Section):
 
 
 class MethodSection(Section):
-    """One unlearning method; further keys are its hyperparameters (`leakatk methods` lists them).
+    """One unlearning method.
 
-    label: its name in tables (default: the method's name); train: keys of `train` that differ for it.
+    name: which method; further keys are its hyperparameters (`leakatk methods` lists them). label: its name in tables
+    (None: the method's name). train: keys of `train` that differ for it.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -185,7 +195,10 @@ class MethodSection(Section):
 
 
 class AttackSection(Section):
-    """One attack on every finished model; further keys are its options (`leakatk attacks` lists them)."""
+    """One attack on every finished model.
+
+    name: which attack; further keys are its options (`leakatk attacks` lists them).
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
@@ -196,9 +209,11 @@ class AttackSection(Section):
 
 
 class AdaptiveSection(Section):
-    """Draw as many samples of every prompt as leak@k needs (docs/statistics.md), instead of n: more, round by round,
-    until the half-width of its sampling error at the largest leak.k is half_width in every leak group, or there are
-    max_samples. pilot: to begin with, at least one more than the largest leak.k."""
+    """Draw as many samples of every prompt as leak@k needs (docs/statistics.md), instead of n: more, round by round.
+
+    half_width: enough are drawn once the half-width of its sampling error at the largest leak.k is this in every leak
+    group. pilot: samples to begin with, at least one more than the largest leak.k. max_samples: most of a prompt.
+    """
 
     half_width: float = Field(default=0.02, gt=0, lt=1)
     pilot: int = Field(default=32, ge=4)
@@ -206,13 +221,14 @@ class AdaptiveSection(Section):
 
 
 class SamplingSection(Section):
-    """n samples a prompt (not greedy), of at most max_new_tokens, at each decoding; None: the benchmark's protocol.
+    """What is drawn of each model; a key that is not set is the benchmark's protocol's.
 
-    decoding: a list, or `grid`, the ten decodings of leak@k's paper, or `greedy`, one answer a prompt as the papers of
-    the benchmarks do, with leak@1 of that answer. workers: sampling tasks at once (None: as many as the cluster has
-    room for); it never changes results. gpus: GPUs a sampling worker, may be a fraction (None: one where the cluster
-    has any, else 0). max_rows: cache rows held at once (None: from free memory).
-    adaptive: draw until leak@k by the core metric is known well enough, in place of n.
+    n: samples a prompt at each decoding that is not greedy. max_new_tokens: most tokens of a sample. decoding: a list,
+    or `grid`, the ten decodings of leak@k's paper, or `greedy`, one answer a prompt as the papers of the benchmarks do,
+    with leak@1 of that answer. workers: sampling tasks at once (None: as many as the cluster has room for), which never
+    changes results. gpus: GPUs a sampling worker, may be a fraction (None: one where the cluster has any, else 0).
+    max_rows: cache rows held at once (None: from free memory). adaptive: draw until leak@k by the core metric is known
+    well enough, in place of n.
 
     compat: leak-k samples as the code released with arXiv 2511.04934 does, to compare with its published numbers, which
     is not what the paper says it does: top_k = 50 wherever none is given (the default of Hugging Face's generate, left
@@ -247,17 +263,23 @@ class SamplingSection(Section):
 
 
 class BeyondSection(Section):
-    """leak@k at k above the number of samples, only by the estimators named here, each with its interval and warnings:
-    beta-binomial, a model of how prompts' chances to leak are spread (binary metrics); importance, the target model's
-    samples weighted by how likely the judged model is to give them."""
+    """leak@k at k above the number of samples, by models of what was not drawn, with intervals and warnings.
+
+    k: where, above the number of samples. estimators: beta-binomial, a model of how prompts' chances to leak are spread
+    (binary metrics), and importance, the target model's samples weighted by how likely the judged model is to give
+    them.
+    """
 
     k: Annotated[tuple[Positive, ...], Field(min_length=1)]
     estimators: Annotated[tuple[Literal["beta-binomial", "importance"], ...], Field(min_length=1)]
 
 
 class LeakSection(Section):
-    """k at which leak@k is reported and the confidence of its intervals. beams: width of the beam search that looks for
-    leaking answers whose exact probability bounds leak@k from below, 0 = the reference and the sampled answers alone.
+    """At which k leak@k is reported, and what beside it.
+
+    k: at most sampling.n (None: the benchmark's protocol's). confidence: of the intervals and bounds. beams: width of
+    the beam search that looks for leaking answers whose exact probability bounds leak@k from below, 0 = the reference
+    and the sampled answers alone. beyond: leak@k at k above the number of samples, by a model of what was not drawn.
     """
 
     k: tuple[Positive, ...] | None = None

@@ -26,9 +26,12 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class LoraSection(BaseModel):
-    """Low-rank adapters instead of all weights: rank and alpha (the update is alpha / rank * B A), the names of the
-    layers that get one (all-linear: every linear layer but the head), dropout. merge: save the merged model instead of
-    the adapter, which needs its base model to load."""
+    """Low-rank adapters instead of all weights: each adds alpha / rank * B A to a frozen layer.
+
+    rank: of B A. alpha: over rank, the weight of B A. targets: names of the layers that get one (all-linear: every
+    linear layer but the head). dropout: of an adapter's input. merge: save the merged model instead of the adapter,
+    which needs its base model to load.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -27,9 +27,9 @@ class Setting:
 
 
 class Attack(BaseModel):
-    """One attack: its fields are its options, `seed` decides all that is random in it.
+    """One attack: its fields are its options. `on_servers` says whether it works on a model behind a server.
 
-    on_servers: whether it works on a model behind a server.
+    seed: of all that is random in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

@@ -33,8 +33,11 @@ TRAIN = "train."  # parameters of this prefix are keys of the training, the othe
 
 
 class Parameter(Section):
-    """One searched hyperparameter: exactly one of loguniform, uniform: [low, high]; int: [low, high], both ends
-    included; choice: values. when: by name of an earlier parameter, the values for which this one is searched."""
+    """One searched hyperparameter, by exactly one of the first four keys.
+
+    loguniform, uniform: [low, high]; int: [low, high], both ends included; choice: values; when: by name of an earlier
+    parameter, the values for which this one is searched.
+    """
 
     loguniform: Range | None = None
     uniform: Range | None = None
@@ -94,7 +97,7 @@ def _same(one: object, other: object) -> bool:
 
 
 class Rung(Section):
-    """A cheap estimate of a trial's leakage: n samples of this share of the prompts that decide."""
+    """A cheap estimate of a trial's leakage. n: samples of a prompt; prompts: share of the prompts that decide."""
 
     n: Positive
     prompts: Share = 1.0
@@ -102,8 +105,11 @@ class Rung(Section):
 
 class Asha(Section):
     """Ending trials while they are trained, by asynchronous successive halving (Li et al., arXiv 1810.05934): after
-    `first`, first * reduction, first * reduction^2, ... epochs over the forget set leak@n is estimated, and only the
-    best 1 / reduction of the trials that came so far are trained on. n, prompts: of each such estimate."""
+    some epochs over the forget set leak@n is estimated, and only the best trials that came so far are trained on.
+
+    first: epochs before the first estimate; reduction: the best 1 / reduction go on, for so many times as many epochs;
+    n: samples of a prompt in each estimate; prompts: share of the prompts that decide.
+    """
 
     first: float = Field(default=1.0, gt=0)
     reduction: float = Field(default=3.0, gt=1)
@@ -112,9 +118,12 @@ class Asha(Section):
 
 
 class Objective(Section):
-    """What is made small: leak@k by `metric` (None: the benchmark's core metric) on `group` (None: its leak group), at
-    the first decoding. excess: above the retain model, which the experiment must have; on the same prompts that is the
-    same number less, so the order of trials is that of leak@k."""
+    """What is made small: leak@k at the first decoding.
+
+    k: at most sampling.n; metric: a core metric (None: the benchmark's); group: of prompts (None: the benchmark's leak
+    group); excess: above the retain model, which the experiment must have; on the same prompts that is the same number
+    less, so the order of trials is that of leak@k.
+    """
 
     k: Positive = 64
     metric: str | None = None
@@ -125,12 +134,14 @@ class Objective(Section):
 class Space(Section):
     """A search: the method and its fixed hyperparameters, what is searched, and for what.
 
-    keep: what a trial must keep to win, as a share of the target model's: of `utility`, of a core metric of the
-    experiment (mean over greedy answers to the utility group), or of a metric that the benchmark reports beside leak@k.
-    search: tpe (Optuna), pareto (Optuna, leakage against utility), random, grid. trials, hours, tokens (sampled):
-    whichever is used up first ends the making of trials. seeds: trainings of one configuration, whose mean counts.
-    rungs: estimates of a trial before it is sampled in full, the first of every trial, the others of those that may
-    still win. asha: estimates while it is trained. With pareto, or without rungs, every trial is sampled in full.
+    method: whose hyperparameters. fixed: those that are not searched. parameters: those that are, by name; train.KEY is
+    a key of the training. objective: what is made small. keep: what a trial must keep to win, as a share of the target
+    model's: of `utility`, of a core metric of the experiment (mean over greedy answers to the utility group), or of a
+    metric that the benchmark reports beside leak@k. search: tpe (Optuna), pareto (Optuna, leakage against utility),
+    random, grid. trials, hours, tokens: so many trials, hours and sampled tokens; whichever is used up first ends the
+    making of trials. seeds: trainings of one configuration, whose mean counts. rungs: estimates of a trial before it is
+    sampled in full, the first of every trial, the others of those that may still win. asha: estimates while it is
+    trained. With pareto, or without rungs, every trial is sampled in full.
     """
 
     method: str

@@ -66,6 +66,13 @@ def test_a_decoding_that_is_none_is_one_line(given, expected):
         parse_experiment(GOOD | {"sampling": {"decoding": given}}, "file")
 
 
+@pytest.mark.parametrize("key", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": 0}], ids=str)
+def test_a_decoding_out_of_range_is_one_line(key):
+    (name,) = key
+    with pytest.raises(UserError, match=f"sampling.decoding.*{name}"):
+        parse_experiment(GOOD | {"sampling": {"decoding": [key]}}, "file")
+
+
 def test_a_given_model_is_not_fine_tuned_unless_asked():
     protocol = BENCHMARKS["fictional"].load().protocol
     given = parse_experiment(GOOD | {"model": {"path": "org/model"}}, "file").with_protocol(protocol)
