@@ -27,7 +27,9 @@ TEXT = """\
 Every method that trains, on the embedded benchmark (`forget10`: 72 questions about 6 made-up authors; 128 samples a
 question; exact fact as the core metric), by one command:
 
-    python -m perf.methods --seeds {seeds} > docs/methods.md
+```bash
+python -m perf.methods --seeds {seeds} > docs/methods.md
+```
 
 Each number is the mean over seeds {seeds}; a seed makes other authors, another target model and other samples. In
 brackets stand the lowest and the highest end of the seeds' 95 % intervals; greedy and utility are followed by their
