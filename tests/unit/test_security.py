@@ -197,6 +197,14 @@ def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_shown(tmp_p
     assert not (tmp_path / "store").exists()
 
 
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A run's folder below its store, of which a report can be written."""
+    run = make_run(tmp_path_factory.mktemp("store"), "mine", {("npo", "unlearned"): [["a"] * 4] * 2}, ["a", "b"])
+    assert main(["report", str(run)]) == 0
+    return run
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -209,10 +217,10 @@ def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_shown(tmp_p
         {"curves": {"decoding": "a/b"}},
     ],
 )
-def test_results_whose_names_lead_out_of_their_folder_are_refused(tmp_path, capsys, change):
-    run = make_run(tmp_path / "store", "mine", {("npo", "unlearned"): [["a"] * 4] * 2}, ["a", "b"], retain=None)
+def test_results_whose_names_lead_out_of_their_folder_are_refused(tmp_path, capsys, reported, change):
+    shutil.copytree(reported.parents[1], tmp_path / "store")
+    run = tmp_path / "store" / "runs" / reported.name
     raw = json.loads((run / "results.json").read_text())
-    assert main(["report", str(run)]) == 0
     model = raw["models"][0]
     model |= change.pop("models", {})
     model["curves"][0] |= change.pop("curves", {})

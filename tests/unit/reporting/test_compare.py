@@ -9,9 +9,8 @@ import pty
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import pytest
 from engine.cli import main
 from engine.reporting.compare import Difference, _from_intervals, compare
 from engine.reporting.results import read_results
+from engine.reporting.table import print_table
 from tests.made import make_run
 
 FACTS = [f"fact{index}" for index in range(40)]
@@ -29,16 +29,23 @@ def said(leaking, samples=4):
     return [[fact if index in leaking else "nothing"] * samples for index, fact in enumerate(FACTS)]
 
 
-@pytest.fixture
-def two_runs(tmp_path):
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
     """first: npo leaks 20 of 40 prompts, rule 12 of the same; second: simnpo leaks 13, rule's 12 among them."""
+    store = tmp_path_factory.mktemp("store")
     shared = {("target", "target"): said(range(40)), ("retain", "retain"): said([])}
     first = {("npo", "unlearned"): said(range(20)), ("rule", "unlearned"): said(range(12))}
     second = {("simnpo", "unlearned"): said(range(13))}
     return [
-        make_run(tmp_path, "first", shared | first, FACTS),
-        make_run(tmp_path, "second", shared | second, FACTS),
+        make_run(store, "first", shared | first, FACTS),
+        make_run(store, "second", shared | second, FACTS),
     ]
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No pictures, which take a second, where a test is about the text."""
+    monkeypatch.setattr("engine.reporting.figures.save", lambda figure, path: path)
 
 
 def test_models_stand_in_the_order_of_their_excess(two_runs):
@@ -58,9 +65,10 @@ def test_pairs_of_prompts_tell_differences_that_overlapping_intervals_do_not(two
     assert npo.difference.significant
     assert by_name["simnpo"].difference.paired
     assert not by_name["simnpo"].difference.significant  # one prompt of 40
-    for run in two_runs:
+    away = [shutil.copytree(run, tmp_path / "runs" / run.name) for run in two_runs]
+    for run in away:
         shutil.rmtree(run / "scores")
-    found = compare(two_runs)
+    found = compare(away)
     npo = {row.label: row for row in found.rows}["npo"]
     assert not npo.difference.paired
     assert not npo.difference.significant
@@ -116,12 +124,12 @@ def test_a_k_that_a_run_lacks_is_refused(two_runs, capsys):
     assert "k = 1, 2, 4" in capsys.readouterr().err
 
 
-def test_a_pipe_gets_plain_text_and_whole_rows_and_the_files_are_there(two_runs, tmp_path):
+def test_a_pipe_gets_plain_text_and_whole_rows_and_the_files_are_there(two_runs, tmp_path, capfd):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "engine", "compare", *map(str, two_runs), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "\x1b" not in done.stdout
-    row = next(line for line in done.stdout.splitlines() if "simnpo " in line)
+    assert main(["compare", *map(str, two_runs), "--out", str(out)]) == 0
+    said = capfd.readouterr().out
+    assert "\x1b" not in said
+    row = next(line for line in said.splitlines() if "simnpo " in line)
     assert "0.325 [" in row
     assert "~" in row
     rows = {row["model"]: row for row in csv.DictReader((out / "compare.csv").open())}
@@ -138,40 +146,56 @@ def test_a_pipe_gets_plain_text_and_whole_rows_and_the_files_are_there(two_runs,
     assert (out / "compare.pdf").read_bytes().startswith(b"%PDF")
 
 
-def on_a_terminal(command, columns, **environment):
-    """What a command prints on a terminal of so many columns."""
+def on_a_terminal(show, columns):
+    """What `show` prints where this process's terminal has so many columns."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    known = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "TERM")}
-    with subprocess.Popen(command, stdout=slave, env=known | {"TERM": "xterm-256color"} | environment) as process:
-        os.close(slave)
-        text = b""
-        with contextlib.suppress(OSError):  # the terminal is gone when the process is
-            while part := os.read(master, 65536):
-                text += part
+    kept = [os.dup(number) for number in (0, 1)]
+    with ThreadPoolExecutor(1) as pool:
+        printed = pool.submit(all_of, master)
+        try:
+            for number in (0, 1):
+                os.dup2(slave, number)
+            os.close(slave)
+            with open(1, "w", closefd=False) as terminal, contextlib.redirect_stdout(terminal):
+                show()
+        finally:
+            for number, file in enumerate(kept):
+                os.dup2(file, number)
+                os.close(file)
+        text = printed.result()
     os.close(master)
-    assert process.returncode == 0
+    return text
+
+
+def all_of(master):
+    """What is printed on a terminal until nothing holds it open."""
+    text = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(master, 65536):
+            text += part
     return text.decode()
 
 
-def test_a_narrow_terminal_cuts_no_number_and_no_color_is_respected(two_runs, tmp_path):
-    code = (
-        "from engine.reporting.results import read_results; from engine.reporting.table import print_table; "
-        f"print_table(read_results({str(two_runs[0])!r}))"
-    )
-    npo = next(model for model in read_results(two_runs[0]).models if model.name == "npo")
+def test_a_narrow_terminal_cuts_no_number_and_no_color_is_respected(two_runs, tmp_path, monkeypatch, undrawn):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    results = read_results(two_runs[0])
+    npo = next(model for model in results.models if model.name == "npo")
     lower_end = f"{npo.curves[0].low[-1]:.3f}"
-    for command in (
-        [sys.executable, "-m", "engine", "compare", str(two_runs[0]), "--out", str(tmp_path / "o")],
-        [sys.executable, "-c", code],
+    for show in (
+        lambda: main(["compare", str(two_runs[0]), "--out", str(tmp_path / "o")]),
+        lambda: print_table(results),
     ):
-        text = on_a_terminal(command, 80, NO_COLOR="1")
+        text = on_a_terminal(show, 80)
         assert "…" not in text
         assert lower_end in text
+        assert "\x1b" in text  # a terminal it was
         assert not re.search(r"\x1b\[[\d;]*[34][0-7]", text)  # colours of text and of its ground
 
 
-def test_json_is_alone_on_stdout(two_runs, tmp_path, capsys):
+def test_json_is_alone_on_stdout(two_runs, tmp_path, capsys, undrawn):
     assert main(["compare", *map(str, two_runs), "--out", str(tmp_path / "o"), "--k", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["k"] == 2

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -60,6 +58,12 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("store"), "small", MODELS, FACTS, k=(1, 4, 8))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without pictures, which take a second, where a test is about the text."""
+    monkeypatch.setattr("engine.reporting.html_report._pictures", lambda results: [])
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +138,7 @@ def test_a_target_model_that_knows_nothing_is_pointed_out(folder, tmp_path):
     assert "may never have learned" in caution(read_results(ignorant))
 
 
-def test_a_model_that_was_only_evaluated_gets_a_verdict_of_its_own(tmp_path):
+def test_a_model_that_was_only_evaluated_gets_a_verdict_of_its_own(tmp_path, undrawn):
     alone = make_run(tmp_path, "evaluate", {("target", "target"): model(0, 8, 0)}, FACTS, k=(1, 8))
     first, second = verdict(read_results(alone))
     assert first == "Even one greedy answer shows what the model should not know (score 0.33)."
@@ -166,7 +170,7 @@ def test_several_decodings_stand_in_a_heat_map_by_temperature_and_top_p(folder):
     assert heat.rows == [("T = 0.5", [None, 0.25]), ("T = 1", [None, pytest.approx(2 / 3)])]
 
 
-def test_certain_bounds_tests_and_models_of_more_samples_stand_in_the_report(folder):
+def test_certain_bounds_tests_and_models_of_more_samples_stand_in_the_report(folder, undrawn):
     results = read_results(folder)
     npo = results.models[2]
     curve = dataclasses.replace(
@@ -224,10 +228,9 @@ def test_a_run_carried_away_from_its_store_still_has_its_report(folder, tmp_path
     assert "Nothing leaked" not in page
 
 
-def test_pictures_for_a_paper_come_by_one_flag_and_json_alone_on_stdout(folder):
-    command = [sys.executable, "-m", "engine", "report", str(folder), "--figures", "pdf", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+def test_pictures_for_a_paper_come_by_one_flag_and_json_alone_on_stdout(folder, undrawn, monkeypatch, capfd):
+    assert main(["report", str(folder), "--figures", "pdf", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
     assert [path.rpartition("/")[2] for path in found["figures"]] == [
         "leak_at_k.pdf",
         "excess_leak_at_k.pdf",
@@ -236,5 +239,6 @@ def test_pictures_for_a_paper_come_by_one_flag_and_json_alone_on_stdout(folder):
     pdf = (folder / "leak_at_k.pdf").read_bytes()
     assert pdf.startswith(b"%PDF")
     assert b"FontType3" not in pdf.replace(b" ", b"")
+    monkeypatch.setattr("engine.reporting.figures.write_figures", lambda *_: None)  # as they were
     assert main(["report", str(folder), "--figures", "svg"]) == 0
     assert (folder / "greedy_and_leak.svg").read_text().startswith("<?xml")

@@ -14,8 +14,8 @@ def no_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", "a?b", "a%2Fb", "a#b", "100%", "a+b&c=d", "ä 漢", "a'b"])
-def test_the_database_lies_in_the_store_and_nothing_beside_it(tmp_path, name):
+def test_the_database_lies_in_the_store_and_nothing_beside_it(tmp_path):
+    name = "a?b c%2Fd#e 100% f+g&h=i ä 漢 j'k"  # all in one folder: MLflow takes more than a second to make a database
     store = tmp_path / "above" / name / "store"
     store.mkdir(parents=True)
     run = Recorder(store).start("run", {"a": "b"})
