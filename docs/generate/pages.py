@@ -104,8 +104,8 @@ def _method(name: str) -> str:
 
 def _benchmark(name: str) -> str:
     benchmark = BENCHMARKS[name]
-    facts = "\n".join(f"| {key} | {value} |" for key, value in dataclasses.asdict(benchmark.facts).items())
-    text = f"{_module_text(benchmark)}\n\n| | |\n|---|---|\n{facts}\n\n{introduction(benchmark.Options)}"
+    facts = "\n".join(f"- **{key}**: {value}" for key, value in dataclasses.asdict(benchmark.facts).items())
+    text = f"{_module_text(benchmark)}\n\n{facts}\n\n{introduction(benchmark.Options)}"
     return _named(name, text, benchmark.Options)
 
 
