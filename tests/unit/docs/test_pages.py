@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from engine.robustness.attacks import ATTACKS
 from engine.search.space import Space
 from methods import METHODS
 
+ROOT = Path(__file__).parents[3]
 PAGES = pages()
 
 
@@ -55,6 +57,13 @@ def test_every_option_is_there_with_a_text(page):
     text = PAGES[f"reference/{page}.md"]
     assert wanted == set(dict(re.findall(r"\{ #(\S+) \.key \}.*\n:   (.+)", text)))
     assert re.findall(r"^## (\S+)$", text, re.MULTILINE) == list(options)
+
+
+def test_every_environment_variable_of_ours_is_named():
+    sources = [path.read_text() for folder in ("engine", "leakatk") for path in (ROOT / folder).rglob("*.py")]
+    read = set(re.findall(r"LEAKATK_[A-Z_]+", "".join(sources)))
+    assert len(read) > 3
+    assert read <= set(re.findall(r"`(LEAKATK_[A-Z_]+)`", (ROOT / "docs" / "environment.md").read_text()))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
