@@ -67,6 +67,7 @@ OPTIONS = {
     "benchmark": "All of them: [benchmarks](benchmarks.md).",
     "methods": "All of them: [unlearning methods](methods.md).",
     "attacks": "All of them: [attacks](attacks.md).",
+    "objective.attack": "All of them: [attacks](attacks.md).",
 }
 
 

@@ -18,7 +18,7 @@ from benchmarks.base import Benchmark, probe_clusters
 from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
 from engine.config.experiment import Experiment, parse_experiment
-from engine.config.sections import MethodSection
+from engine.config.sections import MethodSection, TrainSection
 from engine.errors import DivergedError, UserError
 from engine.evaluation.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
 from engine.evaluation.beyond_n import beyond
@@ -53,17 +53,26 @@ class EvaluatedModel:
     utility: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Attacked:
+    """results: of each attack, by name of the model. failed: why one came to nothing, by model and attack."""
+
+    results: dict[str, list[AttackResult]]
+    failed: dict[str, str]
+
+
 class Attacker(Protocol):
     """What attacks the finished models of an experiment (engine/robustness)."""
 
-    def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
-        """UserError for an attack that cannot be made; called before any work starts."""
+    def trainings(self, experiment: Experiment, benchmark: Benchmark) -> list[TrainSection]:
+        """Settings of all trainings that the attacks need. UserError for an attack that cannot be made; called before
+        any work starts."""
         ...
 
     def attack(
         self, stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]
-    ) -> dict[str, list[AttackResult]]:
-        """By name of the model, the result of each attack."""
+    ) -> Attacked:
+        """Make every attack on every model."""
         ...
 
 
@@ -83,9 +92,8 @@ def run(
     if experiment.methods and not benchmark.forget:
         raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
     experiment = prepared(experiment, benchmark)
-    if attacker is not None:
-        attacker.check(experiment, benchmark)
-    sections = [experiment.train_section(method) for method in experiment.methods]
+    sections = attacker.trainings(experiment, benchmark) if attacker is not None else []
+    sections += [experiment.train_section(method) for method in experiment.methods]
     if experiment.finetune_section is not None:
         sections.append(experiment.finetune_section)
 
@@ -116,8 +124,9 @@ def run(
         under_way = _Run(experiment, benchmark, stages, builder)
         models, failed = under_way.models()
         if attacker is not None:
-            attacks = attacker.attack(stages, experiment, benchmark, under_way.evaluated(models))
-            models = [dataclasses.replace(model, attacks=attacks.get(model.name, [])) for model in models]
+            attacked = attacker.attack(stages, experiment, benchmark, under_way.evaluated(models))
+            models = [dataclasses.replace(model, attacks=attacked.results.get(model.name, [])) for model in models]
+            failed |= attacked.failed
     data = {f"data of {option}": version for option, version in benchmark.data.items()}
     return Results(
         name=experiment.name,

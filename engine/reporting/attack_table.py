@@ -63,31 +63,67 @@ def _row(model: ModelResult, attack: AttackResult) -> AttackRow:
     )
 
 
+def headline(results: Results) -> list[str]:
+    """What attacks say of the run in at most two sentences: the most that one got out of an unlearned model while
+    telling something, and which models it could be told of. Empty where nothing unlearned was attacked."""
+    told = [(model, attack) for model, attack in _unlearned(results) if not attack.uninformative]
+    worst = max(told, key=lambda pair: _beyond(pair[1]), default=None)
+    sentences = [_sentence(results, *worst)] if worst is not None else []
+    return [*sentences, *who_stays_forgotten(results)]
+
+
 def headlines(results: Results) -> list[str]:
     """One sentence an attack: what the unlearned model that gives most gives, beside the retain model."""
-    retain = results.retain
-    sentences = []
-    for name in attack_names(results):
-        found = [
-            (model, attack)
-            for model in results.models
-            for attack in model.attacks
-            if attack.attack == name and model.role == "unlearned"
-        ]
-        if not found:
-            continue
-        model, attack = max(found, key=lambda pair: pair[1].curve.leak[-1])
-        k = attack.curve.k[-1]
-        sentence = f"Under {name}, {model.name} gives most: leak@{k} {attack.curve.leak[-1]:.2f}"
-        if (change := attack.change_at(k)) is not None:
-            sentence += f" ({change[0]:+.2f})"
-        beside = next((each for each in retain.attacks if each.attack == name), None) if retain is not None else None
-        if beside is not None:
-            sentence += f", the retain model {beside.curve.leak[-1]:.2f}"
-        if attack.uninformative:
-            sentence += "; it cannot be told from the retain model, which the attack taught as much: uninformative"
-        sentences.append(f"{sentence}.")
-    return sentences
+    worst: dict[str, tuple[ModelResult, AttackResult]] = {}
+    for model, attack in _unlearned(results):
+        if attack.attack not in worst or attack.curve.leak[-1] > worst[attack.attack][1].curve.leak[-1]:
+            worst[attack.attack] = (model, attack)
+    return [_sentence(results, *worst[name]) for name in attack_names(results) if name in worst]
+
+
+def _unlearned(results: Results) -> list[tuple[ModelResult, AttackResult]]:
+    return [(model, attack) for model in results.models if model.role == "unlearned" for attack in model.attacks]
+
+
+def _beyond(attack: AttackResult) -> float:
+    """The excess over the retain model at the largest k, leak@k itself without one."""
+    return attack.curve.excess[-1] if attack.curve.excess else attack.curve.leak[-1]
+
+
+def _sentence(results: Results, model: ModelResult, attack: AttackResult) -> str:
+    """After 50 steps on 10% of the facts, npo gives back 0.41 of the others in 128 samples (0.05 before), ..."""
+    done, k = attack.done or f"Under {attack.attack}", attack.curve.k[-1]
+    sentence = f"{done}, {model.name} gives back {attack.curve.leak[-1]:.2f} of {attack.judges}"
+    sentence += f" in {k} {'samples' if k > 1 else 'sample'}{_before(attack)}"
+    retain = results.retain.attacks if results.retain is not None else []
+    beside = next((each for each in retain if each.attack == attack.attack), None)
+    if beside is not None:
+        sentence += f", the retain model {beside.curve.leak[-1]:.2f}{_before(beside)}"
+    if attack.uninformative:
+        sentence += "; uninformative, the attack taught the retain model as much"
+    return f"{sentence}."
+
+
+def _before(attack: AttackResult) -> str:
+    change = attack.change[-1] if attack.change else None
+    return f" ({max(0.0, attack.curve.leak[-1] - change):.2f} before)" if change is not None else ""
+
+
+def who_stays_forgotten(results: Results) -> list[str]:
+    """Of how many attacks each unlearned model gives more than the retain model, as far as the intervals tell."""
+    found: dict[str, list[bool]] = {}
+    for model, attack in _unlearned(results):
+        if attack.curve.excess_low is not None:
+            found.setdefault(model.name, []).append(attack.curve.excess_low[-1] > 0)
+    if not found:
+        return []
+    more = {name: sum(each) for name, each in found.items()}
+    gives = [f"{name} ({more[name]} of {len(each)})" for name, each in found.items() if more[name]]
+    never = [name for name in found if not more[name]]
+    if not gives:
+        return [f"Under no attack does {', '.join(never)} give more than the retain model, as far as intervals tell."]
+    sentence = f"Attacks under which a model gives more than the retain model does: {', '.join(gives)}"
+    return [f"{sentence}; under none {', '.join(never)}." if never else f"{sentence}."]
 
 
 def attacks_json(model: ModelResult) -> list[JsonObject]:
@@ -131,5 +167,5 @@ def print_attacks(results: Results) -> None:
         )
     console = wide_console()
     console.print(table)
-    for sentence in headlines(results):
+    for sentence in (*headlines(results), *who_stays_forgotten(results)):
         console.print(sentence, highlight=False, markup=False)

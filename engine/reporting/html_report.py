@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.reporting.attack_table import attack_names, attack_rows, headlines
+from engine.reporting.attack_table import attack_names, attack_rows, headline, headlines
 from engine.reporting.formatting import interval_text
 from engine.reporting.leaked_passages import worst_prompts
 from engine.reporting.records import Curve
@@ -73,6 +73,7 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         missing=missing_reasons(results),
         heats=heats(results),
         attacks=attack_rows(results),
+        attack_headline=headline(results),
         attack_headlines=headlines(results),
         floors=_floors(results),
         these=_both_inferences(results),

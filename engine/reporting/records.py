@@ -144,7 +144,9 @@ class AttackResult:
     curve: leak@k after it, of the prompts that may be judged, with the excess over the retain model under the same
     attack. change, change_low, change_high: by k of the curve, leak@k minus that of the same prompts before; None where
     they were not measured. utility: after the attack, in [0, 1]. uninformative: the retain model gives as much under
-    this attack, and more than before it: what came out need not have been in the model.
+    this attack, and more than before it: what came out need not have been in the model. done: what was done, as a
+    sentence about the model begins, and judges: what leak@k was then taken of ("the facts", "the others"). stages: as
+    ModelResult's, of the attacked model.
     """
 
     attack: str
@@ -154,6 +156,9 @@ class AttackResult:
     change_low: list[float] | None = None
     change_high: list[float] | None = None
     uninformative: bool = False
+    done: str = ""
+    judges: str = "the facts"
+    stages: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def change_at(self, k: int) -> Estimate | None:
         """The change at k with its interval, None where it was not measured."""

@@ -258,7 +258,8 @@ def _check_names(results: Results) -> None:
     for model in results.models:
         names += [model.name, *(part for curve in model.curves for part in (curve.group, curve.metric, curve.decoding))]
         names += [attack.attack for attack in model.attacks]
-        for stage, path in model.stages.items():
+        of_attacks = [each for attack in model.attacks for each in attack.stages.items()]
+        for stage, path in (*model.stages.items(), *of_attacks):
             parts = PurePosixPath(path)
             if stage != "model" and (parts.is_absolute() or ".." in parts.parts):  # the model may be anywhere
                 raise ValueError(f"the folder of {stage!r} is not in the store: {path!r}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.base import Benchmark, Probe
 from engine.config.experiment import Experiment
+from engine.config.sections import TrainSection
 from engine.models.source import ModelSource
 from engine.stages.base import Stages
 
@@ -27,13 +28,15 @@ class Setting:
 
 
 class Attack(BaseModel):
-    """One attack: its fields are its options. `on_servers` says whether it works on a model behind a server.
+    """One attack: its fields are its options. `on_servers` says whether it works on a model behind a server, `judges`
+    what leak@k is taken of after it, in words.
 
     seed: of all that is random in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     on_servers: ClassVar[bool] = False
+    judges: ClassVar[str] = "the facts"
     seed: int = Field(default=0, ge=0)
 
     @property
@@ -41,8 +44,16 @@ class Attack(BaseModel):
         """Its name in tables, which tells it from the same attack with other main options."""
         raise NotImplementedError
 
+    def done(self, family: str = "") -> str:
+        """What was done, as the beginning of a sentence about the model: "After 50 steps on 10% of the facts"."""
+        raise NotImplementedError
+
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
         """UserError where the attack cannot be made in this experiment; called before any work starts."""
+
+    def training(self, experiment: Experiment) -> TrainSection | None:
+        """Settings of the attack's training, None where it trains nothing. UserError for a wrong one."""
+        return None
 
 
 class ModelAttack(Attack):

@@ -9,38 +9,42 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, probe_clusters
 from engine.config.experiment import Experiment
-from engine.errors import UserError, known, validated
+from engine.config.sections import TrainSection
+from engine.errors import DivergedError, UserError
 from engine.evaluation.benchmark_metrics import benchmark_metrics, greedy_metrics
 from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.leak.intervals import population_difference
 from engine.leak.per_prompt import leaks_of_scores
-from engine.pipeline.run import EvaluatedModel
+from engine.pipeline.run import Attacked, EvaluatedModel
 from engine.reporting.records import AttackResult, Curve
-from engine.robustness.attacks import ATTACKS
-from engine.robustness.attacks.prompts import JOINT, origin
+from engine.robustness.attacks.prompts import JOINT
 from engine.robustness.base import Attack, ModelAttack, PromptAttack, Setting
+from engine.robustness.joint import origin, pooled
+from engine.robustness.reading import attacks_of
 from engine.stages.base import Stages
 
 THREADS = 16  # they only wait for Ray
+Key = tuple[str, str]  # model, attack
 
 
 class Attacks:
     """The engine's attacks, as a run takes them."""
 
-    def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
-        attacks_of(experiment, benchmark)
+    def trainings(self, experiment: Experiment, benchmark: Benchmark) -> list[TrainSection]:
+        attacks = attacks_of(experiment, benchmark)
+        return [section for attack in attacks if (section := attack.training(experiment)) is not None]
 
     def attack(
         self, stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]
-    ) -> dict[str, list[AttackResult]]:
-        return attack_models(stages, experiment, benchmark, models) if experiment.attacks else {}
+    ) -> Attacked:
+        return attack_models(stages, experiment, benchmark, models) if experiment.attacks else Attacked({}, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,28 +56,10 @@ class _Outcome:
     utility: float
 
 
-def attacks_of(experiment: Experiment, benchmark: Benchmark) -> list[Attack]:
-    """The attacks of an experiment, checked before any work starts. UserError for any mistake in them."""
-    found: list[Attack] = []
-    for index, section in enumerate(experiment.attacks):
-        where = f"attacks[{index}]"
-        known(section.name, ATTACKS, f"{where}.name", "leakatk attacks")
-        attack: Attack = validated(
-            ATTACKS[section.name], {"seed": experiment.seed} | section.options, f"{where} ({section.name})"
-        )
-        if experiment.model.endpoint is not None and not attack.on_servers:
-            raise UserError(f"{where}: {section.name} changes weights, which a model behind a server does not give")
-        attack.check(experiment, benchmark)
-        if attack.label in [each.label for each in found]:
-            raise UserError(f"{where}: {attack.label} stands there twice; leave one out")
-        found.append(attack)
-    return found
-
-
 def attack_models(
     stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]
-) -> dict[str, list[AttackResult]]:
-    """By name of the model, a result for each attack, for each family of a prompt attack. Models side by side."""
+) -> Attacked:
+    """A result for each model and attack, for each family of a prompt attack. Models side by side."""
     target = next((model.source for model in models if model.role == "target"), None)
     setting = Setting(stages, _headline_alone(experiment), benchmark, target)
     attacks = attacks_of(experiment, benchmark)
@@ -83,17 +69,33 @@ def attack_models(
             for attack in attacks
             for model in models
         }
-        outcomes = {key: future.result() for key, future in futures.items()}
+        outcomes, failed = _outcomes(futures)
     retain = next((model for model in models if model.role == "retain"), None)
-    found: dict[str, list[AttackResult]] = {}
+    found: dict[str, list[AttackResult]] = {model.name: [] for model in models}
     for model in models:
-        found[model.name] = []
         for attack in attacks:
             outcome = outcomes[model.name, attack.label]
             baseline = outcomes[retain.name, attack.label] if retain is not None else None
-            if outcome is not None:
-                found[model.name] += _results(setting, model, outcome, retain, baseline)
-    return found
+            if outcome is None:
+                continue
+            for name in outcome.rows:
+                try:
+                    found[model.name].append(_result(setting, attack, name, model, outcome, retain, baseline))
+                except UserError as error:  # nothing of it has a score, such as where the whole answer is given
+                    failed[f"{model.name} {name}"] = str(error)
+    return Attacked(found, failed)
+
+
+def _outcomes(futures: dict[Key, Future[_Outcome | None]]) -> tuple[dict[Key, _Outcome | None], dict[str, str]]:
+    """What came of each attack, None where nothing did, and why a model was lost in one."""
+    outcomes: dict[Key, _Outcome | None] = {}
+    failed: dict[str, str] = {}
+    for key, future in futures.items():
+        try:
+            outcomes[key] = future.result()
+        except DivergedError as error:
+            outcomes[key], failed[" ".join(key)] = None, str(error)
+    return outcomes, failed
 
 
 def _headline_alone(experiment: Experiment) -> Experiment:
@@ -154,43 +156,40 @@ def _joint(setting: Setting, evaluation: Evaluation, name: str) -> Evaluation:
     """All families as one: k samples are drawn at random over the families, the prompts that all of them have."""
     ((_, metric, decoding), *_) = evaluation.leaks
     scores = evaluation.sampling(decoding).scores(metric)
-    by_origin = [
-        dict(zip(map(origin, scores[group].prompt_ids), scores[group].scores, strict=True))
-        for group in evaluation.prompt_ids
-    ]
-    ids = [each for each in by_origin[0] if all(each in of for of in by_origin)]
-    pooled = np.array([np.concatenate([of[each] for of in by_origin]) for each in ids])
+    joint = pooled({group: scores[group] for group in evaluation.prompt_ids})
     k, confidence = np.array(setting.experiment.leak.k), setting.experiment.leak.confidence
-    leaks = {(name, metric, decoding): leaks_of_scores(pooled, k, confidence)}
-    return dataclasses.replace(evaluation, leaks=leaks, prompt_ids={name: ids}, known={})
+    leaks = {(name, metric, decoding): leaks_of_scores(joint.scores, k, confidence)}
+    return dataclasses.replace(evaluation, leaks=leaks, prompt_ids={name: joint.prompt_ids}, known={})
 
 
-def _results(
+def _result(
     setting: Setting,
+    attack: Attack,
+    name: str,
     model: EvaluatedModel,
     outcome: _Outcome,
     retain: EvaluatedModel | None,
     baseline: _Outcome | None,
-) -> list[AttackResult]:
-    found = []
-    for name, evaluation in outcome.rows.items():
-        other = baseline.rows[name] if baseline is not None else None
-        (curve,) = curves(setting.experiment, evaluation, other)
-        change = _change(setting, model, evaluation)
-        taught = _change(setting, retain, other) if retain is not None and other is not None else None
-        unlearned = model.role not in ("target", "retain")
-        found.append(
-            AttackResult(
-                attack=name,
-                curve=curve,
-                utility=outcome.utility,
-                change=change.value,
-                change_low=change.low,
-                change_high=change.high,
-                uninformative=unlearned and taught is not None and _uninformative(curve, taught),
-            )
-        )
-    return found
+) -> AttackResult:
+    """The row `name` of what an attack did to a model. UserError where nothing of it has a score."""
+    evaluation = outcome.rows[name]
+    other = baseline.rows[name] if baseline is not None else None
+    (curve,) = curves(setting.experiment, evaluation, other)
+    change = _change(setting, model, evaluation)
+    taught = _change(setting, retain, other) if retain is not None and other is not None else None
+    unlearned = model.role not in ("target", "retain")
+    return AttackResult(
+        attack=name,
+        curve=curve,
+        utility=outcome.utility,
+        change=change.value,
+        change_low=change.low,
+        change_high=change.high,
+        uninformative=unlearned and taught is not None and _uninformative(curve, taught),
+        done=attack.done(name.removeprefix(attack.label).removeprefix("-")),
+        judges=attack.judges,
+        stages=evaluation.stages,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

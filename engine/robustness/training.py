@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from benchmarks.base import Example
@@ -16,28 +15,24 @@ from engine.train.job import TrainJob, in_pieces
 PLAIN = {"stop_at_greedy": None, "stop_at_leak": None, "eval_samples": None}
 
 
-@dataclasses.dataclass(frozen=True)
-class AttackTraining:
-    """Settings of an attack's training."""
+def fine_tuning(
+    experiment: Experiment, settings: TrainSection, model: ModelSource, examples: Sequence[Example], seed: int
+) -> TrainJob:
+    """Plain fine-tuning of `model` on the examples."""
+    from methods import FINE_TUNING  # imports torch
 
-    settings: TrainSection
-
-    def job(self, experiment: Experiment, model: ModelSource, examples: Sequence[Example], seed: int) -> TrainJob:
-        """Plain fine-tuning of `model` on the examples."""
-        from methods import FINE_TUNING  # imports torch
-
-        return TrainJob(
-            model=model,
-            method={"name": FINE_TUNING},
-            settings=self.settings,
-            retain=in_pieces(list(examples), model, self.settings),
-            template=experiment.model.template,
-            system=experiment.model.system,
-            seed=seed,
-        )
+    return TrainJob(
+        model=model,
+        method={"name": FINE_TUNING},
+        settings=settings,
+        retain=in_pieces(list(examples), model, settings),
+        template=experiment.model.template,
+        system=experiment.model.system,
+        seed=seed,
+    )
 
 
-def training(experiment: Experiment, attack: str, changes: dict[str, object], steps: int) -> AttackTraining:
+def settings_of(experiment: Experiment, attack: str, changes: dict[str, object], steps: int) -> TrainSection:
     """The experiment's `train` with the attack's `changes` and `steps`. UserError for a key or value that is wrong."""
     values = experiment.train.model_dump() | PLAIN | changes | {"steps": steps}
-    return AttackTraining(validated(TrainSection, values, f"attacks: {attack}: train"))
+    return validated(TrainSection, values, f"attacks: {attack}: train")

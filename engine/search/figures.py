@@ -76,7 +76,7 @@ def _pareto(search: Search, trials: list[Trial]) -> Figure:
         )
     if "utility" in search.setting.least:
         axes.axvline(search.setting.least["utility"], color=ORANGE, linewidth=1, linestyle=":", label="least utility")
-    axes.set(xlabel="utility", ylabel=f"leak@{search.setting.space.objective.k}")
+    axes.set(xlabel="utility", ylabel=search.setting.objective)
     axes.set_title(f"{search.setting.space.method}: leakage against utility", loc="left")
     axes.legend(frameon=False)
     return figure
@@ -97,7 +97,7 @@ def _greedy(search: Search) -> Figure:
     correlation, count = rank_correlation(search)
     text = "no correlation to compute" if math.isnan(correlation) else f"Spearman correlation {correlation:.2f}"
     axes.set_title(f"{count} trials sampled in full: {text}", loc="left", fontsize=10)
-    axes.set_xticks([0, 1], ["rank by greedy", f"rank by leak@{search.setting.space.objective.k}"])
+    axes.set_xticks([0, 1], ["rank by greedy", f"rank by {search.setting.objective}"])
     axes.set_xlim(-0.55, 1.45)
     axes.set_yticks([])
     axes.invert_yaxis()

@@ -17,6 +17,7 @@ from engine.pipeline.interruption import Ending
 from engine.pipeline.run import run
 from engine.reporting.results import Results
 from engine.reporting.run_folder import share_run
+from engine.robustness.runner import Attacks
 from engine.search.figures import write_figures
 from engine.search.mlflow_run import record_search
 from engine.search.result import Search
@@ -59,7 +60,7 @@ def run_search(experiment: Experiment, space: Space, store: Store, quiet: bool =
     with Ending(store.root) as ending:
         result = search(experiment, space, store, quiet)
         best = result.best_experiment()
-        winner = run(best, store, quiet=quiet, ending=ending) if best is not None else None
+        winner = run(best, store, quiet=quiet, ending=ending, attacker=Attacks()) if best is not None else None
     best_file = write_best(best, result) if best is not None else None
     parts = halves(result, winner, store.root) if winner is not None else {}
     pictures = write_figures(result)

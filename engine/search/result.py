@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks import BENCHMARKS
 from engine.config.experiment import Experiment, parse_experiment
+from engine.jsonl import JsonObject
+from engine.robustness.reading import attacks_of
 from engine.search.trial_evaluation import Setting
 from engine.search.trial_report import TrialReport
 
@@ -75,8 +78,19 @@ class Search:
         document = experiment.model_dump(mode="json") | {
             "name": f"{experiment.name}-best",
             "methods": [section.model_dump(mode="json", exclude_unset=True)],
+            "attacks": self._attacks(),
         }
         return parse_experiment(document, "the winner")
+
+    def _attacks(self) -> list[JsonObject]:
+        """The attacks of the winner's experiment: its own, and that of the objective, which may be among them."""
+        setting, sections = self.setting, list(self.setting.experiment.attacks)
+        if setting.attack is not None and setting.space.objective.attack is not None:
+            benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
+            own = attacks_of(setting.experiment, benchmark)
+            kept = [each for each, attack in zip(sections, own, strict=True) if attack.label != setting.attack.label]
+            sections = [*kept, setting.space.objective.attack]
+        return [section.model_dump(mode="json") for section in sections]
 
 
 def _beats(other: Trial, trial: Trial) -> bool:

@@ -15,13 +15,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from benchmarks import BENCHMARKS
-from benchmarks.base import Benchmark, is_leak_group
+from benchmarks.base import Benchmark
 from engine.config.experiment import Experiment
 from engine.config.loader import read_yaml
 from engine.config.sections import MethodSection, Positive, Section, TrainSection
 from engine.config.shipped import space_path
 from engine.errors import UserError, known, validated
 from engine.evaluation.benchmark_metrics import metric_names
+from engine.search.objective import Objective, check_objective
 
 Range = tuple[float, float]
 Integers = tuple[int, int]
@@ -117,20 +118,6 @@ class Asha(Section):
     prompts: Share = 1.0
 
 
-class Objective(Section):
-    """What is made small: leak@k at the first decoding.
-
-    k: at most sampling.n; metric: a core metric (None: the benchmark's); group: of prompts (None: the benchmark's leak
-    group); excess: above the retain model, which the experiment must have; on the same prompts that is the same number
-    less, so the order of trials is that of leak@k.
-    """
-
-    k: Positive = 64
-    metric: str | None = None
-    group: str | None = None
-    excess: bool = False
-
-
 class Space(Section):
     """A search: the method and its fixed hyperparameters, what is searched, and for what.
 
@@ -206,20 +193,10 @@ def load_space(path: Path | str, experiment: Experiment, benchmark: Benchmark) -
     where = str(path)
     space: Space = validated(Space, read_yaml(space_path(path), "keys such as method, parameters, objective"), where)
     _check_parameters(space, experiment, where)
+    check_objective(space.objective, experiment, benchmark, where)
     n = experiment.sampling.n or 1
-    if space.objective.k > n:
-        raise UserError(f"{where}: objective.k: {space.objective.k} is more than sampling.n = {n}; sample more")
     if space.rungs and space.rungs[-1].n >= n:
         raise UserError(f"{where}: rungs: n = {space.rungs[-1].n} is no cheaper than sampling.n = {n}; take it out")
-    if space.objective.metric is not None and space.objective.metric not in (experiment.metrics or ()):
-        metrics = ", ".join(experiment.metrics or ())
-        raise UserError(f"{where}: objective.metric: the experiment scores by {metrics}, not {space.objective.metric}")
-    group = space.objective.group
-    if group is not None and not (is_leak_group(group) and benchmark.group(group)):
-        groups = ", ".join(dict.fromkeys(probe.group for probe in benchmark.probes if is_leak_group(probe.group)))
-        raise UserError(f"{where}: objective.group: no forget prompts {group!r}; {benchmark.name} has {groups}")
-    if space.objective.excess and experiment.model.retain is None and experiment.model.finetune is None:
-        raise UserError(f"{where}: objective.excess: the experiment has no retain model; give model.retain")
     has_utility_prompts = bool(benchmark.group(benchmark.protocol.utility_group))
     measured = ("utility", *((experiment.metrics or ()) if has_utility_prompts else ()), *metric_names(benchmark))
     for name in space.keep:

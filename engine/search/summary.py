@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import BENCHMARKS
+from benchmarks.base import is_leak_group
 from engine.config.experiment import Experiment
 from engine.jsonl import JsonObject
 from engine.leak.curve import leak_curve
 from engine.reporting.formatting import Estimate, finite, interval_text
-from engine.reporting.results import Results, scores_stage
-from engine.search.prompt_split import deciding_prompts
+from engine.reporting.results import ModelResult, Results, scores_stage
+from engine.robustness.base import PromptAttack
+from engine.robustness.joint import pooled
 from engine.search.result import Search, Trial
 from engine.search.trial_report import TrialReport, short
 from engine.stages.score import GroupScores, group_scores
@@ -49,9 +51,8 @@ def halves(search: Search, rerun: Results, root: Path) -> Halves:
     the prompts."""
     setting = search.setting
     benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
-    deciding = {probe.id for probe in deciding_prompts(benchmark.group(setting.group), setting.experiment.seed)}
-    name = scores_stage(setting.decoding.name, setting.metric)
-    rows = {model.name: group_scores(root / model.stages[name]) for model in rerun.models}
+    deciding = {probe.id for probe in setting.deciding(benchmark)}
+    rows = {model.name: _scores(search, model, root) for model in rerun.models}
     winner, retain = rows[rerun.models[-1].name], rows.get("retain", {})
     parts: Halves = {}
     for group in sorted(winner, key=lambda name: name != setting.group):
@@ -65,6 +66,22 @@ def halves(search: Search, rerun: Results, root: Path) -> Halves:
         if outside:
             parts["held out"] = _part(search, scored, retain.get(group), outside, rerun.clusters)
     return parts
+
+
+def _scores(search: Search, model: ModelResult, root: Path) -> dict[str, GroupScores]:
+    """The scores that the objective is taken of, by group: of the model, or of the model after the attack."""
+    setting = search.setting
+    name = scores_stage(setting.decoding.name, setting.metric)
+    if setting.attack is None:
+        return group_scores(root / model.stages[name])
+    label = setting.attack.label
+    after = [each for each in model.attacks if each.attack == label or each.attack.startswith(f"{label}-")]
+    if not after:  # the attack leaves this model as it is
+        return group_scores(root / model.stages[name])
+    scores = group_scores(root / after[0].stages[name])
+    if not isinstance(setting.attack, PromptAttack):
+        return {group: each for group, each in scores.items() if is_leak_group(group)}
+    return {setting.group: pooled(scores)}
 
 
 def _part(
@@ -161,7 +178,7 @@ def print_search(search: Search, parts: Halves) -> None:
 
     space = search.setting.space
     kept = ", ".join(f"{name} at least {least:.3f}" for name, least in search.setting.least.items())
-    objective = f"leak@{space.objective.k} on half of {search.setting.group}"
+    objective = f"{search.setting.objective} on half of {search.setting.group}"
     table = plain_table(f"{space.method}: {objective}; {kept}; * Pareto front")
     for name in ("trial", *space.parameters, "n", "k", "leak@k", "greedy", "utility", "tokens", "state"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("trial", "state") else "right")
@@ -177,7 +194,7 @@ def print_search(search: Search, parts: Halves) -> None:
     console.print(table)
     for part, numbers in parts.items():
         shown = ", ".join(f"{name} {interval_text(estimate)}" for name, estimate in numbers.items())
-        console.print(f"winner at k = {space.objective.k} on {part_name(part)}: {shown}", highlight=False)
+        console.print(f"winner's {search.setting.objective} on {part_name(part)}: {shown}", highlight=False)
     if sentence := greedy_sentence(search):
         console.print(sentence, highlight=False)
 

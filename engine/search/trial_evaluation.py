@@ -26,7 +26,11 @@ from engine.leak.intervals import population_mean
 from engine.metrics import METRICS
 from engine.metrics import score as metric_score
 from engine.models.source import ModelSource
-from engine.search.prompt_split import deciding_prompts, shuffled
+from engine.robustness.base import Attack, ModelAttack, PromptAttack
+from engine.robustness.base import Setting as AttackSetting
+from engine.robustness.joint import origin, pooled
+from engine.search.objective import deciding
+from engine.search.prompt_split import shuffled
 from engine.search.space import Rung, Space
 from engine.search.trial_report import LeakEstimate
 from engine.stages.base import Stages
@@ -39,7 +43,8 @@ FEW = 64  # prompts of a first estimate of utility
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What all trials of a search share. experiment: with its protocol and devices filled in; least: what a trial must
-    keep, by name; group, metric: what the objective is taken on; retain: the model to take the excess over, if any."""
+    keep, by name; group, metric: what the objective is taken on; retain: the model to take the excess over, if any;
+    attack: what the objective is taken after, if anything; target: the model before unlearning, for an attack."""
 
     experiment: Experiment
     space: Space
@@ -48,6 +53,8 @@ class Setting:
     metric: str
     least: Mapping[str, float] = dataclasses.field(default_factory=dict)
     retain: ModelSource | None = None
+    attack: Attack | None = None
+    target: ModelSource | None = None
 
     @property
     def decoding(self) -> Decoding:
@@ -61,6 +68,16 @@ class Setting:
         """What finalists are sampled at: every prompt that decides, sampling.n samples of each."""
         return Rung(n=self.experiment.sampling.n or 1)
 
+    @property
+    def objective(self) -> str:
+        """What is made small, in words: "leak@64 after relearn-0.1"."""
+        after = f" after {self.attack.label}" if self.attack is not None else ""
+        return f"leak@{self.space.objective.k}{after}"
+
+    def deciding(self, benchmark: Benchmark) -> list[Probe]:
+        """The prompts that trials are judged on."""
+        return deciding(benchmark, self.group, self.experiment.seed, self.attack)
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -73,17 +90,18 @@ class Kept:
 def estimate_leak(
     setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource, rung: Rung
 ) -> LeakEstimate:
-    """leak@k of one model at one rung; minus the retain model's, too, where it is sampled in full."""
-    own, tokens = _sampled(setting, stages, benchmark, model, rung, setting.decoding)
+    """leak@k of one model at one rung, after the objective's attack where it has one; minus the retain model's, too,
+    where it is sampled in full."""
+    own, tokens = _sampled_after_attack(setting, stages, benchmark, model, rung)
     retain = None
     if setting.retain is not None and rung == setting.full:
-        retain = _sampled(setting, stages, benchmark, setting.retain, rung, setting.decoding)[0].scores
+        retain = _sampled_after_attack(setting, stages, benchmark, setting.retain, rung)[0].scores
     wanted = setting.space.objective.k
-    k = min(wanted, rung.n)
+    k = min(wanted, own.scores.shape[1])
     clusters = [probe_clusters(benchmark).get(prompt_id) for prompt_id in own.prompt_ids]
     curve = leak_curve(own.scores, [k], setting.experiment.leak.confidence, retain, clusters=clusters)
     leak, low, high = (float(values[0]) for values in (curve.leak, curve.low, curve.high))
-    bound = leak_at_least(setting, benchmark, own.scores)
+    bound = leak_at_least(setting, benchmark, own.scores, rung)
     predicted = max(bound, predict(own.scores, leak, wanted) if k < wanted else leak)
     estimate = LeakEstimate(rung.n, k, leak, low, high, bound, predicted, tokens)
     if curve.excess is None or curve.excess_low is None or curve.excess_high is None:
@@ -92,15 +110,15 @@ def estimate_leak(
     return dataclasses.replace(estimate, excess=excess, excess_low=low, excess_high=high)
 
 
-def leak_at_least(setting: Setting, benchmark: Benchmark, scores: Floats) -> float:
+def leak_at_least(setting: Setting, benchmark: Benchmark, scores: Floats, rung: Rung) -> float:
     """leak@k in full if every further sample, and every further prompt, scores nothing.
 
     A sample's randomness comes from seed, prompt and index alone, so these are the first of all samples: in full it
     cannot be less, and a trial that is ruled out by this would not have won. scores: [prompts, samples], NaN where the
-    metric failed.
+    metric failed; of a prompt attack rung.n samples for each family.
     """
-    prompts = len(deciding_prompts(benchmark.group(setting.group), setting.experiment.seed))
-    padded = np.zeros((prompts, setting.full.n))
+    families = scores.shape[1] // rung.n
+    padded = np.zeros((len(setting.deciding(benchmark)), families * setting.full.n))
     padded[: len(scores), : scores.shape[1]] = np.nan_to_num(scores)
     return float(prompt_leak(padded, np.array([setting.space.objective.k])).mean())
 
@@ -116,20 +134,22 @@ def predict(scores: Floats, leak: float, k: int) -> float:
 
 
 def greedy_score(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> tuple[float, int]:
-    """The mean score of one greedy answer to each prompt that decides, what a search without sampling would go by, and
-    the tokens of these answers."""
+    """The mean score of one greedy answer to each prompt that decides, before any attack: what a search without
+    sampling would go by, and the tokens of these answers."""
     scored, tokens = _sampled(setting, stages, benchmark, model, Rung(n=1), Decoding(temperature=0.0))
     return float(np.nanmean(scored.scores)), tokens
 
 
 def exact_floor(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> LeakEstimate:
     """A lower bound on the objective without any sample, from the probability of the reference answers; 0 where the
-    metric, the decoding or the prompts allow none."""
-    chosen = deciding_prompts(benchmark.group(setting.group), setting.experiment.seed)
+    metric, the decoding or the prompts allow none, or these are asked otherwise."""
+    chosen = setting.deciding(benchmark)
     k = setting.space.objective.k
     bound = 0.0
-    if _sure(setting, chosen) and setting.decoding == Decoding() and not any(probe.raw for probe in chosen):
-        logprobs = reference_logprobs(stages, setting.experiment, benchmark, model, "trial").get(setting.group, [])
+    asked = not isinstance(setting.attack, PromptAttack) and not any(probe.raw for probe in chosen)
+    if asked and _sure(setting, chosen) and setting.decoding == Decoding():
+        attacked = _attacked(setting, stages, benchmark, model)
+        logprobs = reference_logprobs(stages, setting.experiment, benchmark, attacked, "trial").get(setting.group, [])
         by_id = dict(zip([probe.id for probe in benchmark.group(setting.group)], logprobs, strict=True))
         bound = float(np.mean([leak_floor([min(by_id[probe.id], 0.0)], k) for probe in chosen]))
     return LeakEstimate(n=0, k=k, leak=bound, low=bound, high=1.0, bound=0.0, predicted=bound)
@@ -189,12 +209,43 @@ def _sampled(
     setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource, rung: Rung, decoding: Decoding
 ) -> tuple[GroupScores, int]:
     """Scores of the prompts that decide, or of the rung's share of them, and the tokens that they took."""
-    chosen = deciding_prompts(benchmark.group(setting.group), setting.experiment.seed)
-    chosen = chosen[: max(1, round(rung.prompts * len(chosen)))]
-    job = _job(setting, model, chosen, decoding, rung.n)
-    sampled = stages.run(f"trial {decoding.name}", job)
+    scores, tokens = _scored(setting, stages, model, _share(setting, benchmark, rung), decoding, rung.n)
+    return scores[setting.group], tokens
+
+
+def _sampled_after_attack(
+    setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource, rung: Rung
+) -> tuple[GroupScores, int]:
+    """As `_sampled` at the objective's decoding, after its attack; all families of a prompt attack put together."""
+    if not isinstance(setting.attack, PromptAttack):
+        attacked = _attacked(setting, stages, benchmark, model)
+        return _sampled(setting, stages, benchmark, attacked, rung, setting.decoding)
+    chosen = {probe.id for probe in _share(setting, benchmark, rung)}
+    families = setting.attack.asked(benchmark).values()
+    probes = [probe for family in families for probe in family if origin(probe.id) in chosen]
+    scores, tokens = _scored(setting, stages, model, probes, setting.decoding, rung.n)
+    return pooled(scores), tokens
+
+
+def _attacked(setting: Setting, stages: Stages, benchmark: Benchmark, model: ModelSource) -> ModelSource:
+    """The model after the objective's attack on its weights; itself where the attack leaves it as it is."""
+    if not isinstance(setting.attack, ModelAttack):
+        return model
+    attacking = AttackSetting(stages, setting.experiment, benchmark, setting.target)
+    return setting.attack.attacked(attacking, f"trial {setting.attack.label}", model) or model
+
+
+def _share(setting: Setting, benchmark: Benchmark, rung: Rung) -> list[Probe]:
+    chosen = setting.deciding(benchmark)
+    return chosen[: max(1, round(rung.prompts * len(chosen)))]
+
+
+def _scored(
+    setting: Setting, stages: Stages, model: ModelSource, probes: list[Probe], decoding: Decoding, n: int
+) -> tuple[dict[str, GroupScores], int]:
+    sampled = stages.run(f"trial {decoding.name}", _job(setting, model, probes, decoding, n))
     scored = score(stages, setting.experiment, "trial", sampled, setting.metric)
-    return group_scores(scored.path)[setting.group], int(sampled.facts["tokens"])
+    return group_scores(scored.path), int(sampled.facts["tokens"])
 
 
 def _job(setting: Setting, model: ModelSource, probes: list[Probe], decoding: Decoding, n: int) -> SampleJob:

@@ -22,12 +22,16 @@ from engine.cluster.progress import Progress
 from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.fingerprint import fingerprint
+from engine.jsonl import JsonObject
 from engine.models.source import ModelSource
 from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
 from engine.pipeline.run import experiment_fingerprint, prepared, refuse_blind
+from engine.robustness.base import Attack
+from engine.robustness.reading import attacks_of
 from engine.search.final_selection import sample_finalists
+from engine.search.objective import objective_attack
 from engine.search.result import Search, Trial
 from engine.search.scheduler import Budget, PrintReports, SearchScheduler
 from engine.search.space import Rung, Space
@@ -53,13 +57,15 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     experiment = prepared(experiment, benchmark)
-    identity = fingerprint([experiment_fingerprint(experiment), space.model_dump(mode="json")])
+    identity = fingerprint([experiment_fingerprint(experiment), _identity(space)])
     folder = store.root / "tune" / f"{experiment.name}-{space.method}-{identity[:8]}"
     group = space.objective.group or benchmark.protocol.leak_group
     metric = space.objective.metric or benchmark.protocol.core_metric
     refuse_blind(metric, benchmark, group, experiment)
+    attacks_of(experiment, benchmark)  # the winner's run makes them: a mistake is told before any trial
+    attack = objective_attack(space.objective, experiment, benchmark)
     ray_cluster.connect(distributed_training=True)
-    at_once = concurrent_trials(space, experiment)
+    at_once = concurrent_trials(space, experiment, attack)
     with Progress(quiet) as progress:
         stages = Stages(store, progress, lambda: None)
         builder = ModelBuilder(experiment, benchmark, stages)
@@ -69,11 +75,22 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
         announce(planned(every, benchmark, builder.base, store), progress.say)
         with ThreadPoolExecutor(2) as pool:
             retain, target = pool.submit(_retain_model, builder, space), pool.submit(builder.target)
-        setting = Setting(experiment, space, store.address, group, metric, retain=retain.result())
-        target_keeps = kept(setting, stages, benchmark, target.result().source, "target")
+        before = target.result().source
+        setting = Setting(
+            experiment, space, store.address, group, metric, retain=retain.result(), attack=attack, target=before
+        )
+        target_keeps = kept(setting, stages, benchmark, before, "target")
         setting = dataclasses.replace(setting, least=least(setting, target_keeps))
         trials = _with_finalists_sampled(_tuned(setting, folder, progress, at_once), setting, folder)
     return Search(trials, setting, folder, round(time.monotonic() - clock, 1))
+
+
+def _identity(space: Space) -> JsonObject:
+    """What a search is known by; a key that is younger than many a store is left out where it is not used."""
+    document = space.model_dump(mode="json")
+    if space.objective.attack is None:
+        del document["objective"]["attack"]
+    return document
 
 
 def _retain_model(builder: ModelBuilder, space: Space) -> ModelSource | None:
@@ -82,15 +99,17 @@ def _retain_model(builder: ModelBuilder, space: Space) -> ModelSource | None:
     return retain.source if retain is not None else None
 
 
-def concurrent_trials(space: Space, experiment: Experiment) -> int:
+def concurrent_trials(space: Space, experiment: Experiment, attack: Attack | None = None) -> int:
     """Trials at once: as many as the cluster has CPUs and GPUs for. UserError, with what is missing, where not even one
     has room.
 
-    A trial's training and its sampling follow each other, so it needs the larger of the two: one CPU a training worker,
-    Ray Train's controller and the trial itself taking none; sampling takes more workers where they are free. Stages
-    give back what they hold before the next asks, so trials cannot block each other.
+    A trial's training, its attack and its sampling follow each other, so it needs the largest of them: one CPU a
+    training worker, Ray Train's controller and the trial itself taking none; sampling takes more workers where they are
+    free. Stages give back what they hold before the next asks, so trials cannot block each other.
     """
     sections = [experiment.train_section(space.section(point)) for point in space.corner_points()]
+    if attack is not None and (section := attack.training(experiment)) is not None:
+        sections.append(section)
     sampling = experiment.sampling.gpus or 0.0
     room = space.trial_count
     training = max(section.workers * gpus_a_worker(section) for section in sections)

@@ -24,11 +24,12 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from perf.report import machine, table
 from tests.e2e import faults
-from tests.e2e.disturbed import OF_TWO, experiment
+from tests.e2e.disturbed import OF_TWO, attacked, experiment
 from tests.e2e.faults import Outcome, Places, TooLateError, Undisturbed, undisturbed
 from tests.e2e.hosts import may_make_namespaces
 
 TWO = "training worker, one of two"
+ATTACKS = ("driver, while attacks are made", "worker of an attack")
 FAULTS: dict[str, Callable[[Undisturbed, random.Random, Path, Places], Outcome]] = {
     "training worker": faults.killed_worker("training worker"),
     "sampling worker": faults.killed_worker("sampling worker"),
@@ -45,6 +46,8 @@ FAULTS: dict[str, Callable[[Undisturbed, random.Random, Path, Places], Outcome]]
     "driver, and damaged unfinished work": faults.damaged_unfinished,
     "the same experiment twice at once": faults.twice_at_once,
     TWO: faults.killed_worker(TWO),
+    ATTACKS[0]: faults.killed_driver_of_attacks,
+    ATTACKS[1]: faults.killed_attacker,
 }
 NEED_ROOT = ("network of a host cut", "full disk")  # namespaces and mounts
 IN_STORE = {"MLFLOW_TRACKING_URI": ""}  # recorded in the store itself
@@ -75,13 +78,16 @@ def run_faults(todo: Sequence[tuple[int, str]]) -> Iterator[dict[str, Any]]:
         undisturbed(folder / "cold", experiment(model), driver)  # its times are those of imports
         whole = undisturbed(folder / "undisturbed", experiment(model), driver, IN_STORE)
         print(json.dumps({"undisturbed": {name: round(each, 1) for name, each in whole.seconds.items()}}), flush=True)
-        two: Undisturbed | None = None
+        others: dict[str, Undisturbed] = {}
         for seed, name in todo:
             began = time.monotonic()
             try:
-                if name == TWO and two is None:
-                    two = undisturbed(folder / "of-two", experiment(model, OF_TWO, n=8), places.local())
-                found = disturb(name, seed, two if two and name == TWO else whole, folder, places)
+                if name == TWO and TWO not in others:
+                    others[TWO] = undisturbed(folder / "of-two", experiment(model, OF_TWO, n=8), places.local())
+                if name in ATTACKS and name not in others:
+                    one = undisturbed(folder / "attacked", attacked(model), places.local())
+                    others |= dict.fromkeys(ATTACKS, one)
+                found = disturb(name, seed, others.get(name, whole), folder, places)
             except Exception as error:  # the other faults are still to be seen
                 found = Outcome("", False, 0, f"{type(error).__name__}: {error}")
             entry = {"fault": name, "seed": seed, **dataclasses.asdict(found)}

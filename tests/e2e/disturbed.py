@@ -22,6 +22,11 @@ import yaml
 LONGEST_SECONDS = 1200  # a run that takes longer hangs
 LOOK_SECONDS = 0.1
 METHOD = {"name": "npo", "train": {"steps": 16, "checkpoint_every": 2}}
+ATTACKS = (
+    {"name": "quantize"},
+    {"name": "relearn", "share": 0.5, "steps": 8, "train": {"checkpoint_every": 2}},
+    {"name": "prompts", "families": ["prefix"], "prefix": [1]},
+)
 OF_TWO = METHOD | {"train": METHOD["train"] | {"workers": 2, "zero_stage": 2}}
 NOBODY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # for runs that need not be recorded
 
@@ -38,11 +43,20 @@ def experiment(model: Path, method: Mapping[str, Any] = METHOD, n: int = 64) -> 
     }
 
 
+def attacked(model: Path) -> dict[str, Any]:
+    """The same with a retain model, and attacks on every model."""
+    return experiment(model, n=16) | {
+        "model": {"path": str(model), "retain": str(model)},
+        "attacks": [dict(each) for each in ATTACKS],
+    }
+
+
 TITLES = {  # what Ray calls a process while it works
     "training worker": ("ray::train",),
     "training worker, one of two": ("ray::RayTrainWorker", "ray::_RayTrainWorker__execute"),
     "sampling worker": ("ray::MapBatches(SampleJob)", "ray::MapBatches(GridJob)"),
     "scoring worker": ("ray::MapBatches(ScoreJob)",),
+    "attack on weights": ("ray::attack",),
 }
 ANY = tuple(title for titles in TITLES.values() for title in titles)
 
@@ -136,6 +150,11 @@ class Run:
 def at_work(roots: Sequence[int], titles: Sequence[str] = ANY) -> list[int]:
     """Pids of Ray's processes below `roots` that are at work under one of `titles`."""
     return [pid for root in roots for pid in below(root) if title(pid).startswith(tuple(titles))]
+
+
+def attacking(run: Run) -> list[int]:
+    """Pids of the workers of a run that has come to its attacks: these begin when all else is done."""
+    return at_work([run.driver.pid]) if (run.store / "attack").exists() else []
 
 
 def below(root: int) -> list[int]:

@@ -27,6 +27,7 @@ from tests.e2e.disturbed import (
     Run,
     after,
     at_work,
+    attacking,
     contents,
     left_behind,
     lost,
@@ -79,7 +80,8 @@ class Places:
 
 @dataclasses.dataclass(frozen=True)
 class Undisturbed:
-    """The run that nothing disturbed: its store, rows and contents; seconds: of each role at work, "run" of it all."""
+    """The run that nothing disturbed: its store, rows and contents; seconds: of each role at work, "attacks" of all
+    work on attacks, "run" of it all."""
 
     store: Path
     experiment: Mapping[str, Any]
@@ -115,7 +117,7 @@ def undisturbed(
 ) -> Undisturbed:
     """Run the experiment and time what can be disturbed in it."""
     run = Run(driver, store, experiment, environment)
-    seconds = dict.fromkeys(TITLES, 0.0)
+    seconds = dict.fromkeys((*TITLES, "attacks"), 0.0)
     last = time.monotonic()
     while not run.ended:
         now = time.monotonic()
@@ -123,6 +125,8 @@ def undisturbed(
         for role, titles in TITLES.items():
             if any(each.startswith(titles) for each in busy):
                 seconds[role] += now - last
+        if attacking(run):
+            seconds["attacks"] += now - last
         last = now
         time.sleep(0.1)
     seconds["run"] = run.seconds
@@ -173,6 +177,34 @@ def killed_driver(whole: Undisturbed, rng: random.Random, folder: Path, places: 
     found = outcome(whole, Run(places.local(), folder / "store", whole.experiment), " + ".join(moments), before)
     for each in killed:
         each.clear()
+    return found
+
+
+def killed_attacker(whole: Undisturbed, rng: random.Random, folder: Path, places: Places) -> Outcome:
+    """kill -9 of a worker while attacks are made, whatever it does for them; Ray must go on by itself."""
+    driver = places.local()
+    run = Run(driver, folder / "store", whole.experiment)
+    moment = rng.uniform(0, 0.9) * whole.seconds["attacks"]
+    found = after(run, moment, lambda: attacking(run))
+    if not found:
+        run.end()
+        raise TooLateError
+    before = standing(run.store)
+    os.kill(rng.choice(found), signal.SIGKILL)
+    return outcome(whole, run, f"{moment:.1f} s into attacks", before)
+
+
+def killed_driver_of_attacks(whole: Undisturbed, rng: random.Random, folder: Path, places: Places) -> Outcome:
+    """kill -9 of the driver while attacks are made, then the same command to the end."""
+    run = Run(places.local("killed"), folder / "store", whole.experiment)
+    moment = rng.uniform(0, 0.9) * whole.seconds["attacks"]
+    if not after(run, moment, lambda: attacking(run)):
+        raise TooLateError
+    run.driver.kill()
+    killed = places.drivers.pop("killed")
+    before = standing(run.store)
+    found = outcome(whole, Run(places.local(), run.store, whole.experiment), f"{moment:.1f} s into attacks", before)
+    killed.clear()
     return found
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.e2e.chaos import NEED_ROOT, disturb
-from tests.e2e.disturbed import experiment
+from tests.e2e.chaos import ATTACKS, NEED_ROOT, disturb
+from tests.e2e.disturbed import attacked, experiment
 from tests.e2e.faults import Places, undisturbed
 from tests.e2e.hosts import may_make_namespaces
 
@@ -27,5 +27,19 @@ def test_a_disturbed_run_ends_with_the_undisturbed_result_and_loses_no_finished_
     if fault in NEED_ROOT and not may_make_namespaces():
         pytest.skip("needs root")
     outcome = disturb(fault, 0, whole, tmp_path, places)
+    assert outcome.identical, outcome.why
+    assert outcome.lost == 0
+
+
+@pytest.fixture(scope="module")
+def whole_with_attacks(base_model, tmp_path_factory, places):
+    return undisturbed(tmp_path_factory.mktemp("chaos") / "attacked", attacked(base_model), places.local())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ATTACKS)
+def test_a_run_that_is_disturbed_in_its_attacks_gives_the_same_table(whole_with_attacks, places, fault, tmp_path):
+    assert all(len(row["attacks"]) == 3 for row in whole_with_attacks.rows)
+    outcome = disturb(fault, 0, whole_with_attacks, tmp_path, places)
     assert outcome.identical, outcome.why
     assert outcome.lost == 0

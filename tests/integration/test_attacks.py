@@ -59,6 +59,26 @@ def test_each_model_has_a_row_for_each_attack_and_a_second_run_computes_nothing(
     assert "Does it stay forgotten?" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
+def test_an_attack_that_comes_to_nothing_is_named_and_the_others_stand(attacked, tmp_path, capsys):
+    experiment, store = attacked
+    lost = tmp_path / "lost.yaml"
+    lost.write_text(
+        experiment.read_text().partition("attacks:")[0]
+        + "attacks: [{name: relearn, share: 0.5, steps: 3, train: {lr: 1.0e+30, batch_size: 8}}, "
+        "{name: prompts, families: [prefix], prefix: [1, 60]}]\n"
+    )
+    assert main(["run", str(lost), "--store", str(store), "--json"]) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert set(found["failed"]) == {
+        f"{model} {attack}" for model in ("target", "retain") for attack in ("relearn-0.5", "prompts-prefix-60")
+    }
+    names = ["prompts-prefix-1", "prompts-joint"]
+    assert all([attack["attack"] for attack in model["attacks"]] == names for model in found["models"])
+    assert "leakatk: target relearn-0.5 failed: " in said.err
+
+
 @pytest.mark.parametrize(
     ("attacks", "message"),
     [
@@ -67,6 +87,9 @@ def test_each_model_has_a_row_for_each_attack_and_a_second_run_computes_nothing(
         ("[{name: relearn, share: 0.999}]", "leaves none to judge"),
         ("[{name: quantize}, {name: quantize}]", "stands there twice"),
         ("[{name: prune, sparsity: 2}]", "sparsity"),
+        ("[{name: quantize, scheme: fp4}]", "'nf4', 'int8' or 'int4'"),
+        ("[{name: interpolate}]", "the model before it is unknown"),
+        ("[{name: relearn, train: {workers: 500, batch_size: 500}}]", "500"),
     ],
 )
 def test_a_wrong_attack_is_refused_in_one_line_before_any_work(attacked, tmp_path, capsys, attacks, message):

@@ -26,17 +26,22 @@ SPACE = {
 }
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One for all searches here: the target and the retain model are made once."""
+    return tmp_path_factory.mktemp("tune") / "store"
+
+
 @pytest.mark.slow
-def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(tmp_path, capsys, monkeypatch):
+def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(tmp_path, store, capsys, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(SPACE))
-    store = tmp_path / "store"
     assert main(["tune", str(tmp_path / "s.yaml"), str(tmp_path / "e.yaml"), "--store", str(store), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert main(["tune", str(tmp_path / "s.yaml"), str(tmp_path / "e.yaml"), "--store", str(store), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trials"] == found["trials"]  # a finished search answers from its record
-    folder = next((store / "tune").glob("*/best.yaml")).parent
+    (folder,) = (store / "tune").glob("tiny-npo-*")
 
     failed = [each for each in found["trials"] if each["failed"]]
     assert [each["values"]["train.lr"] for each in failed] == [1e30, 1e30]
@@ -62,6 +67,7 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
 
     assert all((folder / name).stat().st_size > 1000 for name in ("pareto.png", "parallel.png", "greedy.png"))
     runs = recorded(store)
+    runs = [run for run in runs if run.data.tags["leakatk.search"] == folder.name]
     parent = next(run for run in runs if run.data.tags["leakatk.kind"] == "search")
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
@@ -69,6 +75,29 @@ def test_a_search_survives_failures_and_finds_a_winner_that_its_file_reproduces(
 
     # Looked at while it is trained, a trial ends as it would have otherwise.
     assert followed(tmp_path, store, best["values"])[-1].leak == reports[0]["leak"]
+
+
+@pytest.mark.slow
+def test_a_search_makes_small_what_an_attack_gives_back(tmp_path, store, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    relearn = {"name": "relearn", "share": 0.3, "steps": 2, "train": {"lr": 1e-3, "batch_size": 4}}
+    space = SPACE | {"parameters": {"beta": {"choice": [0.5, 5.0]}}, "rungs": [{"n": 4}]}
+    space["objective"] = {"k": 8, "excess": True, "attack": relearn}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(EXPERIMENT | {"name": "attacked"}))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(space | {"keep": {"utility": 0.1}}))
+    assert main(["tune", str(tmp_path / "s.yaml"), str(tmp_path / "e.yaml"), "--store", str(store), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["objective"]["attack"]["name"] == "relearn"
+    best = found["trials"][0]
+    # The winner's run makes the same attack on the same models: the prompts that decided have the same samples.
+    attacks = {row["name"]: row["attacks"] for row in found["run"]["models"]}
+    assert [attack["attack"] for attack in attacks["npo"]] == ["relearn-0.3"]
+    assert found["halves"]["decided"]["leak"][0] == best["leak"]
+    assert found["halves"]["decided"]["excess"][0] == pytest.approx(best["excess"], abs=1e-12)
+    assert set(found["halves"]) == {"decided", "held out", "forget_paraphrase"}
+    (folder,) = (store / "tune").glob("attacked-npo-*")
+    best_file = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best_file["attacks"] == [relearn]
 
 
 def numbers(run):

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from benchmarks.base import Benchmark, Example
 from engine.config.experiment import Experiment
+from engine.config.sections import TrainSection
 from engine.models.source import ModelSource
 from engine.robustness.base import ModelAttack, Setting
-from engine.robustness.training import training
+from engine.robustness.training import fine_tuning, settings_of
 from engine.stages.base import source_of
 from engine.train.launch import train
 
@@ -30,9 +31,15 @@ class Finetune(ModelAttack):
     def label(self) -> str:
         return f"finetune-{self.steps}"
 
+    def done(self, family: str = "") -> str:
+        return f"After {self.steps} steps on {'the retain set' if self.on == 'retain' else self.on}"
+
+    def training(self, experiment: Experiment) -> TrainSection:
+        return settings_of(experiment, "finetune", self.train, self.steps)
+
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
         self.examples(benchmark)
-        training(experiment, "finetune", self.train, self.steps)
+        self.training(experiment)
 
     def examples(self, benchmark: Benchmark) -> list[Example]:
         """What is trained on. UserError where the file cannot be read."""
@@ -43,6 +50,6 @@ class Finetune(ModelAttack):
         return read_examples(self.on, "attacks: finetune: on:")
 
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
-        section = training(setting.experiment, "finetune", self.train, self.steps)
-        job = section.job(setting.experiment, model, self.examples(setting.benchmark), self.seed)
+        experiment, examples = setting.experiment, self.examples(setting.benchmark)
+        job = fine_tuning(experiment, self.training(experiment), model, examples, self.seed)
         return source_of(train(setting.stages, label, job))

@@ -34,7 +34,15 @@ class Interpolate(ModelAttack):
     def label(self) -> str:
         return f"interpolate-{self.alpha:g}"
 
+    def done(self, family: str = "") -> str:
+        where = "the target model" if self.other == "target" else self.other
+        return f"Moved {100 * self.alpha:g}% of the way to {where}"
+
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
+        if self.other == "target" and not experiment.methods:
+            raise UserError(
+                "attacks: interpolate: nothing is unlearned here: the model before it is unknown; give it by `with`"
+            )
         if self.other != "target":
             model_source(self.other, where="attacks: interpolate: with")
 

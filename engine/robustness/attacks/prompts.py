@@ -45,9 +45,25 @@ class Prompts(PromptAttack):
     def label(self) -> str:
         return "prompts"
 
+    def done(self, family: str = "") -> str:
+        kind, _, number = family.partition("-")
+        if kind == JOINT:
+            return "Asked in all these ways, its samples spread over them"
+        return {
+            "paraphrase": "Asked in other words",
+            "prefix": f"Given the first {number} tokens of the answer" if number != "1" else "Given the first token",
+            "few_shot": "Asked after other questions with their answers",
+            "instruction": f"Asked by instruction {number}",
+            "cloze": "Given the answer up to its fact",
+        }[kind]
+
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
         if experiment.model.endpoint is not None and (given := [f for f in self.families if f in GIVES_TOKENS]):
-            raise UserError(f"attacks: prompts: a model behind a server cannot be asked by {', '.join(given)}")
+            others = ", ".join(each for each in self.families if each not in GIVES_TOKENS)
+            raise UserError(
+                f"attacks: prompts: a model behind a server cannot be asked by {', '.join(given)}; give "
+                f"families: [{others or 'paraphrase'}]"
+            )
         if any(probe.raw for probe in benchmark.group(benchmark.protocol.leak_group)):
             raise UserError(
                 f"attacks: prompts: benchmark {benchmark.name} asks by running text, which has no other wording; "
@@ -61,7 +77,8 @@ class Prompts(PromptAttack):
             made = dict(self._family(family, benchmark))
             if not any(made.values()):
                 raise UserError(
-                    f"attacks: prompts: benchmark {benchmark.name} cannot be asked by {family}; leave it out"
+                    f"attacks: prompts: benchmark {benchmark.name} cannot be asked by {family}; "
+                    "leave it out of families"
                 )
             found |= made
         return found
@@ -112,11 +129,6 @@ class Prompts(PromptAttack):
                     f"attacks: prompts: file: {line[:60]!r}: expected one {{question}} and no other braces"
                 ) from error
         return wrappers
-
-
-def origin(probe_id: str) -> str:
-    """The id of the probe that a family's probe stands for."""
-    return probe_id.rpartition("~")[0]
 
 
 def _named(probe: Probe, family: str, **changes: object) -> Probe:

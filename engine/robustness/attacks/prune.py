@@ -29,6 +29,9 @@ class Prune(ModelAttack):
     def label(self) -> str:
         return f"prune-{self.sparsity:g}"
 
+    def done(self, family: str = "") -> str:
+        return f"With {100 * self.sparsity:g}% of its weights set to zero"
+
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
         return source_of(setting.stages.run(label, WeightsJob("prune", self, model)))
 

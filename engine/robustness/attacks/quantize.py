@@ -56,6 +56,9 @@ class Quantize(ModelAttack):
     def label(self) -> str:
         return f"quantize-{self.scheme}" + (f"-b{self.block}" if self.block else "")
 
+    def done(self, family: str = "") -> str:
+        return f"With weights rounded to {self.scheme}"
+
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
         return source_of(setting.stages.run(label, WeightsJob("quantize", self, model)))
 

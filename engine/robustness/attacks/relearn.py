@@ -9,15 +9,17 @@ Source: relearning attacks, arXiv 2406.13356, 2402.16835.
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 from pydantic import Field
 
 from benchmarks.base import Benchmark, Example, Probe, is_leak_group
 from engine.config.experiment import Experiment
+from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.models.source import ModelSource
 from engine.robustness.base import ModelAttack, Setting
-from engine.robustness.training import training
+from engine.robustness.training import fine_tuning, settings_of
 from engine.stages.base import source_of
 from engine.train.launch import train
 
@@ -26,6 +28,7 @@ class Relearn(ModelAttack):
     """share: of the forget set that is shown, in (0, 1). steps: optimiser steps. train: keys of the experiment's
     `train` that differ, such as lr, lora or workers."""
 
+    judges: ClassVar[str] = "the others"
     share: float = Field(default=0.1, gt=0, lt=1)
     steps: int = Field(default=50, ge=1)
     train: dict[str, object] = {}
@@ -34,8 +37,14 @@ class Relearn(ModelAttack):
     def label(self) -> str:
         return f"relearn-{self.share:g}"
 
+    def done(self, family: str = "") -> str:
+        return f"After {self.steps} steps on {100 * self.share:g}% of the facts"
+
+    def training(self, experiment: Experiment) -> TrainSection:
+        return settings_of(experiment, "relearn", self.train, self.steps)
+
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
-        training(experiment, "relearn", self.train, self.steps)
+        self.training(experiment)
         if not any(probe.group == benchmark.protocol.leak_group for probe in self.judged(benchmark)):
             raise UserError(
                 f"attacks: relearn: share {self.share:g} of {len(benchmark.forget)} forget items leaves none to judge; "
@@ -63,6 +72,6 @@ class Relearn(ModelAttack):
         return kept
 
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
-        section = training(setting.experiment, "relearn", self.train, self.steps)
-        job = section.job(setting.experiment, model, self.shown(setting.benchmark), self.seed)
+        experiment, examples = setting.experiment, self.shown(setting.benchmark)
+        job = fine_tuning(experiment, self.training(experiment), model, examples, self.seed)
         return source_of(train(setting.stages, label, job))

@@ -1,14 +1,17 @@
 """Families of prompts, against the tokens that a tokenizer gives and facts found by eye."""
 
+import numpy as np
 import pytest
 
 from benchmarks.base import Probe
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
 from engine.models.tokenization import encode_prompt
-from engine.robustness.attacks.prompts import INSTRUCTIONS, Prompts, origin
+from engine.robustness.attacks.prompts import INSTRUCTIONS, Prompts
 from engine.robustness.attacks.relearn import Relearn
+from engine.robustness.joint import origin, pooled
 from engine.stages.given_answer import given_answer
+from engine.stages.score import GroupScores
 
 EXPERIMENT = {"benchmark": {"name": "fictional"}}
 
@@ -92,6 +95,14 @@ def test_a_server_is_not_asked_to_go_on_with_a_begun_answer(fictional):
     with pytest.raises(UserError, match="behind a server"):
         Prompts(families=("prefix",)).check(experiment, fictional)
     Prompts(families=("paraphrase", "instruction")).check(experiment, fictional)
+
+
+def test_families_are_put_together_by_the_prompt_that_they_stand_for():
+    one = GroupScores(["a~x", "b~x", "c~x"], np.array([[1, 0], [0, 0], [1, 1]]))
+    other = GroupScores(["c~y", "a~y"], np.array([[0, 1], [0, 0]]))
+    joint = pooled({"x": one, "y": other})
+    assert joint.prompt_ids == ["a", "c"]
+    assert joint.scores.tolist() == [[1, 0, 0, 0], [1, 1, 0, 1]]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

@@ -9,6 +9,8 @@ import yaml
 from benchmarks.base import Probe
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
+from engine.robustness.attacks.relearn import Relearn
+from engine.search.objective import deciding, objective_attack
 from engine.search.prompt_split import deciding_prompts
 from engine.search.space import load_space
 from methods import METHODS
@@ -63,6 +65,15 @@ def test_a_point_of_the_space_is_a_method_with_its_training(load):
         ({"keep": {"utility": 1.5}}, "less than or equal to 1"),
         ({"keep": {"rouge_recall": 0.9}}, "keep: unknown 'rouge_recall', did you mean 'rouge_l_recall'"),
         ({"objective": {"k": 8, "group": "retain"}}, "fictional has forget, forget_paraphrase"),
+        ({"objective": {"attack": "relern"}}, r"objective\.attack\.name: unknown 'relern', did you mean 'relearn'"),
+        ({"objective": {"attack": {"share": 0.5}}}, r"'objective\.attack\.name' is missing"),
+        ({"objective": {"attack": {"name": "relearn", "shares": 0.5}}}, "did you mean 'share'"),
+        ({"objective": {"attack": {"name": "relearn", "share": 0.999}}}, "leaves none to judge"),
+        ({"objective": {"attack": {"name": "relearn", "share": 0.98}}}, "no prompt of the half that decides"),
+        (
+            {"objective": {"attack": "prompts", "group": "forget_paraphrase"}},
+            r"objective\.group: attacks are judged by",
+        ),
         ({"trails": 3}, "'trials'"),
     ],
 )
@@ -70,6 +81,19 @@ def test_a_mistake_is_named_in_one_line(load, changes, message):
     with pytest.raises(UserError, match=message) as error:
         load(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_an_attack_is_named_alone_or_with_its_options_and_judges_none_of_what_it_shows(load, fictional):
+    bare, whole = (
+        load(objective={"attack": each}).objective for each in ("relearn", {"name": "relearn", "share": 0.1})
+    )
+    experiment = parse_experiment({"benchmark": {"name": "fictional"}, "seed": 3}, "e.yaml")
+    attack, same = (objective_attack(each, experiment, fictional) for each in (bare, whole))
+    assert attack == same == Relearn(share=0.1, seed=3)
+    shown = {each.answer for each in attack.shown(fictional)}
+    plain, left = (deciding(fictional, "forget", 3, each) for each in (None, attack))
+    assert [each for each in plain if each.reference not in shown] == left
+    assert len(left) < len(plain)
 
 
 FOLDER = Path(__file__).parents[3] / "tune_spaces"

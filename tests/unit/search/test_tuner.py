@@ -6,6 +6,7 @@ from engine.cluster import ray_cluster
 from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
+from engine.robustness.attacks.relearn import Relearn
 from engine.search.space import Space
 from engine.search.suggestions import optuna_search
 from engine.search.trial_report import TrialReport
@@ -16,12 +17,12 @@ PARAMETERS = {"beta": {"uniform": [0.1, 1.0]}}
 
 @pytest.fixture
 def room(fictional, monkeypatch):
-    def room(cpus, devices=0, trials=20, parameters=PARAMETERS, sampling=None, **train):
+    def room(cpus, devices=0, trials=20, parameters=PARAMETERS, sampling=None, attack=None, **train):
         monkeypatch.setattr(ray_cluster, "resources", lambda: (float(cpus), float(devices)))
         document = {"benchmark": {"name": "fictional"}, "train": train, "sampling": {"gpus": sampling or 0.0}}
         experiment = parse_experiment(document, "e.yaml").with_protocol(fictional.protocol)
         return concurrent_trials(
-            Space.model_validate({"method": "npo", "parameters": parameters, "trials": trials}), experiment
+            Space.model_validate({"method": "npo", "parameters": parameters, "trials": trials}), experiment, attack
         )
 
     return room
@@ -53,6 +54,13 @@ def test_too_little_says_how_much_is_missing(room):
 def test_the_dearest_point_of_the_space_counts(room):
     parameters = PARAMETERS | {"train.workers": {"choice": [1, 2]}}
     assert room(cpus=4, parameters=parameters) == 2
+
+
+def test_an_attack_that_trains_on_more_workers_counts(room):
+    workers = Relearn(train={"workers": 4})
+    assert room(cpus=8, attack=workers) == 2
+    with pytest.raises(UserError, match="one trial needs 4 CPUs"):
+        room(cpus=2, attack=workers)
 
 
 def test_a_fraction_of_a_gpu_is_for_one_worker():

@@ -1,0 +1,227 @@
+"""Which number, taken before an attack, orders unlearned models as leak@k after the attack does.
+
+    python -m perf.foretell [--store FOLDER] [--seeds 0,1,2] [--methods npo,rmu] [--samples 64] [--write]
+
+Each seed is one experiment in the store: the methods of docs/methods.md on the embedded benchmark, each of them
+relearnt and rounded to 4 bits. A second call finds its stages finished. With --write the page goes to
+perf/results/foretell.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from benchmarks.base import Example
+from benchmarks.fictional import Fictional
+from engine.cluster.progress import Progress
+from engine.config.experiment import Experiment, parse_experiment
+from engine.metrics import memorization, privacy
+from engine.models.source import model_source
+from engine.pipeline import run as pipeline
+from engine.reporting.results import ModelResult, Results
+from engine.robustness.runner import Attacks
+from engine.stages.base import Stages
+from engine.stages.likelihood import LikelihoodJob, Likelihoods, read_likelihoods
+from engine.store.store import Store
+from perf.methods import experiment_of
+from perf.report import machine, table, write_page
+
+ATTACKS = ({"name": "relearn", "share": 0.1, "steps": 50}, {"name": "quantize", "scheme": "nf4"})
+OTHER_SEED = 1000  # whose authors no model has seen: the non-members of membership inference
+FAR = "1000000"
+DRAWS = 2000
+TEXT = """\
+Which number, taken before an attack, orders unlearned models as leak@{k} after it does: Spearman's rho, the mean over
+{seeds} seeds of the embedded benchmark (each makes other authors and other models), over {models} unlearned models a
+seed. In brackets 95 % of {draws} bootstrap draws of methods and seeds. 1: the same order; 0: none.
+
+Models: {names}; {n} samples a prompt, {prompts} prompts, exact fact. Greedy, leak@k: of the forget questions.
+Floor: the least that leaks at k = 10^6, from exact probabilities (beams: {beams}). Extraction strength, exact
+memorization and membership inference (AUC against questions about authors whom no model has seen): of the forget
+answers, teacher-forced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One unlearned model of one seed. before: numbers by name; after: leak@k at the largest k by attack."""
+
+    seed: int
+    name: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """How well a number orders models: Spearman's rho, mean over seeds, with its interval."""
+
+    rho: float
+    low: float
+    high: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, default=Path("leakatk-store"))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", help="labels of these alone, with commas")
+    parser.add_argument("--samples", type=int, default=64, help="a prompt")
+    parser.add_argument("--write", action="store_true", help="write perf/results/foretell.md")
+    args = parser.parse_args()
+    store, found, last = Store(args.store.resolve()), [], None
+    for seed in map(int, args.seeds.split(",")):
+        last = pipeline.run(experiment(seed, args.methods, args.samples), store, attacker=Attacks())
+        found += models_of(seed, last, store)
+        for name, reason in last.failed.items():
+            print(f"seed {seed}: {name} failed: {reason}", file=sys.stderr)
+    assert last is not None
+    paragraphs = page(found, last, "python -m perf.foretell " + " ".join(sys.argv[1:]))
+    if args.write:
+        write_page("foretell", paragraphs)
+    else:
+        print("\n\n".join(paragraphs))
+
+
+def experiment(seed: int, methods: str | None, samples: int) -> Experiment:
+    """The experiment of docs/methods.md with attacks, fewer samples and a narrower search for likely answers."""
+    whole = experiment_of(seed)
+    chosen = [each for each in whole.methods if methods is None or whole.label(each) in methods.split(",")]
+    powers = [2**power for power in range(samples.bit_length()) if 2**power <= samples]
+    document = whole.model_dump(mode="json") | {
+        "name": f"foretell-{seed}",
+        "methods": [each.model_dump(mode="json", exclude_unset=True) for each in chosen],
+        "attacks": [dict(each) for each in ATTACKS],
+        "sampling": {"n": samples},
+        "leak": {"k": powers, "beams": 4},
+        "metrics": ["exact_fact"],
+    }
+    return parse_experiment(document, "perf.foretell")
+
+
+def models_of(seed: int, results: Results, store: Store) -> list[Model]:
+    """Every unlearned model of a run, RULE's controls among them, with all numbers."""
+    own = Fictional.load(split=results.benchmark["split"], seed=results.benchmark["seed"])
+    members, others = own.forget, strangers(own, results.benchmark["seed"] + OTHER_SEED)
+    found = []
+    with Progress(quiet=True) as progress:
+        stages = Stages(store, progress, lambda: None)
+        for model, curve in results.headline:
+            if model.role not in ("unlearned", "control"):
+                continue
+            before = {"greedy": model.greedy[curve.group]}
+            before |= {f"leak@{k}": leak for k, leak in zip(curve.k, curve.leak, strict=True)}
+            before |= {"floor at k = 10^6": (curve.far_floor or {})[FAR]}
+            before |= teacher_forced(stages, model, members, others)
+            after = {attack.attack: attack.curve.leak[-1] for attack in model.attacks}
+            found.append(Model(seed, model.name, before, after))
+    return found
+
+
+def strangers(own: Fictional, seed: int) -> list[Example]:
+    """The forget set of another seed, without authors whose names this one has as well."""
+    other = Fictional.load(split="forget10", seed=seed)
+    known = {example.question for example in (*own.forget, *own.retain)}
+    taken = {fact.author for fact in other.forget_facts if fact.question in known}
+    return [
+        Example(f"stranger {each.id}", each.question, each.answer)
+        for each in other.forget_facts
+        if each.author not in taken
+    ]
+
+
+def teacher_forced(
+    stages: Stages, model: ModelResult, members: Sequence[Example], others: Sequence[Example]
+) -> dict[str, float]:
+    """Extraction strength, exact memorization, and the AUC of membership inference by loss and by Min-40%."""
+    examples = (*members, *others)
+    source = model_source(str(stages.store.root / model.stages["model"]))
+    stage = stages.run(model.name, LikelihoodJob(source, examples))
+    read = read_likelihoods(stage.path, examples)
+    rows = read.of([(each.question, each.answer) for each in members])
+    right = [[row.argmax for row in rows], [row.token_ids for row in rows]]
+    loss, lowest = ([score(read, each) for each in (members, others)] for score in (_loss, _min_k))
+    return {
+        "extraction strength": memorization.extraction_strength(*right),
+        "exact memorization": memorization.exact_memorization(*right),
+        "membership by loss": privacy.auc(*loss),
+        "membership by Min-40%": privacy.auc(*lowest),
+    }
+
+
+def _loss(read: Likelihoods, examples: Sequence[Example]) -> Any:
+    return privacy.loss_score(read.nll([(each.question, each.answer) for each in examples]))
+
+
+def _min_k(read: Likelihoods, examples: Sequence[Example]) -> Any:
+    return privacy.min_k_score([row.logprobs for row in read.of([(each.question, each.answer) for each in examples])])
+
+
+def order(models: Sequence[Model], number: str, attack: str, draws: int = DRAWS) -> Order:
+    """Spearman's rho of a number before and leak@k after an attack: the mean over seeds, and 95 % of bootstrap draws of
+    seeds and of methods (the same methods in every seed of a draw)."""
+    seeds, names = (list(dict.fromkeys(getattr(each, field) for each in models)) for field in ("seed", "name"))
+    pairs = np.full((len(seeds), len(names), 2), np.nan)
+    for each in models:
+        pairs[seeds.index(each.seed), names.index(each.name)] = each.before[number], each.after[attack]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(draws):
+        chosen = pairs[rng.integers(len(seeds), size=len(seeds))]
+        drawn.append(_mean_rho(chosen[:, rng.integers(len(names), size=len(names))]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Order(_mean_rho(pairs), float(low), float(high))
+
+
+def _mean_rho(pairs: np.ndarray) -> float:
+    """Mean over seeds of Spearman's rho; pairs [seeds, models, 2], NaN for a model that a seed lacks."""
+    return float(np.mean([spearman(*each[~np.isnan(each).any(axis=1)].T) for each in pairs]))
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """The correlation of ranks, ties at their mean rank; 0 where one of the two is the same for all."""
+    ranks = rankdata(one), rankdata(other)
+    if any(len(each) == 0 or np.ptp(each) == 0 for each in ranks):
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def page(models: Sequence[Model], results: Results, command: str) -> list[str]:
+    """The page: what was done, and a row a number."""
+    attacks, numbers = list(models[0].after), list(models[0].before)
+    rows = [[number, *(_text(order(models, number, attack)) for attack in attacks)] for number in numbers]
+    names = list(dict.fromkeys(each.name for each in models))
+    k = results.headline[0][1].k[-1]
+    text = TEXT.format(
+        k=k,
+        seeds=len({each.seed for each in models}),
+        models=len(names),
+        draws=DRAWS,
+        names=", ".join(names),
+        n=results.experiment["sampling"]["n"],
+        prompts=results.headline[0][1].prompts,
+        beams=results.experiment["leak"]["beams"],
+    )
+    header = ["number before", *(f"leak@{k} after {attack}" for attack in attacks)]
+    spread = [f"{attack}: {_spread([each.after[attack] for each in models])}" for attack in attacks]
+    after = f"leak@{k} after the attacks, lowest, median and highest over models and seeds: {'; '.join(spread)}."
+    return ["# What foretells leakage after an attack", machine(command), text, table(header, rows), after]
+
+
+def _text(found: Order) -> str:
+    return f"{found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{min(values):.3f}, {np.median(values):.3f}, {max(values):.3f}"
+
+
+if __name__ == "__main__":
+    main()
