@@ -4,7 +4,7 @@
 
 Each seed is one experiment in the store: the methods of docs/methods.md on the embedded benchmark, each of them
 relearnt and rounded to 4 bits. A second call finds its stages finished. With --write the page goes to
-perf/results/foretell.md.
+perf/results/foretell.md, its table into docs/robustness.md.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from engine.robustness.runner import Attacks
 from engine.stages.base import Stages
 from engine.stages.likelihood import LikelihoodJob, Likelihoods, read_likelihoods
 from engine.store.store import Store
+from perf.attacks import DOCS
 from perf.methods import experiment_of
-from perf.report import machine, table, write_page
+from perf.report import insert, machine, table, write_page
 
 ATTACKS = ({"name": "relearn", "share": 0.1, "steps": 50}, {"name": "quantize", "scheme": "nf4"})
 OTHER_SEED = 1000  # whose authors no model has seen: the non-members of membership inference
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", help="labels of these alone, with commas")
     parser.add_argument("--samples", type=int, default=64, help="a prompt")
-    parser.add_argument("--write", action="store_true", help="write perf/results/foretell.md")
+    parser.add_argument("--write", action="store_true", help="write perf/results/foretell.md and the docs' table")
     args = parser.parse_args()
     store, found, last = Store(args.store.resolve()), [], None
     for seed in map(int, args.seeds.split(",")):
@@ -84,10 +85,11 @@ def main() -> None:
             print(f"seed {seed}: {name} failed: {reason}", file=sys.stderr)
     assert last is not None
     paragraphs = page(found, last, "python -m perf.foretell " + " ".join(sys.argv[1:]))
-    if args.write:
-        write_page("foretell", paragraphs)
-    else:
+    if not args.write:
         print("\n\n".join(paragraphs))
+        return
+    write_page("foretell", paragraphs)
+    insert(DOCS / "robustness.md", "foretell", paragraphs[3])
 
 
 def experiment(seed: int, methods: str | None, samples: int) -> Experiment:

@@ -51,6 +51,15 @@ def write_page(name: str, paragraphs: Sequence[str]) -> None:
     print(page)
 
 
+def insert(path: Path, name: str, text: str) -> None:
+    """Put text into a page, between its marks `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = path.read_text().partition(begin)
+    if not found or end not in rest:
+        raise ValueError(f"{path}: no marks {begin} and {end}")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
+
+
 def write(
     name: str, title: str, command: str, notes: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:

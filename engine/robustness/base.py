@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.base import Benchmark, Probe
 from engine.config.experiment import Experiment
-from engine.config.sections import TrainSection
+from engine.config.sections import Label, TrainSection
 from engine.models.source import ModelSource
 from engine.stages.base import Stages
 
@@ -31,17 +31,23 @@ class Attack(BaseModel):
     """One attack: its fields are its options. `on_servers` says whether it works on a model behind a server, `judges`
     what leak@k is taken of after it, in words.
 
-    seed: of all that is random in it.
+    seed: of all that is random in it. label: its name in tables, where the same attack is made twice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     on_servers: ClassVar[bool] = False
     judges: ClassVar[str] = "the facts"
     seed: int = Field(default=0, ge=0)
+    label: Label | None = Field(default=None, exclude=True)  # no part of what is done
 
     @property
-    def label(self) -> str:
-        """Its name in tables, which tells it from the same attack with other main options."""
+    def title(self) -> str:
+        """Its name in tables."""
+        return self.label or self.default_label
+
+    @property
+    def default_label(self) -> str:
+        """A name that tells it from the same attack with other main options."""
         raise NotImplementedError
 
     def done(self, family: str = "") -> str:

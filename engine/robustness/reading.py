@@ -36,7 +36,7 @@ def attacks_of(experiment: Experiment, benchmark: Benchmark) -> list[Attack]:
     for index, section in enumerate(experiment.attacks):
         where = f"attacks[{index}]"
         attack = attack_of(section, where, experiment, benchmark)
-        if attack.label in [each.label for each in found]:
-            raise UserError(f"{where}: {attack.label} stands there twice; leave one out")
+        if attack.title in [each.title for each in found]:
+            raise UserError(f"{where}: {attack.title} stands there twice; leave one out, or give it a `label`")
         found.append(attack)
     return found

@@ -65,7 +65,7 @@ def attack_models(
     attacks = attacks_of(experiment, benchmark)
     with ThreadPoolExecutor(THREADS) as pool:
         futures = {
-            (model.name, attack.label): pool.submit(_attacked, setting, attack, model)
+            (model.name, attack.title): pool.submit(_attacked, setting, attack, model)
             for attack in attacks
             for model in models
         }
@@ -74,8 +74,8 @@ def attack_models(
     found: dict[str, list[AttackResult]] = {model.name: [] for model in models}
     for model in models:
         for attack in attacks:
-            outcome = outcomes[model.name, attack.label]
-            baseline = outcomes[retain.name, attack.label] if retain is not None else None
+            outcome = outcomes[model.name, attack.title]
+            baseline = outcomes[retain.name, attack.title] if retain is not None else None
             if outcome is None:
                 continue
             for name in outcome.rows:
@@ -107,7 +107,7 @@ def _headline_alone(experiment: Experiment) -> Experiment:
 
 
 def _attacked(setting: Setting, attack: Attack, model: EvaluatedModel) -> _Outcome | None:
-    label = f"{model.name} {attack.label}"
+    label = f"{model.name} {attack.title}"
     if isinstance(attack, PromptAttack):
         return _asked(setting, attack, model, label)
     assert isinstance(attack, ModelAttack)
@@ -121,7 +121,7 @@ def _attacked(setting: Setting, attack: Attack, model: EvaluatedModel) -> _Outco
     beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(judged)}
     metrics, _ = benchmark_metrics(judged, beside, evaluation.likelihoods, None)
     utility = evaluation.utility(judged, metrics)
-    return _Outcome({attack.label: _one_group(evaluation, protocol.leak_group, attack.label)}, utility)
+    return _Outcome({attack.title: _one_group(evaluation, protocol.leak_group, attack.title)}, utility)
 
 
 def _asked(setting: Setting, attack: PromptAttack, model: EvaluatedModel, label: str) -> _Outcome:
@@ -136,12 +136,12 @@ def _asked(setting: Setting, attack: PromptAttack, model: EvaluatedModel, label:
         clusters=probe_clusters(setting.benchmark),  # rows are known by the prompts that were attacked
     )
     rows = {
-        f"{attack.label}-{family}": _one_group(evaluation, probes[0].group, f"{attack.label}-{family}")
+        f"{attack.title}-{family}": _one_group(evaluation, probes[0].group, f"{attack.title}-{family}")
         for family, probes in families.items()
         if probes
     }
     if len(rows) > 1:
-        rows[f"{attack.label}-{JOINT}"] = _joint(setting, evaluation, f"{attack.label}-{JOINT}")
+        rows[f"{attack.title}-{JOINT}"] = _joint(setting, evaluation, f"{attack.title}-{JOINT}")
     return _Outcome(rows, model.utility)
 
 
@@ -186,7 +186,7 @@ def _result(
         change_low=change.low,
         change_high=change.high,
         uninformative=unlearned and taught is not None and _uninformative(curve, taught),
-        done=attack.done(name.removeprefix(attack.label).removeprefix("-")),
+        done=attack.done(name.removeprefix(attack.title).removeprefix("-")),
         judges=attack.judges,
         stages=evaluation.stages,
     )

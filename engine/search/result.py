@@ -88,7 +88,7 @@ class Search:
         if setting.attack is not None and setting.space.objective.attack is not None:
             benchmark = BENCHMARKS[setting.experiment.benchmark.name].load(**setting.experiment.benchmark.options)
             own = attacks_of(setting.experiment, benchmark)
-            kept = [each for each, attack in zip(sections, own, strict=True) if attack.label != setting.attack.label]
+            kept = [each for each, attack in zip(sections, own, strict=True) if attack.title != setting.attack.title]
             sections = [*kept, setting.space.objective.attack]
         return [section.model_dump(mode="json") for section in sections]
 

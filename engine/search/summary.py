@@ -5,6 +5,7 @@ A Search and the winner's full Results come in. Knows nothing of how trials were
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,14 +75,15 @@ def _scores(search: Search, model: ModelResult, root: Path) -> dict[str, GroupSc
     name = scores_stage(setting.decoding.name, setting.metric)
     if setting.attack is None:
         return group_scores(root / model.stages[name])
-    label = setting.attack.label
-    after = [each for each in model.attacks if each.attack == label or each.attack.startswith(f"{label}-")]
+    title, asked = setting.attack.title, isinstance(setting.attack, PromptAttack)
+    names = [each.attack.startswith(f"{title}-") if asked else each.attack == title for each in model.attacks]
+    after = list(itertools.compress(model.attacks, names))
     if not after:  # the attack leaves this model as it is
         return group_scores(root / model.stages[name])
     scores = group_scores(root / after[0].stages[name])
-    if not isinstance(setting.attack, PromptAttack):
-        return {group: each for group, each in scores.items() if is_leak_group(group)}
-    return {setting.group: pooled(scores)}
+    if asked:
+        return {setting.group: pooled(scores)}
+    return {group: each for group, each in scores.items() if is_leak_group(group)}
 
 
 def _part(

@@ -71,7 +71,7 @@ class Setting:
     @property
     def objective(self) -> str:
         """What is made small, in words: "leak@64 after relearn-0.1"."""
-        after = f" after {self.attack.label}" if self.attack is not None else ""
+        after = f" after {self.attack.title}" if self.attack is not None else ""
         return f"leak@{self.space.objective.k}{after}"
 
     def deciding(self, benchmark: Benchmark) -> list[Probe]:
@@ -232,7 +232,7 @@ def _attacked(setting: Setting, stages: Stages, benchmark: Benchmark, model: Mod
     if not isinstance(setting.attack, ModelAttack):
         return model
     attacking = AttackSetting(stages, setting.experiment, benchmark, setting.target)
-    return setting.attack.attacked(attacking, f"trial {setting.attack.label}", model) or model
+    return setting.attack.attacked(attacking, f"trial {setting.attack.title}", model) or model
 
 
 def _share(setting: Setting, benchmark: Benchmark, rung: Rung) -> list[Probe]:

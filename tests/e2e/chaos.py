@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
-from perf.report import machine, table
+from perf.report import insert, machine, table
 from tests.e2e import faults
 from tests.e2e.disturbed import OF_TWO, attacked, experiment
 from tests.e2e.faults import Outcome, Places, TooLateError, Undisturbed, undisturbed
@@ -52,7 +52,6 @@ FAULTS: dict[str, Callable[[Undisturbed, random.Random, Path, Places], Outcome]]
 NEED_ROOT = ("network of a host cut", "full disk")  # namespaces and mounts
 IN_STORE = {"MLFLOW_TRACKING_URI": ""}  # recorded in the store itself
 TRIES = 6  # at a moment that came after the run's end, each at half the time of the one before
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def disturb(name: str, seed: int, whole: Undisturbed, folder: Path, places: Places) -> Outcome:
@@ -151,8 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = f"{machine('make chaos')}; {minutes:.0f} minutes\n\n{summary(outcomes)}"
     print(page)
     if args.write:
-        before, _, rest = args.write.read_text().partition(BEGIN)
-        args.write.write_text(f"{before}{BEGIN}\n\n{page}\n\n{END}{rest.partition(END)[2]}")
+        insert(args.write, "measured", page)
     return 0 if all(one.identical and not one.lost for each in outcomes.values() for one in each) else 1
 
 

@@ -28,7 +28,7 @@ class Finetune(ModelAttack):
     train: dict[str, object] = {}
 
     @property
-    def label(self) -> str:
+    def default_label(self) -> str:
         return f"finetune-{self.steps}"
 
     def done(self, family: str = "") -> str:

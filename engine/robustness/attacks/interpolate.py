@@ -31,7 +31,7 @@ class Interpolate(ModelAttack):
     alpha: float = Field(default=0.2, gt=0, lt=1)
 
     @property
-    def label(self) -> str:
+    def default_label(self) -> str:
         return f"interpolate-{self.alpha:g}"
 
     def done(self, family: str = "") -> str:

@@ -42,7 +42,7 @@ class Prompts(PromptAttack):
     file: str | None = None
 
     @property
-    def label(self) -> str:
+    def default_label(self) -> str:
         return "prompts"
 
     def done(self, family: str = "") -> str:

@@ -26,7 +26,7 @@ class Prune(ModelAttack):
     sparsity: float = Field(default=0.3, gt=0, lt=1)
 
     @property
-    def label(self) -> str:
+    def default_label(self) -> str:
         return f"prune-{self.sparsity:g}"
 
     def done(self, family: str = "") -> str:

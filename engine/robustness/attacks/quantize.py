@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.models.source import ModelSource
 from engine.robustness.base import ModelAttack, Setting
@@ -53,8 +53,14 @@ class Quantize(ModelAttack):
     block: int | None = Field(default=None, ge=2)
 
     @property
-    def label(self) -> str:
+    def default_label(self) -> str:
         return f"quantize-{self.scheme}" + (f"-b{self.block}" if self.block else "")
+
+    @model_validator(mode="after")
+    def _rows_have_no_blocks(self) -> Quantize:
+        if self.scheme == "int8" and self.block is not None:
+            raise ValueError("int8 has a scale for each row; leave block out")
+        return self
 
     def done(self, family: str = "") -> str:
         return f"With weights rounded to {self.scheme}"

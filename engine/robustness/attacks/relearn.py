@@ -34,7 +34,7 @@ class Relearn(ModelAttack):
     train: dict[str, object] = {}
 
     @property
-    def label(self) -> str:
+    def default_label(self) -> str:
         return f"relearn-{self.share:g}"
 
     def done(self, family: str = "") -> str:

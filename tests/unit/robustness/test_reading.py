@@ -20,6 +20,15 @@ def test_an_attack_has_the_seed_of_its_experiment_or_its_own(fictional):
     assert [each.seed for each in found] == [3, 5]
 
 
+def test_the_same_attack_twice_needs_a_label(fictional):
+    twice = [{"name": "relearn", "seed": 1}, {"name": "relearn", "seed": 2}]
+    with pytest.raises(UserError, match=r"relearn-0\.1 stands there twice; .* give it a `label`"):
+        read(fictional, twice)
+    found = read(fictional, [twice[0], {**twice[1], "label": "relearn-again"}])
+    assert [each.title for each in found] == ["relearn-0.1", "relearn-again"]
+    assert "label" not in found[1].model_dump()  # no part of what is done: the attacked model is found again
+
+
 @pytest.mark.parametrize(
     ("attack", "document", "message"),
     [
@@ -32,6 +41,8 @@ def test_an_attack_has_the_seed_of_its_experiment_or_its_own(fictional):
             r"cannot be asked by prefix; give families: \[paraphrase, few_shot, instruction\]",
         ),
         ({"name": "relearn", "shar": 0.1}, {}, "did you mean 'share'"),
+        ({"name": "quantize", "scheme": "int8", "block": 64}, {}, "leave block out"),
+        ({"name": "prune", "label": "a/b"}, {}, "label"),
     ],
 )
 def test_what_cannot_be_is_refused(fictional, attack, document, message):

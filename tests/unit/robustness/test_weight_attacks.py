@@ -107,4 +107,4 @@ def test_interpolation_with_another_architecture_is_refused_in_one_line(model):
 
 @pytest.mark.parametrize(("scheme", "label"), [("nf4", "quantize-nf4"), ("int8", "quantize-int8")])
 def test_the_label_says_the_scheme(scheme, label):
-    assert Quantize(scheme=scheme).label == label
+    assert Quantize(scheme=scheme).title == label
