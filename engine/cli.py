@@ -24,7 +24,7 @@ COMMANDS = {
     "init": "write a commented experiment file and its search space into the current folder",
     "tune": "search a method's hyperparameters for little leakage at kept utility",
     "check": "look over a forget set, probes or generations before anything is paid",
-    "import": "evaluation logs of others, computed again from their items",
+    "import": "evaluation logs of others as runs, their figures computed again from their items",
     "score": "score generations that someone else made",
     "leak": "the leak@k curve with intervals, from scores",
     "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",

@@ -24,6 +24,7 @@ LATEX = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="runs' folders (`leakatk run` prints them)")
     parser.add_argument("--k", type=int, metavar="K", help="compare at this k (default: the largest that all have)")
+    parser.add_argument("--group", metavar="GROUP", help="compare on this group of prompts (default: the runs' own)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from engine.reporting.compare import compare
     from engine.reporting.run_folder import run_path
 
-    comparison = compare([run_path(run) for run in args.runs], args.k)
+    comparison = compare([run_path(run) for run in args.runs], args.k, args.group)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         files = _write(comparison, args.out)
@@ -99,7 +100,7 @@ def _write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def _latex(comparison: Comparison) -> str:
     """A booktabs table; models that are not significantly worse than the best carry a dagger."""
-    from engine.reporting.formatting import interval_text
+    from engine.reporting.formatting import interval_text, number_text
 
     head = f"model & greedy & leak@{comparison.k} & excess@{comparison.k} & utility"
     lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{lrrrr}", r"\toprule", rf"{head} \\", r"\midrule"]
@@ -108,7 +109,7 @@ def _latex(comparison: Comparison) -> str:
         name = rf"\textbf{{{name}}}" if row.label == comparison.best else name
         mark = r"$^\dagger$" if row.difference is not None and not row.difference.significant else ""
         leak, excess = interval_text(row.leak), interval_text(row.excess, "")
-        numbers = (f"{row.greedy:.3f}", leak, excess, f"{row.model.utility:.3f}")
+        numbers = (number_text(row.greedy), leak, excess, number_text(row.model.utility))
         lines.append(" & ".join((name + mark, *numbers)) + r" \\")
     percent = f"{100 * comparison.confidence:g}"
     lines += [r"\bottomrule", r"\end{tabular}"]
@@ -119,7 +120,7 @@ def _latex(comparison: Comparison) -> str:
 
 
 def _show(comparison: Comparison) -> None:
-    from engine.reporting.formatting import interval_text
+    from engine.reporting.formatting import interval_text, number_text
     from engine.reporting.terminal import plain_table, wide_console
 
     title = (
@@ -146,11 +147,11 @@ def _show(comparison: Comparison) -> None:
         shown = (difference.estimate, difference.low, difference.high) if difference else None
         cells = [row.label, row.run] if runs else [row.label]
         cells += [
-            f"{row.greedy:.3f}",
+            number_text(row.greedy),
             *(interval_text(estimate, "") for estimate in (row.leak, row.excess, shown)),
             mark,
         ]
-        table.add_row(*cells, f"{row.model.utility:.3f}", style=style)
+        table.add_row(*cells, number_text(row.model.utility), style=style)
     console = wide_console()
     console.print(table)
     if any(row.difference is not None and not row.difference.significant for row in comparison.rows):

@@ -150,7 +150,7 @@ def _leaks(subject: Subject, samplings: Sequence[Sampling]) -> Leaks:
     """leak@k of each prompt, from all that was sampled; where only greedy answers were asked for, leak@1 of these."""
     counted = [each for each in samplings if not each.greedy] or list(samplings)
     return {
-        (group, metric, sampling.decoding.name): _prompt_leaks(subject.experiment, scores.scores)
+        (group, metric, sampling.decoding.name): prompt_leaks(subject.experiment, scores.scores)
         for sampling in counted
         for metric in sampling.metrics
         for group, scores in _scores(subject, sampling, metric).items()
@@ -166,7 +166,8 @@ def _scores(subject: Subject, sampling: Sampling, metric: str) -> dict[str, Grou
     return {group: of_group for group, of_group in scores.items() if not np.isnan(of_group.scores).all()}
 
 
-def _prompt_leaks(experiment: Experiment, scores_PN: Floats) -> PromptLeaks:
+def prompt_leaks(experiment: Experiment, scores_PN: Floats) -> PromptLeaks:
+    """leak@k of each prompt at the experiment's k. scores_PN: [prompts, samples] in [0, 1], NaN = failed."""
     k_K, confidence = np.array(experiment.leak.k), experiment.leak.confidence
     leaks = leaks_of_scores(scores_PN, k_K, confidence)
     if experiment.sampling.adaptive is None or leaks.samples == 1:

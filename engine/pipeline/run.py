@@ -238,6 +238,7 @@ class _Run:
         return [
             EvaluatedModel(built.name, built.role, built.source, evaluation, model.utility)
             for (built, evaluation), model in zip(self.rows, models, strict=True)
+            if model.utility is not None
         ]
 
     def _submit(

@@ -36,7 +36,7 @@ def attack_rows(results: Results) -> list[AttackRow]:
     """Model by model: a row without attack, then one for each attack. Empty where nothing was attacked."""
     rows = []
     for model, curve in results.headline:
-        if not model.attacks:
+        if not model.attacks or model.utility is None:
             continue
         k = curve.k[-1]
         plain = curve.at(k)

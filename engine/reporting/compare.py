@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import UserError
+from engine.errors import UserError, known
 from engine.leak import intervals
 from engine.leak.clusters import clusters_of
 from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
 from engine.reporting.formatting import Estimate
 from engine.reporting.records import Curve
-from engine.reporting.results import ModelResult, Results, read_results
+from engine.reporting.results import ModelResult, Results, groups, read_results
 from engine.reporting.scores import read_scores
 
 NAMED = 4  # models that a note names one by one
@@ -52,7 +52,7 @@ class Row:
     curve: Curve
     leak: Estimate
     excess: Estimate | None
-    greedy: float
+    greedy: float | None
     difference: Difference | None = None
 
 
@@ -88,10 +88,11 @@ class _Entry:
     judged: bool
 
 
-def compare(runs: list[Path], k: int | None = None) -> Comparison:
-    """Compare every model of `runs` (their folders) at `k`, the largest that all have where None. UserError where the
-    runs do not measure the same thing or have no such k."""
-    read = [(path if path.is_dir() else path.parent, read_results(path)) for path in runs]
+def compare(runs: list[Path], k: int | None = None, group: str | None = None) -> Comparison:
+    """Compare every model of `runs` (their folders) at `k`, the largest that all have where None, on a `group` of
+    prompts, each run's own where None. UserError where the runs do not measure the same thing or have no such k or
+    group."""
+    read = [(path if path.is_dir() else path.parent, _on_group(read_results(path), group)) for path in runs]
     _check_alike([results for _, results in read])
     entries = _entries(read)
     k = _common_k(entries, k)
@@ -108,7 +109,7 @@ def compare(runs: list[Path], k: int | None = None) -> Comparison:
             curve=entry.curve,
             leak=entry.curve.at(k) or (math.nan, math.nan, math.nan),
             excess=entry.curve.excess_at(k) if entry.model.role != "retain" else None,
-            greedy=entry.model.greedy[entry.results.leak_group],
+            greedy=entry.model.greedy.get(entry.results.leak_group),
             difference=_difference(entry, best, k, excess) if entry.judged and entry is not best else None,
         )
         for label, entry in zip(labels, entries, strict=True)
@@ -126,6 +127,14 @@ def compare(runs: list[Path], k: int | None = None) -> Comparison:
     )
 
 
+def _on_group(results: Results, group: str | None) -> Results:
+    """The results as if `group` were what they are about."""
+    if group is None:
+        return results
+    known(group, groups(results), f"--group: {results.name}", "leakatk report")
+    return dataclasses.replace(results, leak_group=group)
+
+
 def _check_alike(results: list[Results]) -> None:
     first = results[0]
     for other in results[1:]:
@@ -136,9 +145,11 @@ def _check_alike(results: list[Results]) -> None:
             ("confidence", first.confidence, other.confidence),
         ):
             if mine != its:
+                advice = (
+                    "a --group that both have" if what == "group of prompts" else "runs that measure the same thing"
+                )
                 raise UserError(
-                    f"{first.name} and {other.name} cannot be compared: {what} {mine} and {its}; "
-                    "give runs that measure the same thing"
+                    f"{first.name} and {other.name} cannot be compared: {what} {mine} and {its}; give {advice}"
                 )
 
 

@@ -31,6 +31,7 @@ UTILITY = (
 )
 NO_ITEMS = "the log holds no items of it"
 NO_RETAIN = "needs the retain model's log: --retain LOG"
+TOLERANCE = 1e-4  # of a stated figure: beyond it a difference is pointed out
 NO_RETAIN_AUC = 0.5  # what OpenUnlearning takes where there is no retain log
 
 
@@ -43,15 +44,15 @@ class Recomputed:
     stated: dict[str, float | None]
     missing: dict[str, str]
 
-    def differing(self, tolerance: float) -> dict[str, tuple[float, float]]:
-        """(computed, stated) where the two differ by more than `tolerance` of the larger."""
+    def differing(self) -> dict[str, tuple[float, float]]:
+        """(computed, stated) where the two differ by more than TOLERANCE of the larger."""
         pairs = {name: (value, self.stated.get(name)) for name, value in self.metrics.items()}
         return {
             name: (value, stated)
             for name, (value, stated) in pairs.items()
             if value is not None
             and stated is not None
-            and not math.isclose(value, stated, rel_tol=tolerance, abs_tol=tolerance)
+            and not math.isclose(value, stated, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
         }
 
 
@@ -72,7 +73,7 @@ def recompute(log: Log, retain: Log | None = None) -> Recomputed:
         raise UserError(
             "no evaluation log: expected OpenUnlearning's (metric: agg_value) or TOFU's eval_log_aggregated"
         )
-    log, retain = _openunlearning(log), None if retain is None else _openunlearning(retain)
+    log, retain = as_openunlearning(log), None if retain is None else as_openunlearning(retain)
     metrics: dict[str, float | None] = {}
     missing: dict[str, str] = {}
     wanted = dict.fromkeys([*log, *(["model_utility"] if set(UTILITY) <= set(log) else [])])
@@ -124,7 +125,7 @@ def _is_rouge(name: str) -> bool:
     return name.endswith("_ROUGE")
 
 
-def _items(entry: object) -> Iterator[Mapping[str, JsonValue]]:
+def items_of(entry: object) -> Iterator[Mapping[str, JsonValue]]:
     """The items of a metric in the order of their index, without those that were not computed."""
     rows = entry.get("value_by_index") if isinstance(entry, dict) else None
     if isinstance(rows, dict):
@@ -135,7 +136,7 @@ def _items(entry: object) -> Iterator[Mapping[str, JsonValue]]:
 
 def _column(entry: object, key: str) -> list[JsonValue]:
     """A value of every item. ValueError where there is no item, or one without it."""
-    values = [row.get(key) for row in _items(entry)]
+    values = [row.get(key) for row in items_of(entry)]
     if not values or any(value is None for value in values):
         raise ValueError(NO_ITEMS)
     return values
@@ -194,7 +195,7 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def _openunlearning(log: Log) -> Log:
+def as_openunlearning(log: Log) -> Log:
     """A log in OpenUnlearning's form; other keys than metrics are left out."""
     if not set(TOFU_PARTS) & set(log):
         return {name: entry for name, entry in log.items() if isinstance(entry, dict)}

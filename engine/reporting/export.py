@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from engine.errors import UserError
 from engine.jsonl import JsonObject, JsonValue
-from engine.reporting.results import ModelResult, Results, generations_stage, scores_stage
+from engine.reporting.openunlearning_log import MUSE_GROUPS, PARTS, THEIR_NAMES
+from engine.reporting.results import GREEDY, ModelResult, Results, generations_stage, scores_stage
 from engine.store.replica import present
 
 if TYPE_CHECKING:
     import pandas
 
-GREEDY = "greedy"
-PARTS = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}  # our groups: their prefix
+RECALL = "rougeL_recall"
 SCALARS = ("forget_quality", "model_utility", "privleak", "extraction_strength", "exact_memorization")
 ITEM_COLUMNS = ("model", "role", "group", "metric", "decoding", "prompt_id", "sample", "score")
 
@@ -64,19 +64,15 @@ def open_unlearning(model: ModelResult, results: Results, store_root: Path) -> J
     for name, value in model.metrics.items():
         if name.startswith("mia_"):
             log[name] = {"auc": value, "agg_value": value}
-    for group, part in PARTS.items():
-        general = part in ("ra", "wf")
-        names = {
-            f"probability.{group}": f"{part}_Q_A_Prob" + ("_normalised" if general else ""),
-            f"rouge.{group}": f"{part}_Q_A_ROUGE",
-            f"truth_ratio.{group}": "forget_truth_ratio" if part == "forget" else f"{part}_Truth_Ratio",
-        }
-        log |= {theirs: {"agg_value": model.metrics[ours]} for ours, theirs in names.items() if ours in model.metrics}
+    named = {ours: theirs for ours, theirs in THEIR_NAMES.items() if ours in model.metrics}
+    log |= {theirs: {"agg_value": model.metrics[ours]} for ours, theirs in named.items()}
     for group, rows in _greedy_rouge(model, store_root).items():
-        entry = log.setdefault(f"{PARTS.get(group, group)}_Q_A_ROUGE", {"agg_value": None})
+        muse = group in MUSE_GROUPS
+        theirs, column = (f"{group}_ROUGE", "rougeL_f1") if muse else (f"{PARTS.get(group, group)}_Q_A_ROUGE", RECALL)
+        entry = log.setdefault(theirs, {"agg_value": None})
         entry["value_by_index"] = {str(index): row for index, row in enumerate(rows)}
         if entry["agg_value"] is None:
-            known = [row["rougeL_recall"] for row in rows if row["rougeL_recall"] is not None]
+            known = [row[column] for row in rows if row[column] is not None]
             entry["agg_value"] = math.fsum(known) / len(known) if known else None
     return log
 
@@ -102,7 +98,7 @@ def _greedy_rouge(model: ModelResult, store_root: Path) -> dict[str, list[JsonOb
     for row, recall, f1 in zip(rows, *scores.values(), strict=True):
         found.setdefault(row["group"], []).append(
             {
-                "rougeL_recall": recall,
+                RECALL: recall,
                 "rougeL_f1": f1,
                 "input": row["prompt"],
                 "ground_truth": row["reference"],

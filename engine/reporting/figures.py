@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.reporting.records import Curve
 from engine.reporting.results import Results, groups
+from engine.reporting.verdict import with_greedy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,11 +116,11 @@ def curve_figure(lines: list[Line], title: str, metric: str, excess: bool = Fals
 
 
 def greedy_figure(results: Results, narrow: bool = False) -> Figure:
-    """Each judged model's greedy score and its leak@k at the largest k, the least leaking on top."""
+    """The greedy score of each judged model that has one, and its leak@k at the largest k, the least leaking on top."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    rows = sorted(results.judged, key=lambda row: -row[1].leak[-1])
+    rows = sorted(with_greedy(results), key=lambda row: -row[1].leak[-1])
     heights = range(len(rows))
     greedy = [model.greedy[results.leak_group] for model, _ in rows]
     leak, low, high = zip(*((curve.leak[-1], curve.low[-1], curve.high[-1]) for _, curve in rows), strict=True)
@@ -152,7 +153,8 @@ def write_paper_figures(results: Results, folder: Path, suffix: str) -> list[Pat
     figures = {_name(results, group): leak_figure(results, group) for group in groups(results)}
     if results.has_excess:
         figures["excess_leak_at_k"] = excess_figure(results)
-    figures["greedy_and_leak"] = greedy_figure(results)
+    if with_greedy(results):
+        figures["greedy_and_leak"] = greedy_figure(results)
     return [save(figure, folder / f"{name}.{suffix}") for name, figure in figures.items()]
 
 

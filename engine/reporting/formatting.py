@@ -8,6 +8,11 @@ from collections.abc import Mapping
 Estimate = tuple[float, float, float]  # estimate, low, high
 
 
+def number_text(value: float | None, missing: str = "-") -> str:
+    """A number with three decimals, "0.120"; `missing` where it was not measured."""
+    return missing if value is None else f"{value:.3f}".replace("-0.000", "0.000")
+
+
 def interval_text(estimate: Estimate | None, missing: str = "-") -> str:
     """An estimate with its interval, "0.120 [0.080, 0.170]"; `missing` where there is none."""
     if estimate is None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.reporting.attack_table import attack_names, attack_rows, headline, headlines
-from engine.reporting.formatting import interval_text
+from engine.reporting.formatting import interval_text, number_text
 from engine.reporting.leaked_passages import worst_prompts
 from engine.reporting.records import Curve
 from engine.reporting.results import ModelResult, Results, generations_stage, groups
 from engine.reporting.table import metric_rows, missing_reasons, table_k
-from engine.reporting.verdict import caution, order_changes, verdict
+from engine.reporting.verdict import caution, order_changes, verdict, with_greedy
 from engine.store.files import write_atomic
 from engine.store.replica import manifest_of
 
@@ -66,6 +66,7 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         ks=table_k(results),
         groups=groups(results),
         judged=judged,
+        told_by_greedy=bool(with_greedy(results)),
         order=order_changes(results),
         worst=[(model.name, worst_prompts(results, model, store_root, WORST_PROMPTS)) for model in judged],
         ruled=[model for model in results.models if model.rounds],
@@ -82,6 +83,7 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         costs=[_cost(model, curve, store_root) for model, curve in results.headline],
         device="GPU" if results.experiment["sampling"].get("gpus") else "core",
         yaml=_experiment_yaml(results),
+        number_text=number_text,
     )
     path = folder / "report.html"
     write_atomic(path, page)
@@ -201,7 +203,7 @@ def _pictures(results: Results) -> list[Picture]:
             "Excess: leak@k minus the retain model's on the same prompts; 0 is the retain model. On a scale of its own"
         )
         drawn.append((results.leak_group, caption, partial(excess_figure, results, titled=False)))
-    if results.judged:
+    if with_greedy(results):
         caption = "What one greedy answer shows and what k samples show; least leaking on top"
         drawn.append(("greedy", caption, partial(greedy_figure, results)))
     if attack_names(results):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 RESULTS_FILE = "results.json"
+GREEDY = "greedy"  # Decoding.name of greedy decoding
 
 
 def generations_stage(decoding: str, number: int = 1) -> str:
@@ -45,11 +46,12 @@ def tally(failures: dict[str, int]) -> str:
 class ModelResult:
     """One row of the table.
 
-    role: "target", "retain", "unlearned" or "control". greedy: mean core metric of greedy answers by group of probes.
-    utility: in [0, 1], the benchmark's model utility where it defines one, else the greedy core metric on its utility
-    group. metrics: what the benchmark's papers report beside leak@k, by name; None where there is no value, with the
-    reason by name in missing. tokens: sampled in all, RULE's rounds included. seconds: of work for this model alone,
-    over all workers. stages: folder of the model and of its generations and scores, below the store.
+    role: "target", "retain", "unlearned" or "control". greedy: mean core metric of greedy answers by group of probes,
+    of those that have such answers. utility: in [0, 1], the benchmark's model utility where it defines one, else the
+    greedy core metric on its utility group; None where an imported log holds neither. metrics: what
+    the benchmark's papers report beside leak@k, by name; None where there is no value, with the reason by name in
+    missing. tokens: sampled in all, RULE's rounds included. seconds: of work for this model alone, over all workers.
+    stages: folder of the model and of its generations and scores, below the store.
     failures: samples without a score by the core metric, by reason, at all decodings. notes: how it was sampled.
     beyond: leak@k above the number of samples, a record for each estimator of the experiment
     (engine/evaluation/beyond_n.py). attacks: leak@k after each attack that was made on the model.
@@ -60,7 +62,7 @@ class ModelResult:
     method: JsonObject
     greedy: dict[str, float]
     curves: list[Curve]
-    utility: float
+    utility: float | None
     tokens: int
     seconds: float
     steps: int = 0
@@ -201,7 +203,7 @@ class Results:
 
         rows = []
         for model, curve in self.headline:
-            row: dict[str, float | str] = {"model": model.name, "greedy": model.greedy[curve.group]}
+            row: dict[str, float | str | None] = {"model": model.name, "greedy": model.greedy.get(curve.group)}
             row |= {f"leak@{k}": leak for k, leak in zip(curve.k, curve.leak, strict=True)}
             if curve.excess is not None and model.role != "retain":
                 row[f"excess@{curve.k[-1]}"] = curve.excess[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.jsonl import JsonObject
 from engine.reporting.attack_table import attacks_json
-from engine.reporting.formatting import interval_text
+from engine.reporting.formatting import interval_text, number_text
 from engine.reporting.results import Results
 from engine.reporting.terminal import plain_table, wide_console
 
@@ -24,7 +24,7 @@ def as_json(results: Results) -> JsonObject:
     for model, curve in results.headline:
         row: JsonObject = {
             "name": model.name,
-            "greedy": model.greedy[results.leak_group],
+            "greedy": model.greedy.get(results.leak_group),
             "leak": {str(k): list(curve.at(k) or ()) for k in curve.k},
             "excess": {str(k): list(excess) for k in curve.k if (excess := curve.excess_at(k)) is not None},
             "utility": model.utility,
@@ -36,7 +36,7 @@ def as_json(results: Results) -> JsonObject:
             "notes": model.notes,
             "groups": {
                 other.group: {
-                    "greedy": model.greedy[other.group],
+                    "greedy": model.greedy.get(other.group),
                     "leak": {str(k): list(other.at(k) or ()) for k in other.k},
                 }
                 for other in model.curves
@@ -69,10 +69,10 @@ def print_table(results: Results, group: str | None = None) -> None:
             continue
         table.add_row(
             model.name,
-            f"{model.greedy[group]:.3f}",
+            number_text(model.greedy.get(group)),
             *(interval_text(curve.at(k)) for k in ks),
             interval_text(curve.excess_at(ks[-1])) if model.role != "retain" else "",
-            f"{model.utility:.3f}",
+            number_text(model.utility),
             *((f"{model.tokens:,}", f"{model.seconds:.1f}") if wide else ()),
         )
     for name, reason in results.failed.items():

@@ -10,7 +10,7 @@ import itertools
 
 from engine.reporting.formatting import interval_text
 from engine.reporting.records import Curve
-from engine.reporting.results import ModelResult, Results
+from engine.reporting.results import GREEDY, ModelResult, Results
 
 CLEAN = 0.05  # a greedy score at or below it counts as nothing leaked
 
@@ -31,7 +31,13 @@ def verdict(results: Results) -> list[str]:
     rows = [row for row in results.judged if row[0].role != "control"]
     if not rows:
         return ["No model was evaluated."]
-    return [_greedy_sentence(results, rows), _sampled_sentence(results, rows)]
+    told = [row for row in with_greedy(results) if row[0].role != "control"]
+    return [*([_greedy_sentence(results, told)] if told else []), _sampled_sentence(results, rows)]
+
+
+def with_greedy(results: Results) -> Rows:
+    """The judged models of which greedy answers are known."""
+    return [row for row in results.judged if results.leak_group in row[0].greedy]
 
 
 def caution(results: Results) -> str | None:
@@ -48,7 +54,7 @@ def caution(results: Results) -> str | None:
 
 def order_changes(results: Results) -> OrderChanges:
     """How the order of the judged models by greedy decoding differs from that by leak@k."""
-    rows = [(model.greedy[results.leak_group], curve.leak[-1]) for model, curve in results.judged]
+    rows = [(model.greedy[results.leak_group], curve.leak[-1]) for model, curve in with_greedy(results)]
     pairs = list(itertools.combinations(rows, 2))
     opposite = sum((one[0] - other[0]) * (one[1] - other[1]) < 0 for one, other in pairs)
     tied = sum(one[0] == other[0] and one[1] != other[1] for one, other in pairs)
@@ -75,6 +81,8 @@ def _greedy_sentence(results: Results, rows: Rows) -> str:
 
 def _sampled_sentence(results: Results, rows: Rows) -> str:
     k = rows[0][1].k[-1]
+    if rows[0][1].decoding == GREEDY:
+        return "Nothing was sampled: what k samples show is not known from one greedy answer a prompt."
     if rows[0][1].excess is None:
         model, curve = max(rows, key=lambda row: row[1].leak[-1])
         most = "" if len(rows) == 1 else " most"

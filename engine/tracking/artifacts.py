@@ -22,21 +22,22 @@ DIGEST = 36  # MLflow's longest digest
 
 
 def log_files(client: MlflowClient, run: str, results: Results, model: ModelResult, store_root: Path) -> None:
-    """Log the data sets, samples.json and the model of one row of the results."""
-    folder = at_home(Path(model.stages["model"]), store_root)
+    """Log the data sets, samples.json and the model, where there is one, of one row of the results."""
+    folder = at_home(Path(model.stages["model"]), store_root) if "model" in model.stages else None
     _log_datasets(client, run, results, model, folder, store_root)
     _log_samples(client, run, results, model, store_root)
-    _log_model(client, run, folder)
+    if folder is not None:
+        _log_model(client, run, folder)
 
 
 def _log_datasets(
-    client: MlflowClient, run: str, results: Results, model: ModelResult, folder: Path, store_root: Path
+    client: MlflowClient, run: str, results: Results, model: ModelResult, folder: Path | None, store_root: Path
 ) -> None:
     """Forget set, retain set and probes by the digests that fingerprinted their stages."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     curve = model.find_curve(results.leak_group, results.core_metric)
-    trained = manifest_of(folder.parent).get("inputs", {})
+    trained = manifest_of(folder.parent).get("inputs", {}) if folder is not None else {}
     digests = {name: trained.get(name) for name in ("forget", "retain")}
     if curve is not None:
         sampled = manifest_of(store_root / model.stages[generations_stage(curve.decoding)]).get("inputs", {})

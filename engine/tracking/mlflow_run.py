@@ -99,7 +99,8 @@ class _Recording:
         measurements = _scalars(model)
         for curve in model.curves:
             measurements += _curve_metrics(curve, _suffix(self.results, model, curve))
-        measurements += _history(at_home(Path(model.stages["model"]), self.store_root))
+        if "model" in model.stages:  # of an imported log there is none
+            measurements += _history(at_home(Path(model.stages["model"]), self.store_root))
         for round_ in model.rounds:
             numbers = dataclasses.asdict(round_)
             for key in ROUND_METRICS:

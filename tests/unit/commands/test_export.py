@@ -71,7 +71,7 @@ def test_openunlearnings_files_read_back_as_the_run_says(run, capsys, tmp_path):
         "mia_min_k": 0.7,
         "forget_Q_A_ROUGE": 0.75,
     }
-    assert main(["import", log_path, "--json"]) == 0
+    assert main(["import", log_path, "--json", "--store", str(tmp_path / "other")]) == 0
     back = json.loads(capsys.readouterr().out)
     assert back["metrics"]["forget_Q_A_ROUGE"] == back["stated"]["forget_Q_A_ROUGE"] == 0.75
 
