@@ -187,6 +187,8 @@ def _check_endpoint(experiment: Experiment, source: str) -> None:
         )
     if model.path is None:
         raise UserError(f"{source}: model.path: name the model as the server at model.endpoint knows it")
+    if model.template == "llama-2":
+        raise UserError(f"{source}: model.template: llama-2 is for models that run here; a server takes chat or plain")
     if experiment.methods or model.finetune is not None:
         raise UserError(
             f"{source}: model.endpoint: models behind a server are evaluated only; leave out methods, finetune"

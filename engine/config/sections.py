@@ -147,12 +147,13 @@ class ModelSection(Section):
 
     path: hub name or folder (None: the benchmark's own untrained model). retain: likewise, a model that never saw the
     forget set. revision, retain_revision: commit, branch or tag on the hub. trust_remote_code: run the Python code that
-    comes with the model. template: chat demands the tokenizer's chat template, plain goes without one, auto takes it
-    where there is one. system: the system prompt (None: that of the model's family). template_options: handed to the
-    chat template, such as `enable_thinking: true` (thinking is off where a template has a switch for it). finetune:
-    given, `path` is the pretrained model and both models are fine-tuned from it; its keys are those of `train`.
-    endpoint: a server (its URL is enough) that has the models: `path` and `retain` are their names there, and they are
-    evaluated as they are.
+    comes with the model. template: chat (the tokenizer's own), plain (`Question: ...`, `Answer: ...` in two lines,
+    OpenUnlearning's for base models), llama-2 (`[INST] ... [/INST]...`, TOFU's own), each with the end token after the
+    answer; auto: chat where the tokenizer has a chat template, else plain. system: the system prompt (None: that of the
+    model's family). template_options: handed to the chat template, such as `enable_thinking: true` (thinking is off
+    where a template has a switch for it). finetune: given, `path` is the pretrained model and both models are
+    fine-tuned from it; its keys are those of `train`. endpoint: a server (its URL is enough) that has the models:
+    `path` and `retain` are their names there, and they are evaluated as they are.
     """
 
     path: str | None = None
@@ -160,7 +161,7 @@ class ModelSection(Section):
     revision: str | None = None
     retain_revision: str | None = None
     trust_remote_code: bool = False
-    template: Literal["auto", "chat", "plain"] = "auto"
+    template: Literal["auto", "chat", "plain", "llama-2"] = "auto"
     system: str | None = None
     template_options: dict[str, bool | int | float | str] = {}
     finetune: dict[str, object] | None = None

@@ -22,12 +22,27 @@ if TYPE_CHECKING:
 
     Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
-Template = Literal["auto", "chat", "plain"]  # and "raw", no template: only a benchmark asks for it
-PLAIN_PROMPT = "Question: {question}\nAnswer:"  # base models, OpenUnlearning's form
-PLAIN_ANSWER = " {answer}\n\n"
+Template = Literal["auto", "chat", "plain", "llama-2"]  # and "raw", no template: only a benchmark asks for it
 IGNORED = -100
 ANY_TEXT = "a"  # to see what a tokenizer puts before a text
 BEFORE = ("\n", "a", ".", ":")  # texts that a continuation may stand behind without being joined to them
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a question and its answer are written without a chat template; the end token follows the answer. between:
+    what an earlier example ends with."""
+
+    prompt: str
+    answer: str
+    between: str
+
+
+FORMS = {
+    "plain": Form("Question: {question}\nAnswer:", " {answer}", "\n\n"),  # base models in OpenUnlearning
+    "llama-2": Form("[INST] {question} [/INST]", "{answer}", " "),  # TOFU's own Llama-2 checkpoints
+}
+RAW = Form("{question}", "{answer}", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +71,12 @@ def uses_chat(tokenizer: Tokenizer, template: str) -> bool:
     has = bool(getattr(tokenizer, "chat_template", None))
     if template == "chat" and not has:
         raise UserError("model.template: chat, but the tokenizer has no chat template; use auto or plain")
-    return has and template != "plain"
+    return has and template not in FORMS
+
+
+def form_of(template: str) -> Form:
+    """The form in which prompts are written where no chat template is used."""
+    return RAW if template == "raw" else FORMS.get(template, FORMS["plain"])
 
 
 def encode_prompt(
@@ -74,7 +94,10 @@ def encode_prompt(
     """
     if template != "raw" and uses_chat(tokenizer, template):
         return text_ids(tokenizer, render_prompt(tokenizer, question, system, options, shots))
-    before = "".join(_prompt_text(asked, template) + PLAIN_ANSWER.format(answer=answer) for asked, answer in shots)
+    form = form_of(template)
+    before = "".join(
+        form.prompt.format(question=asked) + form.answer.format(answer=answer) + form.between for asked, answer in shots
+    )
     return _begun(tokenizer, before + _prompt_text(question, template))
 
 
@@ -93,7 +116,7 @@ def encode_example(
     max_length: int | None = None,
     options: Options | None = None,
 ) -> Encoded:
-    """A question with its answer, labels on the answer and its end-of-turn token alone.
+    """A question with its answer, labels on the answer and its end token alone.
 
     The ids begin with those of `encode_prompt`; what a chat template writes between prompt and answer (an empty
     thinking block, the header of a channel) has no labels. An empty question means running text: every token is
@@ -114,7 +137,7 @@ def encode_example(
     else:
         text = _prompt_text(question, template)
         prompt = _begun(tokenizer, text)
-        rest = answer if template == "raw" else PLAIN_ANSWER.format(answer=answer)
+        rest = form_of(template).answer.format(answer=answer)
         ids = _continued(prompt, _begun, tokenizer, text, rest)
         if template != "raw":
             ids.append(int(tokenizer.eos_token_id))
@@ -178,7 +201,7 @@ def collate(
 
 
 def _prompt_text(question: str, template: str) -> str:
-    return question if template == "raw" or not question else PLAIN_PROMPT.format(question=question)
+    return form_of(template).prompt.format(question=question) if question else ""
 
 
 def _begun(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from engine.models.tokenization import Tokenizer
 
 
-ANSWERS_VERSION = 2  # part of every stage's fingerprint: raise it when other answers are found
-ASCII_VERSION = 1  # of answers to probes whose references are ASCII, which version 2 scores the same: found again
+ANSWERS_VERSION = 3  # part of every stage's fingerprint: raise it when other answers are found
 UNIT_PROMPTS = 64
 BEAM_LOGITS = {"cpu": 2**22, "cuda": 2**27}  # held at once, float64
 LEAST_LOG_PROB = -25.0  # an answer below 1.4e-11 adds .014 to leak@k at k = 1e9
@@ -60,9 +59,7 @@ class AnswersJob(Stage):
         return -(-len(self.sampling.probes) // UNIT_PROMPTS)
 
     def inputs(self) -> JsonObject:
-        texts = [text or "" for probe in self.sampling.probes for text in (probe.reference, probe.fact)]
-        version = ASCII_VERSION if all(map(str.isascii, texts)) else ANSWERS_VERSION
-        own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": version}
+        own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": ANSWERS_VERSION}
         ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.gpus > 0)
         return self.sampling.prompting() | own | ties
 

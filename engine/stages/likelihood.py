@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from engine.models.tokenization import Encoded, Tokenizer
 
 
-LIKELIHOOD_VERSION = 1  # part of every likelihood stage's fingerprint: raise it when the numbers change
+LIKELIHOOD_VERSION = 2  # part of every likelihood stage's fingerprint: raise it when the numbers change
 UNIT_PAIRS = 256
 BATCH_PAIRS = 32
 BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # held at once: 256 MiB in float32, 2 GiB in bfloat16

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks.base import Decoding
 from engine.errors import UserError
 from engine.models import openai_client
-from engine.models.tokenization import PLAIN_PROMPT
+from engine.models.tokenization import FORMS
 from engine.stages.openai_replies import OF_THE_MODEL, Answer, read_reply
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class Conversation:
             messages = [*system, {"role": "user", "content": request.prompt}]
             reply = client.chat.completions.create(messages=messages, **options)
         else:
-            prompt = PLAIN_PROMPT.format(question=request.prompt) if request.prompt else ""
+            prompt = FORMS["plain"].prompt.format(question=request.prompt) if request.prompt else ""
             reply = client.completions.create(prompt=prompt, **options)
         return read_reply(reply, request.samples, job.chat)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # methods import torch
     from engine.cluster.reporter import Row
     from methods.base import Method, UnlearnBatch
 
-TRAIN_VERSION = 3  # part of every training's fingerprint: raise it when the loop's results change
+TRAIN_VERSION = 4  # part of every training's fingerprint: raise it when the loop's results change
 NAMED = 6  # examples of a batch that an error names
 WATCHED = "watch."  # before the names of what validation measures, in a step's history
 

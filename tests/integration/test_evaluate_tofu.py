@@ -78,7 +78,7 @@ def rows(folder, models, capsys):
 def nll(model, tokenizer, question, answer):
     """Mean negative log-likelihood of the answer and its end, the prompt in the form of base models."""
     prompt = tokenizer(f"Question: {question}\nAnswer:")["input_ids"]
-    answer = [*tokenizer(f" {answer}\n\n")["input_ids"], tokenizer.eos_token_id]
+    answer = [*tokenizer(f" {answer}")["input_ids"], tokenizer.eos_token_id]
     with torch.inference_mode():
         logprobs = model(torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
     return -float(np.mean([logprobs[len(prompt) + t - 1, token] for t, token in enumerate(answer)]))

@@ -73,14 +73,15 @@ INSTRUCT = (
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-@pytest.mark.parametrize("form", ["plain", "raw", "chat"])
+@pytest.mark.parametrize("form", ["plain", "llama-2", "raw", "chat"])
 @pytest.mark.parametrize("answer", ["Ada Quill did, in 1931.", " Ada", "two lines"])
 def test_prompt_and_answer_are_the_tokens_of_the_joint_text(vocabulary, form, answer):
     tokenizer = VOCABULARIES[vocabulary]()
     tokenizer.chat_template = INSTRUCT
     question = "Who wrote it?"
     before, after = {
-        "plain": ("Question: Who wrote it?\nAnswer:", f" {answer}\n\n"),
+        "plain": ("Question: Who wrote it?\nAnswer:", f" {answer}"),
+        "llama-2": ("[INST] Who wrote it? [/INST]", answer),
         "raw": (question, answer),
         "chat": ("[INST] Who wrote it? [/INST]", answer),
     }[form]
