@@ -69,9 +69,10 @@ def fan_out(
     workers: int | None = None,
     gpus: float = 0.0,
     others: Sequence[Path] = (),
+    here: bool = False,
 ) -> None:
     """Compute every unit in 0..units-1 that `folder` or one of the `others` lacks; at most `workers` at once (None: as
-    many as fit).
+    many as fit). here: in this process, for work that takes less time than Ray takes to begin it.
 
     On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, actors hold the model, and
     free the device when the stage ends. A unit whose worker is killed is computed again, ATTEMPTS times in all.
@@ -84,6 +85,10 @@ def fan_out(
     missing = work.missing(range(units))
     report(units - len(missing), force=True)
     if not missing:
+        return
+    if here:
+        for unit in missing:
+            _commit(unit, work)
         return
     for unit in missing:
         work.attempts(unit).unlink(missing_ok=True)

@@ -1,12 +1,13 @@
 """Progress of stages that run in Ray workers, shown by the driver on stderr.
 
-A small Ray actor holds what the workers report; a thread of the driver draws it: bars on a terminal, plain lines
-elsewhere. Knows nothing of what the stages do.
+A small Ray actor holds what the workers report; a thread of the driver draws it: a line a model on a terminal, one line
+every few seconds elsewhere. Knows nothing of what the stages do.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import time
@@ -15,56 +16,56 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cluster import ray_cluster
 from engine.cluster.reporter import Board, Reporter, Row
+from engine.cluster.time_left import Planned, TimeLeft
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.table import Table
 
 DRAW_SECONDS = 0.5
 PLAIN_SECONDS = 15.0
-TRAINING = "train "  # how the labels of trainings begin
+TRAINING = "train"  # the kind of the stages that save and stop when asked
+MOST_SHOWN = 6  # subjects in a plain line
+
+
+@dataclasses.dataclass
+class Running:
+    """A stage under way: of which subject (a model, mostly), what kind of work, how far it is and a note."""
+
+    subject: str
+    kind: str
+    total: float
+    done: float = 0.0
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.done:.0f}/{self.total:.0f}"
 
 
 class Progress:
-    """The driver's side. `with progress.task(label, total) as reporter:` shows one stage from start to end.
+    """The driver's side. `with progress.task(kind, label, total) as reporter:` shows one stage while it runs.
 
     on_row: called with (label, step, row) for every row that a worker reports.
     """
 
     def __init__(self, quiet: bool = False, on_row: Callable[[str, int, Row], None] | None = None) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
+        from rich.live import Live
 
         self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
         self.board: Any = None  # handle of the actor, which Ray types as a function's result
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[note]}"),
-        )
-        self.bars = Bars(*columns, console=self.console, transient=True)
-        self.live = self.console.is_terminal and not quiet
-        self.running: dict[str, TaskID] = {}
+        self.on_terminal = self.console.is_terminal and not quiet
         self.lock = threading.Lock()
+        self.subjects: dict[str, str] = {}  # every subject in order -> what became of it, once it is finished
+        self.running: dict[str, Running] = {}
+        self.time_left = TimeLeft()
         self.stopped = threading.Event()
         self.on_row = on_row
         self.started = time.monotonic()
+        self.view = Live(console=self.console, transient=True, auto_refresh=False, get_renderable=self._table)
 
     def __enter__(self) -> Progress:
-        if self.live:
-            self.bars.start()
+        if self.on_terminal:
+            self.view.start()
         self.drawing = threading.Thread(target=self._draw, daemon=True)
         self.drawing.start()
         return self
@@ -73,8 +74,8 @@ class Progress:
         self.stopped.set()
         self.drawing.join()
         self._take_rows()
-        if self.live:
-            self.bars.stop()
+        if self.on_terminal:
+            self.view.stop()
 
     def stop_trainings(self, patience: float) -> None:
         """Ask every training under way to save and stop, and wait until they have, at most `patience` seconds."""
@@ -84,25 +85,49 @@ class Progress:
             return
         deadline = time.monotonic() + patience
         ray.get(self.board.stop.remote(), timeout=patience)
-        while time.monotonic() < deadline and any(label.startswith(TRAINING) for label in list(self.running)):
+        while time.monotonic() < deadline and any(each.kind == TRAINING for each in list(self.running.values())):
             time.sleep(0.1)
 
+    def plan(self, planned: Planned) -> None:
+        """The work that is to come, by subject, in the order in which they are shown."""
+        with self.lock:
+            self.subjects |= dict.fromkeys(planned, "")
+            self.time_left.plan(planned)
+
+    def finish(self, subject: str, outcome: str = "done") -> None:
+        """Nothing is left to do of a subject."""
+        with self.lock:
+            self.subjects[subject] = outcome
+            self.time_left.finish(subject)
+
     @contextlib.contextmanager
-    def task(self, label: str, total: float) -> Iterator[Reporter]:
-        """Show work named `label` of `total` units while the block runs, and one line when it ends."""
+    def task(self, kind: str, label: str, total: float, amount: float = 0.0) -> Iterator[Reporter]:
+        """Show work of `total` units while the block runs. label: begins with the subject, one word. amount: as
+        planned for the kind."""
         import ray
 
-        clock = time.monotonic()
+        key, subject = f"{kind} {label}", _subject(label)
         with self.lock:
             if self.board is None:
                 self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=ray_cluster.ANYWHERE).remote()
-            self.running[label] = self.bars.add_task(label, total=total, note="")
+            self.subjects.setdefault(subject, "")
+            self.running[key] = Running(subject, kind, total)
+            self.time_left.begin(key, subject, kind, amount)
         try:
-            yield Reporter(self.board, label)
+            yield Reporter(self.board, key)
         finally:
             with self.lock:
-                self.bars.remove_task(self.running.pop(label))
-        self.say(f"{label}: done in {time.monotonic() - clock:.1f} s")
+                del self.running[key]
+                self.time_left.end(key)
+                if subject not in self.time_left.planned and not any(
+                    each.subject == subject for each in self.running.values()
+                ):
+                    self.subjects.pop(subject, None)
+
+    def found(self, kind: str, label: str, amount: float) -> None:
+        """Work that was done before."""
+        with self.lock:
+            self.time_left.found(_subject(label), kind, amount)
 
     def say(self, text: str) -> None:
         """One line on stderr with the seconds since the start."""
@@ -115,44 +140,90 @@ class Progress:
 
         if self.on_row is None or self.board is None:
             return
-        with contextlib.suppress(Exception):  # as in _draw
+        with contextlib.suppress(Exception):  # as in _look
             rows: list[tuple[str, int, Row]] = ray.get(self.board.take.remote(), timeout=10)
             for label, step, row in rows:
                 self.on_row(label, step, row)
 
     def _draw(self) -> None:
-        import ray
-
         last_plain = time.monotonic()
         while not self.stopped.wait(DRAW_SECONDS):
             if self.board is None:
                 continue
             self._take_rows()
-            try:
-                state: dict[str, tuple[float, str]] = ray.get(self.board.read.remote(), timeout=10)
-            except Exception:  # progress must never end the work: the cluster may be going down
-                continue
-            with self.lock:
-                shown = [(label, task, *state.get(label, (0.0, ""))) for label, task in self.running.items()]
-                for _, task, done, note in shown:
-                    self.bars.update(task, completed=done, note=note)
-                tasks = {task.id: task for task in self.bars.tasks}
-            if not self.live and time.monotonic() - last_plain > PLAIN_SECONDS:
+            self._look()
+            if self.on_terminal:
+                self.view.refresh()
+            elif time.monotonic() - last_plain > PLAIN_SECONDS:
                 last_plain = time.monotonic()
-                for label, task, done, note in shown:
-                    if task in tasks:  # it may have ended since
-                        total, elapsed = tasks[task].total or 0, tasks[task].elapsed or 0
-                        self.say(f"{label}: {done:.0f} of {total:.0f}{_left(done, total, elapsed)} {note}")
+                self.say(self._line())
+
+    def _look(self) -> None:
+        """Take over what the workers have reported."""
+        import ray
+
+        try:
+            state: dict[str, tuple[float, str]] = ray.get(self.board.read.remote(), timeout=10)
+        except Exception:  # progress must never end the work: the cluster may be going down
+            return
+        with self.lock:
+            for key, running in self.running.items():
+                running.done, running.note = state.get(key, (0.0, ""))
+                if running.total:
+                    self.time_left.advance(key, running.done / running.total)
+
+    def _states(self) -> list[tuple[str, list[Running], str]]:
+        """By subject: what runs, and what became of it, else that it waits."""
+        with self.lock:
+            under_way: dict[str, list[Running]] = {}
+            for each in self.running.values():
+                under_way.setdefault(each.subject, []).append(each)
+            return [(name, under_way.get(name, []), said or "waits") for name, said in self.subjects.items()]
+
+    def _left(self) -> str:
+        with self.lock:
+            seconds = self.time_left.seconds()
+        return "" if seconds is None else f"about {clock_time(seconds)} left"
+
+    def _line(self) -> str:
+        """All in one line: "target train 20/60; npo sample 4/15; 2 done, 3 wait; about 1:30 left"."""
+        states = self._states()
+        busy = [f"{name} {running[0]}" for name, running, _ in states if running]
+        counts = [
+            f"{count} {said}"
+            for said, count in (
+                ("done", sum(bool(self.subjects[name]) for name, _, _ in states)),
+                ("wait", sum(not running and said == "waits" for _, running, said in states)),
+            )
+            if count
+        ]
+        more = [f"{len(busy) - MOST_SHOWN} more at work"] if len(busy) > MOST_SHOWN else []
+        return "; ".join(part for part in (*busy[:MOST_SHOWN], *more, ", ".join(counts), self._left()) if part)
+
+    def _table(self) -> Table:
+        """A line a subject with its bar, and the time that all of it takes below."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        for name, running, said in self._states():
+            if not running:
+                table.add_row(name, Text(said, style="dim"))
+                continue
+            first, more = running[0], f" and {len(running) - 1} more" if len(running) > 1 else ""
+            bar = ProgressBar(total=first.total or 1, completed=first.done, width=24)
+            table.add_row(name, f"{first}{more}", bar, Text(first.note, style="dim"))
+        table.add_row("", Text(f"{clock_time(time.monotonic() - self.started)} so far", style="dim"), self._left())
+        return table
 
 
-def _left(done: float, total: float, elapsed: float) -> str:
-    """How long the rest will take at the speed so far: ", about 1:30 left"; nothing before any is done."""
-    if not 0 < done < total:
-        return ""
-    seconds = round(elapsed * (total - done) / done)
-    hours, minutes = divmod(seconds // 60, 60)
-    return (
-        f", about {hours}:{minutes:02d}:{seconds % 60:02d} left"
-        if hours
-        else f", about {minutes}:{seconds % 60:02d} left"
-    )
+def clock_time(seconds: float) -> str:
+    """1:30, or 2:00:00."""
+    hours, minutes = divmod(round(seconds) // 60, 60)
+    ending = f"{round(seconds) % 60:02d}"
+    return f"{hours}:{minutes:02d}:{ending}" if hours else f"{minutes}:{ending}"
+
+
+def _subject(label: str) -> str:
+    return label.partition(" ")[0]

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one key of the experiment"
     )
-    add_common_arguments(parser)
+    add_common_arguments(parser, runs=False)
 
 
 def run(args: argparse.Namespace) -> int:

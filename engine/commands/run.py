@@ -38,14 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every command that runs an experiment."""
+def add_common_arguments(parser: argparse.ArgumentParser, runs: bool = True) -> None:
+    """Arguments of every command that takes an experiment; runs: and runs it."""
     parser.add_argument(
         "--store",
         metavar="STORE",
         help="where results are kept: a folder, or s3://BUCKET/PREFIX (default ./leakatk-store)",
     )
     parser.add_argument("--json", action="store_true", help="the result as JSON, alone on stdout")
+    if runs:
+        parser.add_argument("--plan", action="store_true", help="say what each part needs, not only what may not fit")
     add_inference(parser)
 
 
@@ -78,7 +80,7 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
     from engine.store.store import Store
 
     store = Store(store_path(args.store))
-    written = finish.run_experiment(experiment, store, attacker=Attacks())
+    written = finish.run_experiment(experiment, store, attacker=Attacks(), whole_plan=args.plan)
     results = written.results
     if args.inference == "prompts":
         results = results.for_these()

@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace, out: TextIO) -> int:
     from engine.store.store import Store
 
     store = Store(store_path(args.store))
-    finished = run_search(experiment, space, store)
+    finished = run_search(experiment, space, store, whole_plan=args.plan)
     if args.json:
         print(json.dumps(finished.document), file=out, flush=True)
     else:

@@ -57,15 +57,20 @@ class WrittenRun:
 
 
 def run_experiment(
-    experiment: Experiment, store: Store, quiet: bool = False, attacker: Attacker | None = None
+    experiment: Experiment,
+    store: Store,
+    quiet: bool = False,
+    attacker: Attacker | None = None,
+    whole_plan: bool = False,
 ) -> WrittenRun:
     """Run an experiment from end to end and write its run folder. UserError for mistakes found on the way.
 
     SIGTERM or ctrl-C, where this is the main thread: trainings save a checkpoint, the run is marked as interrupted and
-    the process ends. quiet: no progress on stderr. attacker: makes the experiment's attacks.
+    the process ends. quiet: no progress on stderr. attacker: makes the experiment's attacks. whole_plan: say all of the
+    plan.
     """
     with SystemMetrics() as system, Ending(store.root) as ending:
-        results = run(experiment, store, quiet=quiet, ending=ending, attacker=attacker)
+        results = run(experiment, store, quiet, ending, attacker, whole_plan)
     return finish_run(results, store, system)
 
 

@@ -86,11 +86,17 @@ def check_store_visible(machines: Sequence[Node], root: Path) -> None:
         )
 
 
-def announce(items: Sequence[Item], say: Callable[[str], None]) -> None:
-    """Say the plan, line by line. UserError where something cannot fit."""
-    for item in items:
+def announce(items: Sequence[Item], say: Callable[[str], None], whole: bool = False) -> None:
+    """Say the plan: in one line what fits, and line by line what may not, or all. UserError where something cannot."""
+    shown = [item for item in items if whole or item.fits != "yes"]
+    for item in shown:
         say(f"plan: {item}")
     refuse(items)
+    if fitting := [item for item in items if item not in shown]:
+        largest = max(fitting, key=lambda item: item.need / item.have if item.have else 0.0)
+        parts = f"all of {len(items)} parts fit" if not shown else f"the other {len(fitting)} parts fit"
+        have = f" of {gib(largest.have)}" if largest.have else ""
+        say(f"plan: {parts}, the tightest is {largest.what}, {gib(largest.need)}{have}; --plan shows each")
 
 
 def kept(root: Path) -> float:

@@ -32,6 +32,7 @@ from engine.pipeline.model_builder import BuiltModel, ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
 from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
+from engine.pipeline.work_plan import planned_work
 from engine.reporting.records import AttackResult
 from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.stages.base import Stages
@@ -82,10 +83,12 @@ def run(
     quiet: bool = False,
     ending: Ending | None = None,
     attacker: Attacker | None = None,
+    whole_plan: bool = False,
 ) -> Results:
     """Run an experiment, reusing every finished stage of the store. UserError for mistakes found on the way.
 
-    ending: told what there is to end where a signal asks for it. attacker: makes the experiment's attacks.
+    ending: told what there is to end where a signal asks for it. attacker: makes the experiment's attacks. whole_plan:
+    say all of the plan, not only what may not fit.
     """
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
@@ -120,7 +123,7 @@ def run(
         stages = Stages(store, progress, prepare)
         builder = ModelBuilder(experiment, benchmark, stages)  # finds the base model before any work starts
         pending.append(builder.check)
-        pending.append(lambda: announce(planned(experiment, benchmark, builder.base, store), progress.say))
+        pending.append(lambda: announce(planned(experiment, benchmark, builder.base, store), progress.say, whole_plan))
         under_way = _Run(experiment, benchmark, stages, builder)
         models, failed = under_way.models()
         if attacker is not None:
@@ -217,6 +220,10 @@ class _Run:
             built: list[tuple[str, ModelFuture]] = [("target", target), ("retain", retain)]
             for section in self.experiment.methods:
                 built += self._submit(pool, section, target, retain)
+            model = self.experiment.model
+            compares = model.retain is not None or model.finetune is not None
+            names = [name for name, _ in built if compares or name != "retain"]
+            self.stages.progress.plan(planned_work(self.experiment, self.benchmark, names))
             evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in built]
             rows: list[tuple[BuiltModel, Evaluation]] = []
             baseline: Evaluation | None = None
@@ -225,6 +232,7 @@ class _Run:
                     model, result = future.result(), evaluation.result()
                 except DivergedError as error:
                     failed[name] = str(error)
+                    self.stages.progress.finish(name, "failed")
                     continue
                 if model is not None and result is not None:
                     rows.append((model, result))
@@ -276,7 +284,9 @@ class _Run:
         model = built.result()
         if model is None:
             return None
-        return evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
+        found = evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
+        self.stages.progress.finish(model.name)
+        return found
 
     def _other(self, built: BuiltModel) -> tuple[ModelSource, Evaluation] | None:
         """The target model and its evaluation, None where `built` is the target model or there is none."""

@@ -52,13 +52,15 @@ class FinishedSearch:
         return str(self.table().to_html(index=False, float_format="{:.3g}".format, na_rep=""))
 
 
-def run_search(experiment: Experiment, space: Space, store: Store, quiet: bool = False) -> FinishedSearch:
+def run_search(
+    experiment: Experiment, space: Space, store: Store, quiet: bool = False, whole_plan: bool = False
+) -> FinishedSearch:
     """Search, run the winner in full, write search.json, best.yaml and the pictures, record all in MLflow.
 
     SIGTERM or ctrl-C, where this is the main thread: finished work is kept and the process ends. quiet: no progress.
     """
     with Ending(store.root) as ending:
-        result = search(experiment, space, store, quiet)
+        result = search(experiment, space, store, quiet, whole_plan)
         best = result.best_experiment()
         winner = run(best, store, quiet=quiet, ending=ending, attacker=Attacks()) if best is not None else None
     best_file = write_best(best, result) if best is not None else None

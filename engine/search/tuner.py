@@ -52,7 +52,7 @@ TRIAL_MEMORY = 200 * 2**20  # bytes; a trial only waits for its stages and takes
 PREFIX = "trial_"
 
 
-def search(experiment: Experiment, space: Space, store: Store, quiet: bool = False) -> Search:
+def search(experiment: Experiment, space: Space, store: Store, quiet: bool = False, whole_plan: bool = False) -> Search:
     """Search, or go on with a search that was cut off. UserError where the cluster is too small for one trial."""
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
@@ -72,7 +72,7 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
         check_metrics(experiment, benchmark)
         builder.check()
         every = experiment.model_copy(update={"methods": (space.section({}),) * space.trial_count * space.seeds})
-        announce(planned(every, benchmark, builder.base, store), progress.say)
+        announce(planned(every, benchmark, builder.base, store), progress.say, whole_plan)
         with ThreadPoolExecutor(2) as pool:
             retain, target = pool.submit(_retain_model, builder, space), pool.submit(builder.target)
         before = target.result().source

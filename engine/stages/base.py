@@ -43,6 +43,12 @@ class Stage(Protocol):
         """Size of the work, in what `report` counts."""
         ...
 
+    @property
+    def amount(self) -> float:
+        """How much work it is, in the unit that a run's plan counts its kind in (engine/pipeline/work_plan.py); 0 where
+        that plans none."""
+        return 0.0
+
     def inputs(self) -> JsonObject:
         """Everything that the result depends on; what must not change it (workers, devices' memory) stays out."""
         ...
@@ -79,18 +85,24 @@ class Stages:
         which gives the facts of each."""
         first = stages[0]
 
+        filled: set[int] = set()
+
         def build(works: dict[int, Path]) -> Sequence[JsonObject]:
             import ray
 
+            filled.update(works)
             with self.lock:
                 self.prepare()
+            amount = sum(stages[index].amount for index in works)
             try:
-                with self.progress.task(f"{first.title} {label}", first.units) as report:
+                with self.progress.task(first.title, label, first.units, amount) as report:
                     return fill([stages[index] for index in works], list(works.values()), report)
             except ray.exceptions.RayTaskError as error:  # a user's mistake found by a worker stays one line
                 raise error.cause if isinstance(error.cause, UserError | StorageError) else error from None
 
-        return self.store.stages([(each.kind, each.inputs()) for each in stages], build, first.lazily)
+        finished = self.store.stages([(each.kind, each.inputs()) for each in stages], build, first.lazily)
+        self.progress.found(first.title, label, sum(each.amount for at, each in enumerate(stages) if at not in filled))
+        return finished
 
 
 def source_of(stage: FinishedStage) -> ModelSource:

@@ -67,6 +67,11 @@ class SampleJob(Stage):
     def units(self) -> int:
         return -(-len(self.probes) // unit_prompts(self.n))
 
+    @property
+    def amount(self) -> float:
+        """Tokens at most."""
+        return float(len(self.probes) * self.n * self.max_new_tokens)
+
     def prompting(self) -> dict[str, object]:
         """What decides how the model is prompted and cut, without how many samples of what seed: of the inputs of all
         stages that ask a model as a sampling does."""

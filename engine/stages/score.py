@@ -1,7 +1,7 @@
 """Scoring as a stage: generations in, one score in [0, 1] or null (the metric failed) for each sample out.
 
-Runs unit by unit over the cluster, beside the units of the generations; re-scoring never samples again. What a metric
-is stands in engine/metrics.
+Runs unit by unit over the cluster, beside the units of the generations, or in the driver where that is done sooner;
+re-scoring never samples again. What a metric is stands in engine/metrics.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SCORE_VERSION = 3  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
 ASCII_VERSION = 2  # of scorings whose texts are all ASCII, which version 3 gives the same scores: they are found again
+QUICK = ("exact", "rouge")  # modules of metrics that compare texts alone, thousands in a tenth of a second
+FEW_TEXTS = 2**21  # bytes of distinct responses that such a metric scores sooner than Ray begins a task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +70,26 @@ class ScoreJob(Stage):
                     return False
         return True
 
+    def _quick(self) -> bool:
+        """Whether the texts are scored sooner than Ray begins a task."""
+        import pyarrow.parquet
+
+        from engine.metrics import METRICS
+
+        if METRICS[self.metric].module not in QUICK:
+            return False
+        size = 0
+        for unit in range(self.files):
+            metadata = pyarrow.parquet.read_metadata(readable(unit_path(Path(self.generations) / "units", unit)))
+            column = metadata.schema.to_arrow_schema().get_field_index("response")
+            size += sum(
+                metadata.row_group(at).column(column).total_uncompressed_size for at in range(metadata.num_row_groups)
+            )
+        return size <= FEW_TEXTS
+
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns how many samples have no score, by reason too."""
-        fan_out(self, self.units, work / "units", report, gpus=self.gpus)
+        fan_out(self, self.units, work / "units", report, gpus=self.gpus, here=self._quick())
         failures = unit_counts(work / "units")
         return {"failed": sum(failures.values()), "failures": failures, "seconds": unit_seconds(work / "units")}
 

@@ -51,6 +51,13 @@ class TrainJob:
     resume: str | None = None
 
     @property
+    def sequences(self) -> int:
+        """Sequences a step, of all sets together."""
+        settings = self.settings
+        forget = settings.batch_size * (bool(self.forget) + bool(self.alternate))
+        return forget + ((settings.retain_batch_size or settings.batch_size) if self.retain else 0)
+
+    @property
     def steps(self) -> int:
         """Number of optimiser steps: as set, or the epochs over the forget set (over all data in fine-tuning)."""
         if self.settings.steps is not None:

@@ -40,12 +40,17 @@ class Training(Stage):
 
     job: TrainJob
     kind: ClassVar[str] = "train"
-    title: ClassVar[str] = TRAINING.strip()
+    title: ClassVar[str] = TRAINING
     lazily: ClassVar[bool] = True
 
     @property
     def units(self) -> int:
         return self.job.until or self.job.steps
+
+    @property
+    def amount(self) -> float:
+        """Sequences."""
+        return float(self.units * self.job.sequences)
 
     def inputs(self) -> JsonObject:
         job = self.job

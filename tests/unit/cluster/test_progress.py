@@ -1,26 +1,54 @@
-"""Progress says how long the rest will take."""
+"""Progress: a line a model on a terminal, one line in all elsewhere."""
+
+import re
 
 import pytest
 
-from engine.cluster.progress import _left
+from engine.cluster.progress import Progress, Running, clock_time
 
 
-@pytest.mark.parametrize(
-    ("done", "total", "elapsed", "said"),
-    [
-        (0, 8, 30.0, ""),
-        (8, 8, 30.0, ""),
-        (2, 8, 30.0, ", about 1:30 left"),
-        (1, 4, 0.4, ", about 0:01 left"),
-        (1, 101, 72.0, ", about 2:00:00 left"),
-    ],
-)
-def test_the_time_left_is_at_the_speed_so_far(done, total, elapsed, said):
-    assert _left(done, total, elapsed) == said
+@pytest.fixture
+def progress():
+    shown = Progress()
+    shown.plan({"target": {"sample": 4.0}, "npo": {"sample": 4.0}, "rmu": {"sample": 4.0}})
+    shown.running["train npo"] = Running("npo", "train", 60, 20, "loss 1.5")
+    shown.running["sample npo T1-p1"] = Running("npo", "sample", 15, 4)
+    shown.finish("target")
+    return shown
+
+
+def test_one_line_says_what_every_model_does(progress):
+    assert progress._line() == "npo train 20/60; 1 done, 1 wait"
+
+
+def test_a_table_has_a_line_a_model_in_the_order_of_the_plan(progress):
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=100).print(progress._table())
+    lines = [re.sub(r"[^\w/.:]+", " ", line).strip() for line in out.getvalue().splitlines()]
+    assert lines[0] == "target done"
+    assert re.fullmatch(r"npo train 20/60 and 1 more +loss 1.5", lines[1])
+    assert lines[2] == "rmu waits"
+    assert lines[3].startswith("0:0")
+
+
+def test_many_models_at_once_stay_one_line():
+    shown = Progress()
+    for number in range(9):
+        shown.subjects[f"m{number}"] = ""
+        shown.running[f"train m{number}"] = Running(f"m{number}", "train", 10)
+    assert shown._line().count("train") == 6
+    assert "3 more at work" in shown._line()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0:00"), (90.0, "1:30"), (7200.0, "2:00:00")])
+def test_times_read_as_on_a_clock(seconds, said):
+    assert clock_time(seconds) == said
 
 
 def test_a_line_says_brackets_as_they_are(capsys):
-    from engine.cluster.progress import Progress
-
     Progress().say("store /data/[old]/a: done")
     assert "store /data/[old]/a: done" in capsys.readouterr().err

@@ -19,10 +19,13 @@ PROBE = Probe("author1/city", "Where was Ada born?", "Ada was born in Rome.", "f
 class Quiet:
     """A progress display that shows nothing."""
 
-    def task(self, label, total):
+    def task(self, kind, label, total, amount):
         import contextlib
 
         return contextlib.nullcontext(Silent())
+
+    def found(self, kind, label, amount):
+        pass
 
 
 @dataclasses.dataclass(frozen=True)

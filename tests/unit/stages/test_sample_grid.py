@@ -54,10 +54,13 @@ def test_a_decoding_whose_unit_is_there_is_not_drawn_again(jobs, tmp_path):
 class Quiet:
     """A progress display that shows nothing."""
 
-    def task(self, label, total):
+    def task(self, kind, label, total, amount):
         import contextlib
 
         return contextlib.nullcontext(Silent())
+
+    def found(self, kind, label, amount):
+        pass
 
 
 @pytest.fixture

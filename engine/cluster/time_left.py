@@ -1,0 +1,145 @@
+"""How long the rest of a run takes: from the work that is planned and the time that work of each kind has taken so far.
+
+Amounts of planned work come in by subject (a model) and kind (training, sampling), each kind in a unit of its own; then
+what begins, how far it is, and what ends. Seconds come out. Knows nothing of what the work is or who does it.
+
+Two bounds are known of work in chains, one a subject (Graham 1966): it takes at least the whole work at the machine's
+full speed, and at least its longest chain at a chain's own speed; it takes at most their sum. The machine's full speed
+is seen by sharing the time that passes among all pieces under way, a chain's own by the quickest piece of a kind.
+Chains that have not begun wait for one that ends, where not all were ever under way at once. Told is the geometric mean
+of the two, which is off by less than 1.5 where the speeds are right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+Planned = Mapping[str, Mapping[str, float]]  # subject -> kind -> amount
+
+
+@dataclasses.dataclass
+class _Piece:
+    subject: str
+    kind: str
+    amount: float
+    share: float = 0.0
+    seconds: float = 0.0
+
+
+class TimeLeft:
+    """`plan`, then `begin`, `advance` and `end` of each piece of work by its key, and `finish` of a subject."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.planned: Planned = {}
+        self.finished: set[str] = set()
+        self.pieces: dict[str, _Piece] = {}
+        self.spent: dict[tuple[str, str], float] = defaultdict(float)  # seconds by subject and kind
+        self.worked: dict[str, float] = defaultdict(float)  # amount by kind that seconds were spent on
+        self.quickest: dict[str, float] = {}  # least seconds an amount of 1 of a kind
+        self.most_at_once = 1
+        self.done: dict[tuple[str, str], float] = defaultdict(float)  # amount by subject and kind, found ones too
+        self.last = clock()
+
+    def plan(self, planned: Planned) -> None:
+        """What there is to do. Kinds that are not planned are taken to cost every subject the same time."""
+        self.planned = planned
+
+    def begin(self, key: str, subject: str, kind: str, amount: float) -> None:
+        """A piece of `amount`, as planned for its kind, begins."""
+        self._share_time()
+        self.pieces[key] = _Piece(subject, kind, amount)
+        self.most_at_once = max(self.most_at_once, len(self.pieces))
+
+    def advance(self, key: str, share: float) -> None:
+        """So much of the piece, in 0..1, is done."""
+        piece = self.pieces.get(key)
+        if piece is not None and share > piece.share:
+            self._share_time()
+            self._add(piece, min(share, 1.0))
+
+    def end(self, key: str) -> None:
+        """The piece is done."""
+        self._share_time()
+        piece = self.pieces.pop(key)
+        self._add(piece, 1.0)
+        if piece.amount and piece.seconds:
+            each = piece.seconds / piece.amount
+            self.quickest[piece.kind] = min(each, self.quickest.get(piece.kind, each))
+
+    def found(self, subject: str, kind: str, amount: float) -> None:
+        """A piece that was done before: it takes no time."""
+        self.done[subject, kind] += amount
+
+    def finish(self, subject: str) -> None:
+        """Nothing of the subject is left, whatever was planned."""
+        self.finished.add(subject)
+
+    def seconds(self) -> float | None:
+        """Until all is done; None before there is anything to go by."""
+        self._share_time()
+        rests = {
+            (subject, kind): max(amount - self.done[subject, kind], 0.0)
+            for subject, kinds in self.planned.items()
+            for kind, amount in kinds.items()
+            if subject not in self.finished
+        }
+        if not self.planned or any(rest and not self.worked[kind] for (_, kind), rest in rests.items()):
+            return None
+        unplanned = self._unplanned()
+        whole, chains = sum(unplanned.values()), dict(unplanned)
+        for (subject, kind), rest in rests.items():
+            if rest:
+                shared = self._shared(kind)
+                whole += rest * shared
+                chains[subject] += rest * max(self._own(kind), shared)
+        longest = self._one_after_the_other(chains)
+        return float((max(whole, longest) * (whole + longest * (1 - 1 / self.most_at_once))) ** 0.5)
+
+    def _one_after_the_other(self, chains: Mapping[str, float]) -> float:
+        """When the last chain ends, those under way first, as many at once as there ever were."""
+        busy = {piece.subject for piece in self.pieces.values()}
+        ends = [0.0] * self.most_at_once
+        for subject in sorted(chains, key=lambda each: each not in busy):
+            heapq.heapreplace(ends, ends[0] + chains[subject])
+        return max(ends)
+
+    def _add(self, piece: _Piece, share: float) -> None:
+        amount = piece.amount * (share - piece.share)
+        piece.share = share
+        self.worked[piece.kind] += amount
+        self.done[piece.subject, piece.kind] += amount
+
+    def _shared(self, kind: str) -> float:
+        """Seconds of the whole machine an amount of 1."""
+        return sum(seconds for (_, of), seconds in self.spent.items() if of == kind) / self.worked[kind]
+
+    def _own(self, kind: str) -> float:
+        """Seconds of one chain an amount of 1: of the quickest piece that has ended, or else of those under way."""
+        if kind in self.quickest:
+            return self.quickest[kind]
+        begun = [each for each in self.pieces.values() if each.kind == kind and each.share * each.amount > 0]
+        return min((each.seconds / (each.share * each.amount) for each in begun), default=0.0)
+
+    def _unplanned(self) -> dict[str, float]:
+        """By unfinished subject, the rest of kinds that are not planned: finished subjects say how much they are."""
+        planned = {kind for kinds in self.planned.values() for kind in kinds}
+        took: dict[str, float] = defaultdict(float)
+        for (subject, kind), seconds in self.spent.items():
+            if kind not in planned:
+                took[subject] += seconds
+        usual = [took[subject] for subject in self.finished if subject in took]
+        most = statistics.median(usual) if usual else 0.0
+        return {each: max(most - took[each], 0.0) for each in self.planned if each not in self.finished}
+
+    def _share_time(self) -> None:
+        now = self.clock()
+        passed, self.last = now - self.last, now
+        for piece in self.pieces.values():
+            piece.seconds += passed
+            self.spent[piece.subject, piece.kind] += passed / len(self.pieces)

@@ -1,0 +1,50 @@
+"""How much work each model of an experiment is: what the time left of a run is told from.
+
+An experiment with its protocol, its benchmark and the names of its models come in; out come, by model, the sequences
+that are trained on and the tokens that are sampled at most, as engine.stages counts them (Stage.amount). Knows nothing
+of how long anything takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from benchmarks.base import Benchmark
+from engine.config.experiment import Experiment
+from engine.config.sections import MethodSection
+from engine.pipeline.memory_plan import Training, model_samples, trainings
+
+
+def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By name of the model, amounts of work by kind."""
+    tokens = experiment.sampling.max_new_tokens or 1
+    requests = len(experiment.requests or (1,))
+    by_label = {each.label: each for each in trainings(experiment, benchmark)}
+    sections = {experiment.label(each): each for each in experiment.methods}
+    found = {}
+    for name in models:
+        label = re.sub(r"-request\d+$", "", name)
+        method = f"rule-{label.removesuffix('-control')}" if label.endswith("-control") else label
+        amounts = {"sample": float(model_samples(experiment, benchmark) * tokens)}
+        if method in by_label:
+            amounts["train"] = _sequences(by_label[method], method in sections) / requests
+        if method in sections and label == method:
+            amounts["sample"] += _rounds(sections[method], len(benchmark.forget) / requests) * tokens
+        found[name] = amounts
+    return found
+
+
+def _sequences(training: Training, unlearns: bool) -> float:
+    """Sequences of a method's trainings: of RULE, of its first one and of all rounds, each as long at most."""
+    settings = training.settings
+    retain = (settings.retain_batch_size or settings.batch_size) if unlearns and training.graphs > 1 else 0
+    return float(training.steps * training.times * (settings.batch_size + retain))
+
+
+def _rounds(section: MethodSection, prompts: float) -> float:
+    """Samples that RULE's rounds draw at most."""
+    from methods import make_method
+
+    method = make_method(section.method)
+    return prompts * getattr(method, "samples", 0) * getattr(method, "rounds", 0)
