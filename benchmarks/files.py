@@ -10,9 +10,7 @@ what is to be forgotten, utility on the retain set or on questions of its own. d
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from benchmarks.base import Benchmark, Decoding, Example, Facts, Probe, Protocol
+from benchmarks.items import Item, item_of, label_of, text_of
 from benchmarks.rows import Row, Source, read_rows, source_version
 from benchmarks.small_model import write_model
 from engine.errors import UserError
@@ -39,13 +38,15 @@ Given = Annotated[Source, BeforeValidator(_as_source)]
 
 
 class FilesOptions(BaseModel):
-    """forget, retain: rows of question and answer, or of text; optional there: id, cluster (what rows share, such as a
-    customer), fact (the shortest text that gives the answer away), paraphrases (of the question), wrong_answers.
+    """forget, retain: rows of question and answer, or of text; optional there: id, cluster (what rows share, such as
+    a customer), fact (the shortest text that gives the answer away), paraphrases (of the question), wrong_answers.
     probes: rows of prompt and reference, optional group, cluster, fact, id; a group of theirs takes the place of the
-    group of that name made from the files. utility: rows of question and answer, in place of the retain set. Each is a
-    file, a folder, a hub name, or a mapping of path, columns, config, split, revision. columns: our name: theirs, for
-    all of them. core_metric: what counts as a leak. prompt_words, answer_words: of a passage of running text, what is
-    given and what the model is to continue; passages: most of them a set, evenly spread."""
+    group of that name made from the files. utility: rows of question and answer, in place of the retain set. Each is
+    a file, a folder, a hub name, or a mapping of path, columns, config, split, revision. columns: our name: theirs,
+    for all of them. core_metric: what counts as a leak. learn_paraphrases: where target and retain model are
+    fine-tuned here, they learn the paraphrased questions too, so that they know facts and not one wording.
+    prompt_words, answer_words: of a passage of running text, what is given and what the model is to continue;
+    passages: most of them a set, evenly spread."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     forget: Given
@@ -54,26 +55,10 @@ class FilesOptions(BaseModel):
     utility: Given | None = None
     columns: dict[str, str] = {}
     core_metric: str = "rouge_l_recall"
+    learn_paraphrases: bool = False
     prompt_words: int = Field(default=150, ge=1)
     answer_words: int = Field(default=100, ge=1)
     passages: int = Field(default=100, ge=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One row of a forget, retain or utility set; `question` is empty for running text."""
-
-    id: str
-    question: str
-    answer: str
-    cluster: str
-    fact: str | None
-    paraphrases: tuple[str, ...]
-    wrong_answers: tuple[str, ...]
-
-    @property
-    def example(self) -> Example:
-        return Example(self.id, self.question, self.answer)
 
 
 class Files(Benchmark):
@@ -105,6 +90,7 @@ class Files(Benchmark):
         }
         forget, retain, utility = self._items("forget"), self._items("retain"), self._items("utility")
         self.forget, self.retain = [item.example for item in forget], [item.example for item in retain]
+        self.paraphrased = [_paraphrased(items) if options.learn_paraphrases else [] for items in (forget, retain)]
         kept = "utility" if utility else "retain"
         groups = {"forget": self._probes(forget, "forget"), kept: self._probes(utility or retain, kept)}
         if paraphrases := [probe for item in forget for probe in _paraphrases(item)]:
@@ -134,6 +120,14 @@ class Files(Benchmark):
         """Read the files; options are the fields of `FilesOptions`. UserError, one line, for the first bad row."""
         return cls(FilesOptions(**options))
 
+    @property
+    def finetune_forget(self) -> list[Example]:
+        return self.forget + self.paraphrased[0]
+
+    @property
+    def finetune_retain(self) -> list[Example]:
+        return self.retain + self.paraphrased[1]
+
     def base_model(self, folder: Path, seed: int) -> None:
         """Write an untrained Llama of 3.1 million parameters, its tokenizer trained on these texts."""
         write_model(self._texts(), folder, seed)
@@ -151,7 +145,7 @@ class Files(Benchmark):
         return read_rows(source, f"benchmark.{name}", self.options.columns)
 
     def _items(self, name: str) -> list[Item]:
-        items = [_item(row, name, number) for number, row in enumerate(self._rows(name))]
+        items = [item_of(row, name, number) for number, row in enumerate(self._rows(name))]
         _refuse_twins([item.id for item in items], f"benchmark.{name}")
         return items
 
@@ -186,14 +180,14 @@ class Files(Benchmark):
     def _given_probes(self) -> dict[str, list[Probe]]:
         groups: dict[str, list[Probe]] = {}
         for number, row in enumerate(self._rows("probes")):
-            prompt, reference = _text(row, "prompt"), _text(row, "reference")
-            group = _label(row, "group") or "forget"
+            prompt, reference = text_of(row, "prompt"), text_of(row, "reference")
+            group = label_of(row, "group") or "forget"
             if not re.fullmatch(r"[\w-]+", group):
                 raise UserError(f"{row.where}: group {group!r} must be letters, digits, - and _")
-            label = f"probes/{_label(row, 'id') or number}"
-            fact = _text(row, "fact") if "fact" in row.values else None
+            label = f"probes/{label_of(row, 'id') or number}"
+            fact = text_of(row, "fact") if "fact" in row.values else None
             groups.setdefault(group, []).append(
-                Probe(label, prompt, reference, group, fact, cluster=_label(row, "cluster") or label)
+                Probe(label, prompt, reference, group, fact, cluster=label_of(row, "cluster") or label)
             )
         return groups
 
@@ -204,31 +198,7 @@ def read_examples(path: str, key: str = "on") -> list[Example]:
     key: names it in errors. UserError, one line, for the first bad row.
     """
     rows = read_rows(Source(path=path), key, {})
-    return [_item(row, key, number).example for number, row in enumerate(rows)]
-
-
-def _item(row: Row, name: str, number: int) -> Item:
-    """A row of the set `name` as an Item. UserError where it is neither a question with its answer nor a text."""
-    values = row.values
-    if "question" in values or "answer" in values:
-        question, answer = _text(row, "question"), _text(row, "answer")
-    elif "text" in values:
-        question, answer = "", _text(row, "text")
-    else:
-        raise UserError(
-            f"{row.where}: expected question and answer, or text; found {', '.join(map(str, values)) or 'nothing'}; "
-            "benchmark.columns names yours"
-        )
-    label = f"{name}/{_label(row, 'id') or number}"
-    return Item(
-        id=label,
-        question=question,
-        answer=answer,
-        cluster=_label(row, "cluster") or label,
-        fact=_text(row, "fact") if "fact" in values else None,
-        paraphrases=_texts(row, "paraphrases"),
-        wrong_answers=_texts(row, "wrong_answers"),
-    )
+    return [item_of(row, key, number).example for number, row in enumerate(rows)]
 
 
 def _question(item: Item, group: str) -> Probe:
@@ -251,50 +221,21 @@ def _paraphrases(item: Item) -> list[Probe]:
     ]
 
 
+def _paraphrased(items: Sequence[Item]) -> list[Example]:
+    """The paraphrased questions with the answer to each, to be learned."""
+    return [
+        Example(f"{item.id}/paraphrase{number}", text, item.answer)
+        for item in items
+        for number, text in enumerate(item.paraphrases)
+    ]
+
+
 def _passages(text: str, size: int) -> list[list[str]]:
     """A text cut into passages of `size` words, each word with the space after it."""
     words = re.findall(r"\S+\s*", text)
     if words and len(text) / len(words) > LONGEST_WORD:
         words = [text[start : start + 2] for start in range(0, len(text), 2)]
     return [words[start : start + size] for start in range(0, len(words), size)]
-
-
-def _text(row: Row, column: str) -> str:
-    """The text in a column; it must hold a word."""
-    value = row.values.get(column)
-    if value is None:
-        raise UserError(
-            f"{row.where}: has no {column}; found {', '.join(map(str, row.values)) or 'nothing'}; benchmark.columns "
-            "names yours"
-        )
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not any(map(str.isalnum, value)):
-        raise UserError(f"{row.where}: {column} must be text that holds a word, found {value!r:.60}")
-    return value
-
-
-def _texts(row: Row, column: str) -> tuple[str, ...]:
-    """The texts in a column: a list, or, in a table of cells, one text or a list in JSON."""
-    value = row.values.get(column, [])
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise UserError(f"{row.where}: {column} must be a list of texts, found {value!r:.60}") from error
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise UserError(f"{row.where}: {column} must be a list of texts, found {value!r:.60}")
-    return tuple(texts)
-
-
-def _label(row: Row, column: str) -> str | None:
-    value = row.values.get(column)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
-        raise UserError(f"{row.where}: {column} must be a short text or a whole number, found {value!r:.60}")
-    return str(value)
 
 
 def _refuse_twins(ids: Sequence[str], where: str) -> None:

@@ -31,7 +31,8 @@ class Attack(BaseModel):
     """One attack: its fields are its options. `on_servers` says whether it works on a model behind a server, `judges`
     what leak@k is taken of after it, in words.
 
-    seed: of all that is random in it. label: its name in tables, where the same attack is made twice.
+    seed: of all that is random in it (in an experiment file that does not set it: the experiment's). label: its name in
+    tables, where the same attack is made twice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

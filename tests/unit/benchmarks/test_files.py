@@ -53,6 +53,23 @@ def test_questions_become_examples_and_probes(tmp_path, retain):
     assert files.data.keys() == {"forget", "retain"}
 
 
+def test_models_that_are_fine_tuned_here_learn_the_paraphrases_where_it_is_asked_for(tmp_path):
+    forget = write(tmp_path / "forget.jsonl", QUESTIONS)
+    retain = write(tmp_path / "retain.jsonl", [KEPT[0] | {"paraphrases": ["Who is it that sings?"]}])
+    plain = Files.load(forget=forget, retain=retain)
+    assert plain.finetune_target == plain.forget + plain.retain
+    taught = Files.load(forget=forget, retain=retain, learn_paraphrases=True)
+    assert taught.forget == plain.forget
+    assert [(each.question, each.answer) for each in taught.finetune_forget] == [
+        ("Where does Ann live?", "In Oslo."),
+        ("What is 5?", "1931"),
+        ("Ann lives where?", "In Oslo."),
+    ]
+    assert [each.question for each in taught.finetune_retain] == ["Who sings?", "Who is it that sings?"]
+    ids = [each.id for each in taught.finetune_target]
+    assert len(set(ids)) == len(ids)
+
+
 def rows_in(folder, kind):
     """The same rows as a file of this kind; in cells, lists are JSON."""
     rows = [{key: row.get(key) for key in QUESTIONS[0]} for row in QUESTIONS]

@@ -81,6 +81,14 @@ def test_leaked_text_is_shown_and_never_run(page):
     assert "script-src" not in policy
 
 
+def test_data_sets_stand_with_the_beginning_of_their_digests(folder, undrawn):
+    benchmark = {"name": "files", "forget": "f.jsonl", "core_metric": "exact_fact"}
+    benchmark["data of forget"] = "sha256 " + 5 * "12ab"
+    results = dataclasses.replace(read_results(folder), benchmark=benchmark)
+    text = write_report(results, folder, folder.parents[1]).read_text()
+    assert "Benchmark files, forget f.jsonl (12ab12ab12ab);" in text
+
+
 def test_the_page_needs_no_network(page):
     addresses = re.findall(r"""(?:src|href)=["']([^"']+)""", page) + re.findall(r"url\(([^)]+)\)", page)
     assert all(address.startswith(("#", "data:")) for address in addresses)
