@@ -24,13 +24,13 @@ KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key: what values it takes, in words; its default as it stands in YAML, None where it must be given; what it
-    is, empty where no docstring says it; the models of its sections, if any, and what their paths have after the key's
-    name: [] in a list, .NAME in a mapping."""
+    """One key: what values it takes and what it is where it is not given, in words; what it says, empty where no
+    docstring tells; the models of its sections, if any, and what their paths have after the key's name: [] in a list,
+    .NAME in a mapping."""
 
     name: str
     kind: str
-    default: str | None
+    default: str
     text: str
     sections: tuple[type[BaseModel], ...]
     suffix: str
@@ -45,7 +45,7 @@ def keys_of(model: type[BaseModel]) -> list[Key]:
     for field_name, field in model.model_fields.items():
         name = field.alias or field_name
         given = schema["properties"][name]
-        default = None if name in required else _yaml(given.get("default"))
+        default = "required" if name in required else _default(given.get("default"))
         kind = _kind(given, definitions)
         suffix = "[]" if kind.startswith("list") else ".NAME" if kind == "mapping" else ""
         found.append(Key(name, kind, default, texts.get(name, ""), tuple(_models(field.annotation)), suffix))
@@ -86,10 +86,7 @@ def definition_list(keys: list[Key], prefix: str = "", place: str | None = None)
     parts = []
     for key in keys:
         anchor = (prefix if place is None else place).replace("[]", "") + key.name
-        default = "required" if key.default is None else f"default `{key.default}`"
-        if key.default in ("null", "section"):
-            default = "not set" if key.default == "null" else ""
-        about = "; ".join(filter(None, [key.kind, default]))
+        about = "; ".join(filter(None, [key.kind, key.default]))
         below = f" ([its keys](#section-{anchor}))" if key.sections and place is None else ""
         parts.append(f"[`{prefix}{key.name}`](#{anchor}){{ #{anchor} .key }} {about}\n:   {key.text}{below}\n")
     return "\n".join(parts)
@@ -132,10 +129,15 @@ def _list(schema: Schema, definitions: Schema) -> str:
     return f"list of {noun + 's' if noun in ('integer', 'number', 'text', 'section') else noun}{space}{rest}"
 
 
-def _yaml(value: object) -> str:
-    """A value as one writes it in YAML, on one line; the word section for the defaults of a section."""
+def _default(value: object) -> str:
+    """A default in words; nothing of a section, whose keys have their own."""
     if isinstance(value, dict) and len(value) > 1:
-        return "section"
+        return ""
+    return "not set" if value is None else f"default `{_yaml(value)}`"
+
+
+def _yaml(value: object) -> str:
+    """A value as one writes it in YAML, on one line."""
     if not isinstance(value, str) or not value:
         return json.dumps(value)
     line = " ".join(value.split())

@@ -59,10 +59,14 @@ def test_the_values_that_a_key_takes_are_in_words():
     assert (kinds["named"], kinds["path"], kinds["given"]) == ("mapping", "text", "any value")
 
 
-def test_defaults_stand_as_in_yaml_and_what_must_be_given_has_none():
+def test_defaults_stand_as_in_yaml():
     defaults = {name: key.default for name, key in KEYS.items()}
-    assert defaults["path"] is None
-    assert (defaults["rate"], defaults["size"], defaults["mode"], defaults["parts"]) == ("0.5", "null", "plain", "[]")
+    assert (defaults["path"], defaults["size"]) == ("required", "not set")
+    assert (defaults["rate"], defaults["mode"], defaults["parts"]) == (
+        "default `0.5`",
+        "default `plain`",
+        "default `[]`",
+    )
 
 
 def test_sections_are_found_in_lists_and_mappings():
