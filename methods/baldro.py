@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from methods.base import TokenBatch, UnlearnBatch, rows, sequence_nll
 from methods.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BalDRO(Wrapper):
@@ -35,6 +36,8 @@ class BalDRO(Wrapper):
     share: float = Field(default=0.5, gt=0, le=1)
 
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        import torch
+
         assert batch.forget is not None
         base, count = self.base_method(), len(batch.forget.input_ids)
         if self.variant == "group":
@@ -44,6 +47,8 @@ class BalDRO(Wrapper):
 
     def _hardest(self, model: Any, batch: TokenBatch) -> list[int]:
         """Rows with the lowest mean NLL."""
+        import torch
+
         with torch.no_grad():
             nll_B, length_B = sequence_nll(model, batch)
         count = max(1, int(self.share * len(nll_B)))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IGNORED = -100  # label of a token that takes no part in the loss (prompt, padding)
 
@@ -35,6 +37,8 @@ class TokenBatch:
     weight: float = 1.0
 
     def to(self, device: torch.device | str) -> TokenBatch:
+        from torch import Tensor
+
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in dataclasses.fields(self)
@@ -129,6 +133,8 @@ class Method(BaseModel):
 
     def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         """The retain part before its weight, a scalar: the mean NLL on D_r, nought where the method reads no D_r."""
+        import torch
+
         if "retain" not in self.needs:
             return torch.zeros(())
         assert batch.retain is not None
@@ -258,6 +264,8 @@ def forward_parameters(model: Any) -> Any:
 
 def token_nll(logits: TokenLogits) -> TokenLoss:
     """Cross-entropy l_t of every labelled token, in float32, from logits at hand."""
+    import torch
+
     nll_BT = torch.nn.functional.cross_entropy(
         logits.logits_BTV.flatten(0, 1).float(), logits.labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(logits.labels_BT)

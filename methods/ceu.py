@@ -8,12 +8,14 @@ Source: Yang, arXiv 2503.01224.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from methods.base import IGNORED, Method, UnlearnBatch, token_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CEU(Method):

@@ -9,13 +9,14 @@ Source: Rafailov et al., arXiv 2305.18290; as an unlearning method Zhang et al.,
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from methods.base import UnlearnBatch, Weighted, log_ratio
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DPO(Weighted):
@@ -25,6 +26,8 @@ class DPO(Weighted):
     beta: float = Field(default=0.1, gt=0)
 
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
         assert batch.forget is not None
         assert batch.alternate is not None
         margin_B = log_ratio(model, batch.forget) - log_ratio(model, batch.alternate)

@@ -15,12 +15,12 @@ The template answers are refusals. Source: Wang et al., arXiv 2410.11143.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
-
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from methods.base import Method, TokenBatch, UnlearnBatch, token_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FLAT(Method):
@@ -37,6 +37,8 @@ class FLAT(Method):
         return self._conjugate(self._activation(known_B)).mean() - self._activation(template_B).mean()
 
     def _activation(self, v_B: Tensor) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
         if self.divergence == "total_variation":
             return v_B.tanh() / 2
         if self.divergence == "jensen_shannon":

@@ -7,11 +7,12 @@ Source: arXiv 2210.01504; TOFU, arXiv 2401.06121.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import Method, UnlearnBatch, mean_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GradAscent(Method):

@@ -7,11 +7,12 @@ Source: arXiv 2203.12817; TOFU, arXiv 2401.06121.
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from methods.base import UnlearnBatch, Weighted, mean_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GradDiff(Weighted):

@@ -7,11 +7,12 @@ Source: TOFU, arXiv 2401.06121 (preference optimisation).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import UnlearnBatch, Weighted, mean_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class IdkNLL(Weighted):

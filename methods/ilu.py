@@ -12,13 +12,15 @@ Source: Wang et al., arXiv 2506.01339; IRMv1: Arjovsky et al., arXiv 1907.02893.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from methods.base import TokenBatch, UnlearnBatch, token_logits
 from methods.wrapper import OwnAndBase, Wrapper
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ILU(Wrapper):

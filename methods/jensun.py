@@ -14,12 +14,12 @@ Source: Singh et al., arXiv 2509.02820; code github.com/nmndeep/JensUn-Unlearnin
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import UnlearnBatch, Weighted, token_logits, token_loss, token_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class JensUn(Weighted):
@@ -36,6 +36,8 @@ class JensUn(Weighted):
         return token_mean(divergence_BT, mask_BT, batch.alternate)
 
     def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        import torch
+
         assert batch.retain is not None
         with torch.no_grad():
             reference_BTV = token_logits(batch.reference, batch.retain).logits_BTV.float().log_softmax(dim=2)

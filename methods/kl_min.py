@@ -7,13 +7,12 @@ Source: TOFU, arXiv 2401.06121.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
-from torch.nn.functional import kl_div
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import UnlearnBatch, Weighted, mean_nll, token_logits, token_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KLMin(Weighted):
@@ -26,6 +25,9 @@ class KLMin(Weighted):
         return -mean_nll(model, batch.forget)
 
     def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        import torch
+        from torch.nn.functional import kl_div
+
         assert batch.retain is not None
         with torch.no_grad():
             reference_BTV = token_logits(batch.reference, batch.retain).logits_BTV.float().log_softmax(dim=2)

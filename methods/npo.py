@@ -8,13 +8,14 @@ Source: Zhang et al., arXiv 2404.05868, equation 3.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from methods.base import UnlearnBatch, Weighted, sequence_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NPO(Weighted):
@@ -24,6 +25,8 @@ class NPO(Weighted):
     beta: float = Field(default=0.1, gt=0)
 
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
         assert batch.forget is not None
         assert batch.forget.reference_logprob is not None
         nll_B, _ = sequence_nll(model, batch.forget)

@@ -9,13 +9,14 @@ Source: Scholten et al., arXiv 2410.03523; NPO: Zhang et al., arXiv 2404.05868.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from methods.base import Method, TokenBatch, TokenLogits, UnlearnBatch, token_logits, token_mean, token_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NPOEnt(Method):
@@ -29,6 +30,8 @@ class NPOEnt(Method):
     lambda_retain: float = -0.25
 
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
         assert batch.forget is not None
         assert batch.forget.reference_logprob is not None
         logits = token_logits(model, batch.forget)

@@ -14,13 +14,14 @@ Source: Zhai et al., arXiv 2601.03190.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from methods.base import IGNORED, UnlearnBatch, Weighted, token_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PALU(Weighted):
@@ -33,6 +34,8 @@ class PALU(Weighted):
     c: float | None = None
 
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        import torch
+
         assert batch.forget is not None
         with torch.no_grad():
             reference_BTV = token_logits(batch.reference, batch.forget).logits_BTV.float()

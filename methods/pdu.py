@@ -10,12 +10,14 @@ Source: Entesari et al., arXiv 2506.05314.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
 
 from methods.base import Loss, Method, UnlearnBatch, token_logits, token_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PDU(Method):

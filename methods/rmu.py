@@ -9,11 +9,9 @@ Source: WMDP, arXiv 2403.03218 (there c = 6.5 to 300 and alpha = 1200).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from engine.errors import UserError
 from methods.base import (
@@ -26,6 +24,9 @@ from methods.base import (
     model_inputs,
     token_mean,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RMU(Weighted):
@@ -44,6 +45,8 @@ class RMU(Weighted):
         return _mean_square(forget_BTH - wanted_H, batch.forget)
 
     def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        import torch
+
         assert batch.retain is not None
         with torch.no_grad():
             reference_BTH = hidden_states(batch.reference, batch.retain, self.layer)
@@ -52,6 +55,8 @@ class RMU(Weighted):
 
 def steering_vector(hidden_size: int, seed: int) -> Tensor:
     """u: float32 [H] of length 1, a function of its arguments alone, so that all workers steer the same way."""
+    import torch
+
     u_H = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed))
     return u_H / u_H.norm()
 

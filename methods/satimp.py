@@ -8,12 +8,14 @@ Source: Yang et al., arXiv 2505.11953.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
 
 from methods.base import UnlearnBatch, Weighted, token_loss, token_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SatImp(Weighted):

@@ -7,13 +7,14 @@ Source: Fan et al., arXiv 2410.07163, equation 4 (there delta is called gamma).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from methods.base import UnlearnBatch, Weighted, sequence_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SimNPO(Weighted):
@@ -24,6 +25,8 @@ class SimNPO(Weighted):
     gamma: float = 0.125
 
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
         assert batch.forget is not None
         nll_B, length_B = sequence_nll(model, batch.forget)
         return -(2 / self.beta) * logsigmoid(self.beta * nll_B / length_B - self.delta).mean()

@@ -8,11 +8,12 @@ Source: Ilharco et al., arXiv 2212.04089; MUSE, arXiv 2407.06460.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import Method, UnlearnBatch, mean_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TaskVector(Method):

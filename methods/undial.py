@@ -8,12 +8,12 @@ Source: Dong et al., arXiv 2402.10052.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import UnlearnBatch, Weighted, token_logits, token_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Undial(Weighted):
@@ -24,6 +24,8 @@ class Undial(Weighted):
     alpha: float = 0.0
 
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        import torch
+
         assert batch.forget is not None
         with torch.no_grad():
             reference_BTV, labels_BT = token_logits(batch.reference, batch.forget)
@@ -35,4 +37,6 @@ class Undial(Weighted):
         return token_mean(cross_entropy_BT, logits.mask, batch.forget)
 
     def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
+        import torch
+
         return super().retain_loss(model, batch) if self.alpha else torch.zeros(())

@@ -7,12 +7,14 @@ it does; RULE runs it again and again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import field_validator
-from torch import Tensor
 
 from methods.base import Method, UnlearnBatch, unlearns_by_a_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class WithBase(Method):
