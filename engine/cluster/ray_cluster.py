@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,11 +102,15 @@ def _start(distributed_training: bool) -> None:
         )
 
 
+def connected() -> bool:
+    """Whether this process has joined a cluster; does not import Ray to find out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def has_gpus() -> bool:
     """Whether the cluster has GPUs; this machine is asked without starting a cluster on it."""
-    import ray
-
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+    if connected() or os.environ.get("RAY_ADDRESS"):
         connect()
         return resources()[1] >= 1
     return any(Path("/dev").glob("nvidia[0-9]*"))

@@ -7,6 +7,7 @@ nothing is printed.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,16 @@ from engine.reporting.results import ModelResults, Results
 from engine.reporting.run_folder import share_run
 from engine.reporting.scores import write_scores
 from engine.store.files import locked
+from engine.store.manifest import versions
 from engine.store.store import Store
+from engine.tracking.mlflow_run import results_digest
 from engine.tracking.sync import Recorded, record_soon
 from engine.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
     import pandas
+
+MARK = ".written.json"  # of whose results the folder's files are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,22 +80,33 @@ def run_experiment(
 
 
 def finish_run(results: Results, store: Store, system: SystemMetrics | None = None) -> WrittenRun:
-    """Write results.json, scores, pictures and report into the run's folder; a store at a URL gets a copy."""
+    """Write results.json, scores, pictures and report into the run's folder; a store at a URL gets a copy.
+
+    A folder that has them from the same results, by the same versions, is left as it is.
+    """
     folder = run_folder(store, results)
+    written = WrittenRun(results, folder, *(folder / name for name in ("leak_at_k.png", "report.html", "scores")))
+    mark = json.dumps({"results": results_digest(results), "versions": versions()})
     with locked(store.root / "runs.lock"):  # the same experiment may end twice at once
+        if _stands(written, mark):
+            return written
+        (folder / MARK).unlink(missing_ok=True)
         results.write(folder)
         if system is not None:
             system.write(folder)
-        written = WrittenRun(
-            results,
-            folder,
-            picture=write_figures(results, folder),
-            scores=write_scores(results, folder, store.root),
-            report=write_report(results, folder, store.root),
-        )
+        write_figures(results, folder)
+        write_scores(results, folder, store.root)
+        write_report(results, folder, store.root)
         write_attack_figures(results, folder)
         share_run(folder)
+        (folder / MARK).write_text(mark)
     return written
+
+
+def _stands(written: WrittenRun, mark: str) -> bool:
+    """Whether all of it is there, made from the same results."""
+    files = (written.folder / MARK, written.picture, written.report, written.scores, written.folder / "results.json")
+    return all(path.exists() for path in files) and files[0].read_text() == mark
 
 
 def record_run(written: WrittenRun, store: Store) -> Recorded:

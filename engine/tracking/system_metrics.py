@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.cluster import ray_cluster
 from engine.tracking.recorder import Measurement
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class SystemMetrics:
 
     def _sample(self) -> None:
         started = time.monotonic()
-        if self.stopped.wait(EVERY_SECONDS):
-            return
+        while not ray_cluster.connected():  # a run that finds everything finished has nothing to measure
+            if self.stopped.wait(EVERY_SECONDS):
+                return
         monitors = _monitors()
         while not self.stopped.wait(EVERY_SECONDS):
             row = {"seconds": round(time.monotonic() - started, 1)}
