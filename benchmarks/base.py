@@ -143,7 +143,8 @@ class Protocol(BaseModel):
     ROUGE of greedy answers it is. attacks: membership inference, `members` against `holdout`. published_auc: AUC of
     Min-40% of the retain model that the benchmark's authors trained, for privleak_published. rouge: which ROUGE.
     fluency_group: probes whose greedy answers a classifier looks at, how little of them is gibberish. requests: sizes
-    of the requests in which a method is to unlearn the forget set, one after the other (None: at once).
+    of the requests in which a method is to unlearn the forget set, one after the other (None: at once). numerics: the
+    arithmetic on CPUs, of the model that the benchmark brings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -165,6 +166,7 @@ class Protocol(BaseModel):
     rouge: str = "rouge_l_recall"
     fluency_group: str | None = None
     requests: tuple[int, ...] | None = None
+    numerics: Literal["native", "portable"] = "native"
 
 
 class Benchmark:

@@ -109,6 +109,7 @@ PROTOCOL = Protocol(
     utility_group="retain",
     n=200,
     max_new_tokens=24,
+    numerics="portable",
     decoding=(Decoding(), Decoding(temperature=0.0)),
     finetune={
         "steps": 600,

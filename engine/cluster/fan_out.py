@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.cluster import ray_cluster
+from engine.cluster.numerics import worker_environment
 from engine.cluster.reporter import Report
 from engine.cluster.units import timed, unit_path, whole, write_unit
 from engine.errors import DiskFullError, DivergedError, StorageError, UserError, disk_is_full
@@ -70,12 +71,14 @@ def fan_out(
     gpus: float = 0.0,
     others: Sequence[Path] = (),
     here: bool = False,
+    portable: bool = False,
 ) -> None:
     """Compute every unit in 0..units-1 that `folder` or one of the `others` lacks; at most `workers` at once (None: as
     many as fit). here: in this process, for work that takes less time than Ray takes to begin it.
 
     On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, actors hold the model, and
     free the device when the stage ends. A unit whose worker is killed is computed again, ATTEMPTS times in all.
+    portable: in arithmetic that CPUs share (engine/cluster/numerics.py).
     Raises UserError where the job does, or every worker of a unit is killed.
     """
     work = Work(job, (folder, *others), report, open_workplace(folder.parent))
@@ -95,14 +98,14 @@ def fan_out(
     if workers is not None:
         ray_cluster.check_fits(workers, gpus, "sampling.workers")
     finished = set()
-    for row in _dataset(work, missing, workers, gpus).iter_rows():
+    for row in _dataset(work, missing, workers, gpus, portable).iter_rows():
         if row["error"]:
             raise KNOWN_ERRORS[row["error"]](row["message"])
         finished.add(int(row["unit"]))
     _check_all_here(work, missing, finished, units)
 
 
-def _dataset(work: Work, missing: list[int], workers: int | None, gpus: float) -> Dataset:
+def _dataset(work: Work, missing: list[int], workers: int | None, gpus: float, portable: bool) -> Dataset:
     """The missing units as a Ray dataset that computes each when it is read."""
     import ray.data
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
@@ -117,7 +120,8 @@ def _dataset(work: Work, missing: list[int], workers: int | None, gpus: float) -
         pool = ActorPoolStrategy(size=size)
         return dataset.map_batches(worker, fn_constructor_args=(work,), batch_size=1, num_gpus=gpus, compute=pool)
     tasks = TaskPoolStrategy(size=size)
-    return dataset.map_batches(_named(name, work), batch_size=1, num_cpus=1, compute=tasks)
+    environment = worker_environment(portable)
+    return dataset.map_batches(_named(name, work), batch_size=1, num_cpus=1, compute=tasks, runtime_env=environment)
 
 
 def _check_all_here(work: Work, missing: list[int], finished: set[int], units: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -46,7 +46,9 @@ class Experiment(Section):
     model, to see whether it stays forgotten (`leakatk attacks`). requests: sizes, in forget examples, of unlearning
     requests made one after the other: each method unlearns the first part of the forget set, then from that model the
     next, and after each one leak@k of all requests so far is reported (None: as the benchmark says, mostly all at
-    once). seed: of all that is random in training and sampling.
+    once). numerics: arithmetic on CPUs, `native`, the machine's fastest, or `portable`, slower, whose bits are the same
+    on every x86-64 machine with AVX2 (None: as the benchmark says for a model that it brings, else native). seed: of
+    all that is random in training and sampling.
     """
 
     name: Label = "experiment"
@@ -60,6 +62,7 @@ class Experiment(Section):
     leak: LeakSection = LeakSection()
     attacks: tuple[AttackSection, ...] = ()
     requests: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    numerics: Literal["native", "portable"] | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     def train_section(self, method: MethodSection) -> TrainSection:
@@ -71,6 +74,11 @@ class Experiment(Section):
         if self.model.finetune is None:
             return None
         return TrainSection.model_validate(self.model.finetune)
+
+    @property
+    def portable(self) -> bool:
+        """Whether arithmetic is the same on all CPUs."""
+        return self.numerics == "portable"
 
     @property
     def headline_decoding(self) -> Decoding | None:
@@ -108,7 +116,8 @@ class Experiment(Section):
             )
         k = tuple(sorted(set(self.leak.k))) if self.leak.k else tuple(k for k in protocol.k if k <= most)
         train = TrainSection.model_validate(protocol.train | self.train.model_dump(exclude_unset=True))
-        own = protocol.finetune if self.model.path is None else None  # a given model is taken as it is
+        brought = self.model.path is None  # a given model is taken as it is
+        own = protocol.finetune if brought else None
         finetune = self.model.finetune if self.model.finetune is not None else own
         metrics = self.metrics or protocol.metrics
         return self.model_copy(
@@ -119,6 +128,7 @@ class Experiment(Section):
                 "metrics": tuple(dict.fromkeys((protocol.core_metric, *metrics))),
                 "requests": self.requests or (protocol.requests if self.methods else None),
                 "leak": self.leak.model_copy(update={"k": k}),
+                "numerics": self.numerics or (protocol.numerics if brought else "native"),
             }
         )
 

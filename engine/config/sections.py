@@ -86,6 +86,12 @@ class TrainSection(Section):
     gpus: float | None = Field(default=None, gt=0, le=1)
 
     @property
+    def alone(self) -> bool:
+        """Whether one worker trains, without DeepSpeed, whose own arithmetic is not portable: the norm that gradients
+        are clipped by ends in MKL's square root (engine/cluster/numerics.py)."""
+        return self.workers == 1 and self.zero_stage == 0
+
+    @property
     def watches(self) -> bool:
         """Whether the model is looked at while it is trained."""
         return self.eval_samples is not None or self.stop_at_greedy is not None

@@ -253,7 +253,15 @@ def reference_logprobs(
     examples = tuple(Example(probe.id, probe.prompt, probe.reference) for probe in probes)
     section = experiment.model
     options = section.template_options or None
-    job = ReferenceJob(model, examples, section.template, section.system, options, max_length=MAX_LENGTH)
+    job = ReferenceJob(
+        model,
+        examples,
+        section.template,
+        section.system,
+        options,
+        max_length=MAX_LENGTH,
+        portable=experiment.portable,
+    )
     logprobs: dict[str, list[float]] = {}
     for probe, logprob in zip(probes, read_reference(stages.run(f"{label} floor", job).path), strict=True):
         logprobs.setdefault(probe.group, []).append(logprob)

@@ -76,6 +76,7 @@ def job_for(
         template_options=experiment.model.template_options or None,
         max_rows=sampling.max_rows,
         gpus=sampling.gpus or 0.0,
+        portable=experiment.portable,
         workers=sampling.workers,
     )
 
@@ -115,6 +116,7 @@ def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSou
         template_options=experiment.model.template_options or None,
         max_length=MAX_LENGTH,
         gpus=experiment.sampling.gpus or 0.0,
+        portable=experiment.portable,
         workers=experiment.sampling.workers,
     )
 
@@ -127,6 +129,7 @@ def choices_job(experiment: Experiment, model: ModelSource, examples: Sequence[E
         template="raw",
         max_length=MAX_LENGTH,
         gpus=experiment.sampling.gpus or 0.0,
+        portable=experiment.portable,
         workers=experiment.sampling.workers,
     )
 
@@ -134,5 +137,5 @@ def choices_job(experiment: Experiment, model: ModelSource, examples: Sequence[E
 def score(stages: Stages, experiment: Experiment, label: str, generations: FinishedStage, metric: str) -> FinishedStage:
     """The scores of a sampling under one metric, with the experiment's options and devices."""
     gpus = experiment.sampling.gpus or 0.0 if METRICS[metric].module in RUN_MODELS else 0.0
-    job = score_job(generations, metric, experiment.metric_options.get(metric, {}), gpus)
+    job = score_job(generations, metric, experiment.metric_options.get(metric, {}), gpus, experiment.portable)
     return stages.run(f"{label} by {metric}", job)

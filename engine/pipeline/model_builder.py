@@ -71,7 +71,8 @@ class ModelBuilder:
             return model_source(model.path, model.revision, model.trust_remote_code)
         if not brings_model(self.benchmark):
             raise UserError(f"model.path: benchmark {self.benchmark.name} brings no model; give a folder or hub name")
-        job = BaseModelJob(self.benchmark, self.experiment.benchmark.options, self.experiment.seed)
+        options, seed = self.experiment.benchmark.options, self.experiment.seed
+        job = BaseModelJob(self.benchmark, options, seed, self.experiment.portable)
         return source_of(self.stages.run("base model", job))
 
     def _given_retain(self) -> ModelSource | None:
@@ -209,6 +210,7 @@ class ModelBuilder:
                     model.system,
                     model.template_options or None,
                     max_length=settings.max_length,
+                    portable=self.experiment.portable,
                 )
                 if examples:
                     reference[f"{name}_reference"] = read_reference(self.stages.run(f"{label} {name}", wanted).path)
@@ -260,6 +262,7 @@ class ModelBuilder:
             watch_metric=self.benchmark.protocol.core_metric,
             watch_options=self.experiment.metric_options.get(self.benchmark.protocol.core_metric, {}),
             watch_tokens=self.experiment.sampling.max_new_tokens or 1,
+            portable=self.experiment.portable,
             **sets,
         )
 

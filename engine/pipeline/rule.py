@@ -156,6 +156,7 @@ class Rule:
             self.base.system,
             self.base.template_options,
             max_length=settings.max_length,
+            portable=self.base.portable,
         )
         return known + (read_reference(self.stages.run(f"{self.label} round {number}", job).path) if wanted else ())
 

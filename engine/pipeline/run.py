@@ -180,6 +180,8 @@ def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None =
         del settings["model"]["template_options"]
     if not settings["attacks"]:  # likewise
         del settings["attacks"]
+    if settings["numerics"] != "portable":  # likewise
+        del settings["numerics"]
     if experiment.model.endpoint is not None:
         settings["model"]["endpoint"] = experiment.model.endpoint.url
     return fingerprint(settings)

@@ -29,6 +29,7 @@ def fine_tuning(
         template=experiment.model.template,
         system=experiment.model.system,
         seed=seed,
+        portable=experiment.portable,
     )
 
 

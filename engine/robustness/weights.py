@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from engine.cluster import ray_cluster
+from engine.cluster.numerics import worker_environment
 from engine.cluster.reporter import Report
 from engine.jsonl import JsonObject
 from engine.models.loading import load_model
 from engine.models.source import ModelSource
-from engine.stages.base import Stage
+from engine.stages.base import Stage, portable_inputs
 from engine.store.work_dir import at_work, open_workplace
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ class ChangesWeights(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class WeightsJob(Stage):
-    """`attack` made on `model`. other: a second model that it reads, None for none."""
+    """`attack` made on `model`. other: a second model that it reads, None for none. portable: in arithmetic that CPUs
+    share (engine/cluster/numerics.py)."""
 
     name: str
     attack: ChangesWeights
     model: ModelSource
     other: ModelSource | None = None
+    portable: bool = False
     kind: ClassVar[str] = "attack"
     title: ClassVar[str] = "attack"
     lazily: ClassVar[bool] = True
@@ -56,6 +59,7 @@ class WeightsJob(Stage):
             "model": self.model.identity,
             "other": self.other.identity if self.other is not None else None,
             "version": WEIGHTS_VERSION,
+            **portable_inputs(self.portable),
         }
 
     def run(self, work: Path, report: Report) -> JsonObject:
@@ -63,7 +67,11 @@ class WeightsJob(Stage):
         import ray
 
         task = ray.remote(at_work).options(
-            name="attack", num_cpus=1, max_retries=3, scheduling_strategy=ray_cluster.ANYWHERE
+            name="attack",
+            num_cpus=1,
+            max_retries=3,
+            scheduling_strategy=ray_cluster.ANYWHERE,
+            runtime_env=worker_environment(self.portable),
         )
         place = open_workplace(work)
         changed = ray.get(task.remote(place, _change, self, work / "model"))

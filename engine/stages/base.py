@@ -110,9 +110,17 @@ def source_of(stage: FinishedStage) -> ModelSource:
     return ModelSource(str(stage.path / "model"), stage.fingerprint)
 
 
-def numerics(gpus: float) -> str:
+def numerics(gpus: float, portable: bool = False) -> str:
     """The arithmetic of a model that is run with so many GPUs, for fingerprints."""
-    return "gpu-bf16" if gpus else "cpu-fp32"
+    if gpus:
+        return "gpu-bf16"
+    return "cpu-fp32-portable" if portable else "cpu-fp32"
+
+
+def portable_inputs(portable: bool) -> JsonObject:
+    """What a stage that does not name its arithmetic adds to its inputs where that is portable; else it is known as
+    before there was a choice."""
+    return {"numerics": "portable"} if portable else {}
 
 
 def fingerprint_probes(probes: Sequence[Probe]) -> str:

@@ -11,9 +11,10 @@ from typing import ClassVar
 
 from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
+from engine.cluster.numerics import worker_environment
 from engine.cluster.reporter import Report
 from engine.jsonl import JsonObject
-from engine.stages.base import Stage
+from engine.stages.base import Stage, portable_inputs
 from engine.store.work_dir import at_work, open_workplace
 
 BASE_MODEL_VERSION = 3  # part of every such stage's fingerprint: raise it when other models are written
@@ -21,11 +22,13 @@ BASE_MODEL_VERSION = 3  # part of every such stage's fingerprint: raise it when 
 
 @dataclasses.dataclass(frozen=True)
 class BaseModelJob(Stage):
-    """The model that `benchmark`, loaded with `options`, brings for fine-tuning."""
+    """The model that `benchmark`, loaded with `options`, brings for fine-tuning. portable: in arithmetic that CPUs
+    share (engine/cluster/numerics.py)."""
 
     benchmark: Benchmark
     options: dict[str, object]
     seed: int
+    portable: bool = False
     kind: ClassVar[str] = "base"
     title: ClassVar[str] = "write"
     lazily: ClassVar[bool] = True
@@ -41,12 +44,15 @@ class BaseModelJob(Stage):
             "options": options,
             "seed": self.seed,
             "version": BASE_MODEL_VERSION,
+            **portable_inputs(self.portable),
         }
 
     def run(self, work: Path, report: Report) -> JsonObject:
         import ray
 
-        task = ray.remote(at_work).options(num_cpus=1, scheduling_strategy=ray_cluster.ANYWHERE)
+        task = ray.remote(at_work).options(
+            num_cpus=1, scheduling_strategy=ray_cluster.ANYWHERE, runtime_env=worker_environment(self.portable)
+        )
         place = open_workplace(work)
         ray.get(task.remote(place, self.benchmark.base_model, work / "model", self.seed))
         place.receive()

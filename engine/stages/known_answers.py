@@ -65,7 +65,16 @@ class AnswersJob(Stage):
 
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns seconds of work."""
-        fan_out(self, self.units, work / "units", report, self.sampling.workers, self.sampling.gpus)
+        sampling = self.sampling
+        fan_out(
+            self,
+            self.units,
+            work / "units",
+            report,
+            sampling.workers,
+            sampling.gpus,
+            portable=sampling.portable,
+        )
         return {"seconds": unit_seconds(work / "units")}
 
     def compute(self, unit: int) -> tuple[Table, str]:

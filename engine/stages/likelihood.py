@@ -41,8 +41,8 @@ BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # held at once: 256 MiB in float32
 class LikelihoodJob(Stage):
     """The likelihood of every example's answer after its question, under one model.
 
-    gradients: ids of the examples whose gradient norm is wanted too, a backward pass each. workers: most at once, None:
-    as many as fit.
+    gradients: ids of the examples whose gradient norm is wanted too, a backward pass each. portable: in arithmetic that
+    CPUs share (engine/cluster/numerics.py). workers: most at once, None: as many as fit.
     """
 
     model: ModelSource
@@ -53,6 +53,7 @@ class LikelihoodJob(Stage):
     template_options: Options | None = None
     max_length: int = 4096
     gpus: float = 0.0
+    portable: bool = False
     workers: int | None = None
     kind: ClassVar[str] = "likelihood"
     title: ClassVar[str] = "likelihoods"
@@ -70,13 +71,13 @@ class LikelihoodJob(Stage):
             "system": self.system,
             **({"template_options": self.template_options} if self.template_options else {}),
             "max_length": self.max_length,
-            "numerics": numerics(self.gpus),
+            "numerics": numerics(self.gpus, self.portable),
             "version": LIKELIHOOD_VERSION,
         }
 
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns how many pairs there are and how many of them were cut, and seconds of work."""
-        fan_out(self, self.units, work / "units", report, self.workers, self.gpus)
+        fan_out(self, self.units, work / "units", report, self.workers, self.gpus, portable=self.portable)
         cut = unit_counts(work / "units").get("truncated", 0)
         return {"pairs": len(self.examples), "truncated": cut, "seconds": unit_seconds(work / "units")}
 
@@ -160,7 +161,7 @@ def _batch(
         size = len(tokens) - int(len(tokens) > 0 and int(tokens[-1]) in ends)  # the end token is no part of the text
         p_TV = log_p_TV[:size].exp()
         mean_T = (p_TV * log_p_TV[:size]).sum(-1)
-        std_T = (p_TV * (log_p_TV[:size] - mean_T[:, None]) ** 2).sum(-1).sqrt()
+        variance_T = (p_TV * (log_p_TV[:size] - mean_T[:, None]) ** 2).sum(-1)
         norm = None
         if wanted:
             labels = [*each.labels[:-1], IGNORED] if size < len(tokens) else each.labels
@@ -173,7 +174,7 @@ def _batch(
                 argmax=log_p_TV[:size].argmax(-1).tolist(),
                 logprobs=logprobs_T[:size].tolist(),
                 means=mean_T.tolist(),
-                stds=std_T.tolist(),
+                stds=np.sqrt(variance_T.cpu().numpy()).tolist(),  # torch takes roots by MKL, which rounds as it likes
                 gradient_norm=norm,
             )
         )

@@ -43,8 +43,8 @@ UNIT_PROMPTS = 64
 class SampleJob(Stage):
     """n samples of every probe from one model under one decoding (greedy: n = 1).
 
-    max_rows: most that are decoded at once. workers: most at once, None: as many as fit. retokenise: see
-    engine.models.tokenization.retokenised.
+    max_rows: most that are decoded at once. workers: most at once, None: as many as fit. portable: in arithmetic that
+    CPUs share (engine/cluster/numerics.py). retokenise: see engine.models.tokenization.retokenised.
     """
 
     model: ModelSource
@@ -58,6 +58,7 @@ class SampleJob(Stage):
     template_options: Options | None = None
     max_rows: int | None = None
     gpus: float = 0.0
+    portable: bool = False
     retokenise: bool = False
     workers: int | None = None
     kind: ClassVar[str] = "sample"
@@ -84,7 +85,7 @@ class SampleJob(Stage):
             "system": self.system,
             **({"template_options": self.template_options} if self.template_options else {}),
             "retokenise": self.retokenise,
-            "numerics": numerics(self.gpus),
+            "numerics": numerics(self.gpus, self.portable),
         }
 
     def inputs(self) -> JsonObject:
@@ -152,7 +153,7 @@ def fill_grid(jobs: Sequence[SampleJob], works: Sequence[Path], report: Report) 
     first, *others = folders = [work / "units" for work in works]
     job = jobs[0]
     task = job if len(jobs) == 1 else GridJob(tuple(jobs), tuple(map(str, folders)))
-    fan_out(task, job.units, first, report, job.workers, job.gpus, others)
+    fan_out(task, job.units, first, report, job.workers, job.gpus, others, portable=job.portable)
     return [_facts(each, work) for each, work in zip(jobs, works, strict=True)]
 
 

@@ -16,7 +16,7 @@ from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, unit_counts, unit_path, unit_seconds
 from engine.jsonl import JsonObject
-from engine.stages.base import Stage
+from engine.stages.base import Stage, portable_inputs
 from engine.store.replica import manifest_of, readable
 from engine.store.store import FinishedStage
 
@@ -33,13 +33,14 @@ FEW_TEXTS = 2**21  # bytes of distinct responses that such a metric scores soone
 @dataclasses.dataclass(frozen=True)
 class ScoreJob(Stage):
     """One metric with its options over the generations, so many files, in `generations/units`. gpus: for metrics that
-    run a model."""
+    run a model. portable: in arithmetic that CPUs share (engine/cluster/numerics.py)."""
 
     generations: str
     files: int
     metric: str
     options: dict[str, object] = dataclasses.field(default_factory=dict)
     gpus: float = 0.0
+    portable: bool = False
     kind: ClassVar[str] = "score"
     title: ClassVar[str] = "score"
 
@@ -53,6 +54,7 @@ class ScoreJob(Stage):
             "metric": self.metric,
             "options": self.options,
             "version": ASCII_VERSION if self._ascii() else SCORE_VERSION,
+            **portable_inputs(self.portable),
         }
 
     def _ascii(self) -> bool:
@@ -89,7 +91,15 @@ class ScoreJob(Stage):
 
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns how many samples have no score, by reason too."""
-        fan_out(self, self.units, work / "units", report, gpus=self.gpus, here=self._quick())
+        fan_out(
+            self,
+            self.units,
+            work / "units",
+            report,
+            gpus=self.gpus,
+            here=self._quick(),
+            portable=self.portable,
+        )
         failures = unit_counts(work / "units")
         return {"failed": sum(failures.values()), "failures": failures, "seconds": unit_seconds(work / "units")}
 
@@ -115,10 +125,12 @@ class ScoreJob(Stage):
         return counted(scored, failures), ""
 
 
-def score_job(generations: FinishedStage, metric: str, options: dict[str, object], gpus: float = 0.0) -> ScoreJob:
+def score_job(
+    generations: FinishedStage, metric: str, options: dict[str, object], gpus: float = 0.0, portable: bool = False
+) -> ScoreJob:
     """The scoring of a finished sampling."""
     files = sum(name.startswith("units/") for name in generations.manifest["files"])
-    return ScoreJob(str(generations.path), files, metric, options, gpus)
+    return ScoreJob(str(generations.path), files, metric, options, gpus, portable)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ class TrainJob:
     continue_from: folder of an earlier training whose weights and optimizer state this one continues.
     until: end after that many of the steps, with all that a longer one needs to go on. resume: folder of this same
     training ended earlier, to go on from to the same bits: it saves time and changes nothing.
+    portable: in arithmetic that CPUs share (engine/cluster/numerics.py), where one worker trains without DeepSpeed.
     """
 
     model: ModelSource
@@ -49,6 +50,7 @@ class TrainJob:
     keep_state: bool = False
     until: int | None = None
     resume: str | None = None
+    portable: bool = False
 
     @property
     def sequences(self) -> int:

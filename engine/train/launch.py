@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from engine.cluster import ray_cluster
+from engine.cluster.numerics import worker_environment
 from engine.cluster.progress import TRAINING
 from engine.cluster.reporter import Report, Silent
 from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
 from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
-from engine.stages.base import Stage, Stages, fingerprint_examples, fingerprint_probes
+from engine.stages.base import Stage, Stages, fingerprint_examples, fingerprint_probes, portable_inputs
 from engine.store.lease import Claim
 from engine.store.store import FinishedStage
 from engine.store.work_dir import Workplace, at_work, open_workplace
@@ -77,6 +78,7 @@ class Training(Stage):
             "continue_from": Path(job.continue_from).name if job.continue_from else None,
             "keep_state": job.keep_state,
             "version": TRAIN_VERSION,
+            **portable_inputs(job.portable and job.settings.alone),
         }
         options = {"template_options": job.template_options} if job.template_options else {}
         return inputs | options | ({} if job.until is None else {"until": job.until})
@@ -105,9 +107,14 @@ def run_training(job: TrainJob, work: Path, report: Report) -> JsonObject:
     gpus = gpus_a_worker(job.settings)
     ray_cluster.check_fits(workers, gpus, "train.workers")
     place = open_workplace(work)
-    if workers == 1 and job.settings.zero_stage == 0:
+    if job.settings.alone:
         task = ray.remote(at_work).options(
-            name="train", num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy=ray_cluster.ANYWHERE
+            name="train",
+            num_cpus=1,
+            num_gpus=gpus,
+            max_retries=3,
+            scheduling_strategy=ray_cluster.ANYWHERE,
+            runtime_env=worker_environment(job.portable, gpus),
         )
         try:
             facts = ray.get(task.remote(place, train_alone, job, str(work), report))
@@ -137,7 +144,7 @@ def train_alone(job: TrainJob, work: str, report: Report) -> JsonObject:
     if not on_gpu():
         torch.set_num_threads(1)
     folder, device = Path(work), "cuda" if on_gpu() else "cpu"
-    backend = TorchBackend(job.model, job.settings, accumulation(job.settings), device, job.seed)
+    backend = TorchBackend(job.model, job.settings, accumulation(job.settings), device, job.seed, job.portable)
     worker = Worker(0, folder, Claim(folder).checked(report), report.stopping, FolderCheckpoints(folder))
     return train_loop(job, backend, worker)
 

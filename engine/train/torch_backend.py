@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 class TorchBackend:
     """One worker, no DeepSpeed: torch AdamW with float32 weights; bf16 means autocast."""
 
-    def __init__(self, source: ModelSource, settings: TrainSection, accumulation: int, device: str, seed: int) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: TrainSection,
+        accumulation: int,
+        device: str,
+        seed: int,
+        portable: bool = False,
+    ) -> None:
+        """portable: a step's arithmetic on a CPU is that of any other CPU (engine/cluster/numerics.py)."""
         import torch
 
         self.device, self.accumulation, self.clip = device, accumulation, settings.clip
@@ -33,7 +42,12 @@ class TorchBackend:
             self.model = with_adapter(self.model, settings.lora, source.path, source.revision, seed)
         self.module = self.model
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
+        # The fused step takes roots by the processor's own instruction, which rounds alike everywhere; the plain one by
+        # MKL's `sqrt`, which does not, whatever MKL_CBWR says.
+        fused = True if portable and device == "cpu" else None
+        self.optimizer = torch.optim.AdamW(
+            trained, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=fused
+        )
         self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
         self.apart = TwoGradients(trained, accumulation)
 

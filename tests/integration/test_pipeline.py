@@ -8,20 +8,8 @@ import pytest
 import yaml
 
 from engine.cli import main
-
-SMALL = {
-    "name": "small",
-    "benchmark": {"name": "fictional", "split": "forget01"},
-    "model": {"finetune": {"steps": 30, "batch_size": 32, "lr": 5e-3, "max_length": 64}},
-    "methods": [
-        {"name": "npo", "beta": 1.0,
-         "train": {"steps": 4, "eval_samples": 4, "eval_every": 2, "eval_prompts": 3}},
-        {"name": "rule", "base": {"name": "npo"}, "rounds": 2, "samples": 8, "steps": 2, "threshold": 0.2,
-         "metric": "rouge_l_recall", "tolerance": 0.0, "control": True, "train": {"steps": 4}},
-    ],
-    "sampling": {"n": 16, "max_new_tokens": 12},
-    "leak": {"k": [1, 4, 16]},
-}  # fmt: skip
+from engine.reporting.results import read_results
+from tests.golden import SMALL, differences, found
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +34,12 @@ def test_an_experiment_gives_a_row_a_model_with_intervals_and_excess(ran, capsys
         assert row["leak"]["1"][0] <= row["leak"]["4"][0] <= row["leak"]["16"][0]
         excess, yardstick = row["excess"]["4"][0], result["models"][1]["leak"]["4"][0]
         assert excess == pytest.approx(row["leak"]["4"][0] - yardstick)
+
+
+def test_weights_samples_and_numbers_are_those_of_every_other_processor(ran, capsys):
+    run(ran, capsys)
+    results = read_results(next((ran / "store" / "runs").glob("*/results.json")))
+    assert not differences(found(results, ran / "store"))
 
 
 def test_a_second_run_works_nothing_again_and_says_the_same(ran, capsys):

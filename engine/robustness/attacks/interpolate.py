@@ -53,7 +53,8 @@ class Interpolate(ModelAttack):
             other = model_source(self.other, where="attacks: interpolate: with")
         if other is None or other.identity == model.identity:
             return None
-        return source_of(setting.stages.run(label, WeightsJob("interpolate", self, model, other)))
+        job = WeightsJob("interpolate", self, model, other, setting.experiment.portable)
+        return source_of(setting.stages.run(label, job))
 
     def change(self, model: nn.Module, other: nn.Module | None) -> None:
         assert other is not None

@@ -33,7 +33,8 @@ class Prune(ModelAttack):
         return f"With {100 * self.sparsity:g}% of its weights set to zero"
 
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
-        return source_of(setting.stages.run(label, WeightsJob("prune", self, model)))
+        job = WeightsJob("prune", self, model, portable=setting.experiment.portable)
+        return source_of(setting.stages.run(label, job))
 
     def change(self, model: nn.Module, other: nn.Module | None) -> None:
         from torch.nn.utils import prune

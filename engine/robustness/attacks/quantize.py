@@ -66,7 +66,8 @@ class Quantize(ModelAttack):
         return f"With weights rounded to {self.scheme}"
 
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource:
-        return source_of(setting.stages.run(label, WeightsJob("quantize", self, model)))
+        job = WeightsJob("quantize", self, model, portable=setting.experiment.portable)
+        return source_of(setting.stages.run(label, job))
 
     def change(self, model: nn.Module, other: nn.Module | None) -> None:
         for _, layer in linear_layers(model):
