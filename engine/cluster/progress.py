@@ -79,10 +79,10 @@ class Progress:
 
     def stop_trainings(self, patience: float) -> None:
         """Ask every training under way to save and stop, and wait until they have, at most `patience` seconds."""
-        import ray
-
         if self.board is None:
             return
+        import ray
+
         deadline = time.monotonic() + patience
         ray.get(self.board.stop.remote(), timeout=patience)
         while time.monotonic() < deadline and any(each.kind == TRAINING for each in list(self.running.values())):
@@ -136,10 +136,10 @@ class Progress:
         self.console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/dim]  {escape(text)}", highlight=False)
 
     def _take_rows(self) -> None:
-        import ray
-
         if self.on_row is None or self.board is None:
             return
+        import ray
+
         with contextlib.suppress(Exception):  # as in _look
             rows: list[tuple[str, int, Row]] = ray.get(self.board.take.remote(), timeout=10)
             for label, step, row in rows:

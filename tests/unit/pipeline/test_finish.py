@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from engine.pipeline import finish
-from engine.reporting.results import read_results
+from engine.reporting.results import ModelResults, read_results
 from engine.store.store import Store
 from tests.made import make_run
 
@@ -40,8 +40,8 @@ def test_the_same_results_are_drawn_once_and_others_again(tmp_path, results, dra
     again = finish.finish_run(dataclasses.replace(results, seconds=results.seconds + 1), store)
     assert drawn == ["figures", "scores", "report"]
     assert (again.picture, again.report) == (first.picture, first.report)
-    results.models[0].utility = 0.123
-    finish.finish_run(results, store)
+    others = [dataclasses.replace(model, utility=0.123) for model in results.models]
+    finish.finish_run(dataclasses.replace(results, models=ModelResults(others)), store)
     assert len(drawn) == 6
     assert first.report.read_text() == "0.123"
 
