@@ -29,7 +29,7 @@ from tests.e2e.faults import Outcome, Places, TooLateError, Undisturbed, undistu
 from tests.e2e.hosts import may_make_namespaces
 
 TWO = "training worker, one of two"
-ATTACKS = ("driver, while attacks are made", "worker of an attack")
+ATTACKS = ("driver during attacks", "worker during attacks")
 FAULTS: dict[str, Callable[[Undisturbed, random.Random, Path, Places], Outcome]] = {
     "training worker": faults.killed_worker("training worker"),
     "sampling worker": faults.killed_worker("sampling worker"),
