@@ -9,9 +9,16 @@ from mkdocs.structure.files import File, Files
 
 from docs.generate.commands import command_page
 from docs.generate.pages import pages
-from docs.generate.site import site_pages
+from docs.generate.site import FOLDERS, site_pages
 
 ROOT = Path(__file__).parents[2]
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The pages of perf/results, at the end of the navigation by their titles."""
+    measured = sorted(path.name for path in (ROOT / "perf" / "results").glob("*.md"))
+    config.nav.append({"Measured": [FOLDERS["perf/results"] + name for name in measured]})
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -46,3 +46,8 @@ def test_all_links_of_the_repositorys_pages_lead_somewhere():
         prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
         for link in re.findall(r"\]\(([^()\s#:]+)", prose):
             assert not link.startswith(("/", "docs/", "perf/")), f"{place}: {link}"
+
+
+def test_every_page_of_docs_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f": {path.name}\n" not in navigation] == []
