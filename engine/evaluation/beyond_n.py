@@ -5,6 +5,8 @@ Evaluations of the model and of the target model come in; BeyondEstimates come o
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from benchmarks.base import Benchmark
@@ -76,8 +78,9 @@ def _by_importance(
         raise ValueError("the target model's samples must be drawn at top_p 1 without top_k")
     first = drawn.sampling(decoding.name).rounds[0]
     log_probs = []
+    units = sample_job(experiment, benchmark, source, decoding).prompts_a_unit  # as they were drawn
     for name_of, judge in (("target", source), (label, model)):
-        job = sample_job(experiment, benchmark, judge, decoding)
+        job = dataclasses.replace(sample_job(experiment, benchmark, judge, decoding), prompts_a_unit=units)
         relog = RelogJob(job, str(first.generations.path), (decoding,))
         stage = stages.run(f"{name_of} on the target model's samples", relog)
         log_probs.append(read_relog(stage.path, relog)[benchmark.protocol.leak_group][0])

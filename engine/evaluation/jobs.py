@@ -14,10 +14,10 @@ from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import likelihood_examples
 from engine.metrics import METRICS
-from engine.models.source import ModelSource
+from engine.models.source import ModelSource, weights_of
 from engine.stages.base import Stages
 from engine.stages.likelihood import LikelihoodJob
-from engine.stages.sample import SampleJob
+from engine.stages.sample import SampleJob, unit_prompts
 from engine.stages.sample_endpoint import Endpoint, EndpointJob
 from engine.stages.score import score_job
 from engine.store.store import FinishedStage
@@ -78,6 +78,7 @@ def job_for(
         gpus=sampling.gpus or 0.0,
         portable=experiment.portable,
         workers=sampling.workers,
+        prompts_a_unit=unit_prompts(n, sampling.max_new_tokens or 1, weights_of(model), bool(sampling.gpus)),
     )
 
 

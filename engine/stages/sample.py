@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
 UNIT_PROMPTS = 64
+UNIT_SECONDS = 60.0  # that a unit takes at most, about: what a kill loses, and what a worker idles at the end
+# Tokens a second times weights, of one core (74 tokens/s of 270 million weights) and of a GPU.
+SPEED = {False: 2e10, True: 2e13}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,8 @@ class SampleJob(Stage):
     """n samples of every probe from one model under one decoding (greedy: n = 1).
 
     max_rows: most that are decoded at once. workers: most at once, None: as many as fit. portable: in arithmetic that
-    CPUs share (engine/cluster/numerics.py). retokenise: see engine.models.tokenization.retokenised.
+    CPUs share (engine/cluster/numerics.py). retokenise: see engine.models.tokenization.retokenised. prompts_a_unit:
+    fewer than by n alone where the model is slow.
     """
 
     model: ModelSource
@@ -61,12 +65,18 @@ class SampleJob(Stage):
     portable: bool = False
     retokenise: bool = False
     workers: int | None = None
+    prompts_a_unit: int | None = None
     kind: ClassVar[str] = "sample"
     title: ClassVar[str] = "sample"
 
     @property
     def units(self) -> int:
-        return -(-len(self.probes) // unit_prompts(self.n))
+        return -(-len(self.probes) // self.unit_size)
+
+    @property
+    def unit_size(self) -> int:
+        """Prompts a unit."""
+        return self.prompts_a_unit or unit_prompts(self.n)
 
     @property
     def amount(self) -> float:
@@ -90,7 +100,9 @@ class SampleJob(Stage):
 
     def inputs(self) -> JsonObject:
         stops = {"stop": "ends the sample"} if any(probe.stop for probe in self.probes) else {}
-        return self.prompting() | {"n": self.n, "seed": self.seed, "version": SAMPLE_VERSION} | stops
+        # A killed run's units are gone on from by their numbers.
+        units = {"prompts_a_unit": self.prompts_a_unit} if self.unit_size != unit_prompts(self.n) else {}
+        return self.prompting() | {"n": self.n, "seed": self.seed, "version": SAMPLE_VERSION} | stops | units
 
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units` with the generations; returns prompts, samples and tokens sampled."""
@@ -130,7 +142,7 @@ def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Table], str]
 
     job = jobs[0]
     model, tokenizer = worker_model(job.model, on_gpu=job.gpus > 0)
-    size = unit_prompts(job.n)
+    size = job.unit_size
     probes = job.probes[unit * size : (unit + 1) * size]
     clock = time.monotonic()
     drawn = sample_decodings(model, tokenizer, probes, jobs)
@@ -166,9 +178,11 @@ def _facts(job: SampleJob, work: Path) -> JsonObject:
     }
 
 
-def unit_prompts(n: int) -> int:
-    """Prompts a unit: bounded in prompts and in samples, and the same for any number of workers."""
-    return max(1, min(UNIT_PROMPTS, UNIT_ROWS // n))
+def unit_prompts(n: int, tokens: int = 1, weights: float = 0.0, on_gpu: bool = False) -> int:
+    """Prompts a unit, the same for any number of workers: bounded in prompts, in samples and in the time that one
+    worker takes for samples of at most so many tokens from a model of so many weights."""
+    quick = int(UNIT_SECONDS * SPEED[on_gpu] / (weights * n * tokens)) if weights else UNIT_PROMPTS
+    return max(1, min(UNIT_PROMPTS, UNIT_ROWS // n, quick))
 
 
 def sample_probes(

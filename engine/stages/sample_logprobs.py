@@ -21,7 +21,7 @@ from engine.decode.logprobs import decoded_log_probs
 from engine.jsonl import JsonObject
 from engine.models.loading import worker_model
 from engine.stages.base import Stage
-from engine.stages.sample import SampleJob, encoded_prompts, read_units, unit_prompts
+from engine.stages.sample import SampleJob, encoded_prompts, read_units
 from engine.store.replica import readable
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class RelogJob(Stage):
 
         model, tokenizer = worker_model(self.sampling.model, on_gpu=self.sampling.gpus > 0)
         n = self.sampling.n
-        size = unit_prompts(n)
+        size = self.sampling.unit_size
         prompts = encoded_prompts(tokenizer, self.sampling.probes[unit * size : (unit + 1) * size], self.sampling)
         columns = ["prompt_id", "group", "token_ids", "tokens"]
         table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)), columns=columns)
