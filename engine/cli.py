@@ -30,6 +30,8 @@ COMMANDS = {
     "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",
     "report": "write a run's self-contained HTML report",
     "export": "write a run as tidy CSV or as OpenUnlearning's files",
+    "audit": "a run as a claim that others can check: audit.json and one printable page",
+    "verify": "check an audit against the store, every number and digest",
     "sync": "record in MLflow what could not be recorded when it ended",
     "ui": "open MLflow's UI on the store in use",
     "methods": "list the unlearning methods with their hyperparameters",

@@ -35,7 +35,7 @@ from engine.pipeline.unlearning_requests import restricted, restricted_benchmark
 from engine.pipeline.work_plan import planned_work
 from engine.reporting.records import AttackResult
 from engine.reporting.results import ModelResult, ModelResults, Results
-from engine.stages.base import Stages
+from engine.stages.base import Stages, fingerprint_examples
 from engine.store.store import Store
 from engine.tracking.live import Live
 
@@ -143,6 +143,7 @@ def run(
         seconds=round(time.monotonic() - clock, 1),
         experiment=experiment.model_dump(mode="json"),
         clusters=probe_clusters(benchmark),
+        forget={"examples": len(benchmark.forget), "sha256": fingerprint_examples(benchmark.forget)},
     )
 
 

@@ -121,7 +121,8 @@ class ModelResults(list[ModelResult]):
 class Results:
     """A whole experiment: its identity, its protocol, a row a model, and what failed (label -> one line).
 
-    clusters: what a prompt shares with others, by its id, where the benchmark knows it.
+    clusters: what a prompt shares with others, by its id, where the benchmark knows it. forget: "examples", how many
+    the forget set has, and "sha256", their digest; empty where it is not known.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Results:
     seconds: float
     experiment: JsonObject
     clusters: dict[str, str] = dataclasses.field(default_factory=dict)
+    forget: JsonObject = dataclasses.field(default_factory=dict)
 
     def for_these(self) -> Results:
         """The same with all intervals for these very prompts; what an attack changed has none such."""

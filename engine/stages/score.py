@@ -7,6 +7,7 @@ re-scoring never samples again. What a metric is stands in engine/metrics.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -145,10 +146,16 @@ def group_scores(folder: Path) -> dict[str, GroupScores]:
     """The scores of a finished stage by group, prompts in their order. Holds the numbers, and one unit's table."""
     import pyarrow.parquet
 
+    return scores_by_group(pyarrow.parquet.read_table(path) for path in sorted((folder / "units").glob("*.parquet")))
+
+
+def scores_by_group(units: Iterable[Table]) -> dict[str, GroupScores]:
+    """`group_scores` of the units' tables themselves, in their order."""
+    import pyarrow.compute
+
     prompts: dict[str, list[str]] = {}
     rows: dict[str, list[np.ndarray]] = {}
-    for path in sorted((folder / "units").glob("*.parquet")):
-        table = pyarrow.parquet.read_table(path)
+    for table in units:
         first = table.filter(pyarrow.compute.equal(table["sample"], 0))
         matrix = table["score"].to_numpy().reshape(first.num_rows, -1)
         for group, prompt_id, row in zip(

@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from engine.cli import main
@@ -110,3 +112,42 @@ def test_weights_of_a_model_behind_a_server_cannot_be_attacked(tmp_path, capsys)
     )
     assert main(["run", str(wrong), "--store", str(tmp_path / "store")]) == 2
     assert "behind a server" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_audit_of_an_attacked_run_holds_and_names_a_score_of_an_attack_that_was_changed(attacked, capsys):
+    experiment, store = attacked
+    run(experiment, store, capsys)
+    (folder,) = (store / "runs").glob("attacked-*")
+    results = read_results(folder)
+    assert main(["audit", str(folder), "--json"]) == 0
+    audit = json.loads(capsys.readouterr().out)
+    assert audit["level"] == 3
+    assert audit["forgotten"]["items"] == results.forget["examples"] > 0
+    for model, row in zip(audit["models"], results.models, strict=True):
+        plain = [finding for finding in model["findings"] if not finding["attack"]]
+        assert [finding["leak"] for finding in plain] == [
+            curve.leak for curve in row.curves if curve.metric == results.core_metric
+        ]
+        after = {finding["attack"]: finding for finding in model["findings"] if finding["attack"]}
+        assert set(after) == {attack.attack for attack in row.attacks}
+        for attack in row.attacks:  # what the audit computes from the store is what the run said
+            assert after[attack.attack]["leak"] == attack.curve.leak
+            assert after[attack.attack]["excess_high"] == attack.curve.excess_high
+            assert after[attack.attack]["prompts"] == attack.curve.prompts
+    assert main(["verify", str(folder / "audit.json")]) == 0
+    assert "holds" in capsys.readouterr().out
+    attacked_stage = audit["models"][0]["attacks"]["prompts-joint"]["scores T1-p1 exact_fact"]["folder"]
+    (path, *_) = sorted((store / attacked_stage / "units").glob("*.parquet"))
+    whole = path.read_bytes()
+    table = pyarrow.parquet.read_table(path)
+    scores = table["score"].to_pylist()
+    scores[0] = 1.0 - scores[0]
+    pyarrow.parquet.write_table(table.set_column(3, "score", pyarrow.array(scores)), path)
+    try:
+        assert main(["verify", str(folder / "audit.json")]) == 1
+        said = capsys.readouterr().out
+        assert "target after prompts-" in said
+        assert "its text scores" in said
+    finally:
+        path.write_bytes(whole)
