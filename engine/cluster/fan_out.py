@@ -89,12 +89,12 @@ def fan_out(
     report(units - len(missing), force=True)
     if not missing:
         return
+    for unit in missing:
+        work.attempts(unit).unlink(missing_ok=True)
     if here:
         for unit in missing:
             _commit(unit, work)
         return
-    for unit in missing:
-        work.attempts(unit).unlink(missing_ok=True)
     if workers is not None:
         ray_cluster.check_fits(workers, gpus, "sampling.workers")
     finished = set()

@@ -78,14 +78,18 @@ class Progress:
             self.view.stop()
 
     def stop_trainings(self, patience: float) -> None:
-        """Ask every training under way to save and stop, and wait until they have, at most `patience` seconds."""
+        """Ask every training under way to save and stop, and wait until they have, at most `patience` seconds: one that
+        has made no step, which may be waiting for a CPU, has nothing to save."""
         if self.board is None:
             return
         import ray
 
         deadline = time.monotonic() + patience
         ray.get(self.board.stop.remote(), timeout=patience)
-        while time.monotonic() < deadline and any(each.kind == TRAINING for each in list(self.running.values())):
+        while time.monotonic() < deadline:
+            self._look()
+            if not any(each.kind == TRAINING and each.done for each in list(self.running.values())):
+                break
             time.sleep(0.1)
 
     def plan(self, planned: Planned) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.cluster.progress import Progress
     from engine.config.experiment import Experiment
 
-PATIENCE_SECONDS = 90.0  # for trainings to reach the end of a step and save
+PATIENCE_SECONDS = 80.0  # for trainings to reach the end of a step and save
 RECORD_SECONDS = 20.0  # for MLflow
 MARK = "interrupted.json"
 
