@@ -53,10 +53,10 @@ perf: .venv/installed-test
 	$(BIN)/python -m perf.score
 	$(BIN)/python -m perf.leak > perf/results/leak.md
 
-# The tests that take minutes, then every fault at random moments: the table of docs/faults.md. RUNS: seeds of each
+# The tests that are marked `long`, then every fault at random moments: the table of docs/faults.md. RUNS: seeds of each
 RUNS ?= 3
 chaos: .venv/installed-test
-	$(BIN)/python -m pytest -m long tests/e2e
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --write docs/faults.md
 
 .venv/bin/python:

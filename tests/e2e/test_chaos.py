@@ -1,4 +1,4 @@
-"""The short version of `make chaos`: a fault of each kind, at one moment."""
+"""The short version of `make chaos`: a killed driver, at one moment; `long`: a full disk and a killed host."""
 
 import pytest
 
@@ -6,6 +6,8 @@ from tests.e2e.chaos import ATTACKS, NEED_ROOT, disturb
 from tests.e2e.disturbed import attacked, experiment
 from tests.e2e.faults import Places, undisturbed
 from tests.e2e.hosts import may_make_namespaces
+
+LONG = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,9 @@ def whole(base_model, tmp_path_factory, places):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["driver", "full disk", pytest.param("a host of three", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "fault", ["driver", pytest.param("full disk", marks=LONG), pytest.param("a host of three", marks=LONG)]
+)
 def test_a_disturbed_run_ends_with_the_undisturbed_result_and_loses_no_finished_work(whole, places, fault, tmp_path):
     if fault in NEED_ROOT and not may_make_namespaces():
         pytest.skip("needs root")

@@ -14,7 +14,6 @@ SECRET = b"s3cr3t-9f2c1b-planted"
 EXPERIMENT = {
     "name": "secret",
     "benchmark": {"name": "fictional", "split": "forget01"},
-    "model": {"finetune": {"steps": 2, "batch_size": 16, "max_length": 64}},
     "methods": [{"name": "npo", "train": {"steps": 1}}],
     "sampling": {"n": 2, "max_new_tokens": 4},
 }
@@ -33,8 +32,9 @@ def ray_folder():
 
 
 @pytest.mark.slow
-def test_a_planted_secret_is_in_no_output(tmp_path, ray_folder):
-    (tmp_path / "e.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+def test_a_planted_secret_is_in_no_output(base_model, tmp_path, ray_folder):
+    document = EXPERIMENT | {"model": {"path": str(base_model)}}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
     keys = dict.fromkeys(("OPENAI_API_KEY", "HF_TOKEN", "LEAKATK_TEST_SECRET"), SECRET.decode())
     address = f"http://me:{SECRET.decode()}@127.0.0.1:9"  # nobody listens on the discard port
     keys["LEAKATK_RAY_TEMP"] = str(ray_folder)
@@ -51,4 +51,4 @@ def test_a_planted_secret_is_in_no_output(tmp_path, ray_folder):
     for each in (first, second):
         assert SECRET not in each.stdout + each.stderr
     results = json.loads(next((tmp_path / "store" / "runs").glob("*/results.json")).read_text())
-    assert len(results["models"]) == 3
+    assert len(results["models"]) == 2

@@ -44,12 +44,22 @@ CASES = {
     "blur_npo-adapter-1": ({"name": "blur_npo"}, 1, {"lora": LoraSection(rank=4)}),
 }
 ALONE = [name for name in CASES if name.startswith(("grad_diff", "blur_npo-3", "sam-3"))]
+ALL = [(1, name) for name in ALONE] + [(2, name) for name in CASES]
+# One case of each kind: every stage, accumulation, references computed before, a dual variable, two gradients whole and
+# sharded, a frozen model, hidden states, arithmetic on weights, an adapter. The others are `long`.
+SHORT = {(1, name) for name in ("grad_diff-0", "grad_diff-3", "sam-3")} | {
+    (2, name)
+    for name in (
+        *("grad_diff-0", "grad_diff-1", "grad_diff-2", "grad_diff-3", "accumulated-2", "npo-2", "pdu-1", "blur_npo-1"),
+        *("blur_npo-accumulated-2", "sam-2", "sam-3", "kl_min-3", "rmu-3", "task_vector-3", "adapter-3"),
+    )
+}
 
 
 @pytest.fixture(scope="module")
 def job(base_model, fictional):
     source, forget = model_source(str(base_model)), tuple(fictional.forget[:20])
-    settings = TrainSection(steps=4, batch_size=8, retain_batch_size=12, lr=3e-3, weight_decay=0.0, warmup=0.0)
+    settings = TrainSection(steps=3, batch_size=8, retain_batch_size=12, lr=3e-3, weight_decay=0.0, warmup=0.0)
     return TrainJob(
         source,
         {"name": "grad_diff"},
@@ -103,24 +113,34 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 
 @pytest.fixture(scope="module")
-def trained(job, tmp_path_factory):
-    """workers -> a folder with every case's training: 0: one worker without DeepSpeed."""
+def trained(request, job, tmp_path_factory):
+    """workers -> a folder with the training of each case that is asked for: 0: one worker without DeepSpeed."""
+    here = [each for each in request.session.items if each.path == request.path and "trained" in each.fixturenames]
+    here = [each.callspec.params for each in here]
+    asked = {workers: [each["name"] for each in here if each["workers"] == workers] for workers in (1, 2)}
+    jobs = {workers: {name: case(job, name, workers) for name in names} for workers, names in asked.items()}
+    folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (0, 1, 2)}
+    for name in dict.fromkeys(asked[1] + asked[2]):
+        (folders[0] / name).mkdir()
+        launch.train_alone(case(job, name, 1, distributed=False), str(folders[0] / name), Silent())
+    if jobs[1]:
+        ray.get(on_one_worker.remote(jobs[1], folders[1]))
+    if jobs[2]:
+        train_on_two(jobs[2], folders[2])
+    return folders
+
+
+def train_on_two(jobs, folder):
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (0, 1, 2)}
-    for name in CASES:
-        (folders[0] / name).mkdir()
-        launch.train_alone(case(job, name, 1, distributed=False), str(folders[0] / name), Silent())
-    ray.get(on_one_worker.remote({name: case(job, name, 1) for name in ALONE}, folders[1]))
     TorchTrainer(
         on_two_workers,
-        train_loop_config={"jobs": {name: case(job, name, 2) for name in CASES}, "folder": folders[2]},
+        train_loop_config={"jobs": jobs, "folder": folder},
         scaling_config=ScalingConfig(num_workers=2),
         torch_config=TorchConfig(backend="gloo"),
-        run_config=RunConfig(name="cases", storage_path=str(folders[2] / "ray")),
+        run_config=RunConfig(name="cases", storage_path=str(folder / "ray")),
     ).fit()
-    return folders
 
 
 def found(folder):
@@ -129,7 +149,10 @@ def found(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "name"), [(1, name) for name in ALONE] + [(2, name) for name in CASES])
+@pytest.mark.parametrize(
+    ("workers", "name"),
+    [pytest.param(*each, marks=[] if each in SHORT else [pytest.mark.long]) for each in ALL],
+)
 def test_workers_and_zero_stages_give_the_losses_and_the_model_of_one_worker(trained, workers, name):
     expected, found_ = found(trained[0] / name), found(trained[workers] / name)
     np.testing.assert_allclose(found_[0], expected[0], rtol=1e-5)

@@ -1,6 +1,7 @@
 """One loop for one worker and for many: the same losses, the same model, whatever is killed."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from engine.train.job import TrainJob
 from engine.train.launch import run_training
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def job(base_model, fictional):
     settings = TrainSection(
         steps=6, batch_size=8, retain_batch_size=12, lr=3e-3, weight_decay=0.0, warmup=0.0, checkpoint_every=2
@@ -99,20 +100,33 @@ class StopAt(Silent):
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
 
+@pytest.fixture(scope="module")
+def undisturbed(job, tmp_path_factory):
+    """(losses, weights) of the training that nothing disturbs, by the number of workers."""
+
+    @functools.cache
+    def of(workers):
+        return trained(job, tmp_path_factory.mktemp("undisturbed") / "run", **ON[workers])[1:]
+
+    return of
+
+
+ON = {1: {"workers": 1, "zero_stage": 0}, 2: {"workers": 2, "zero_stage": 2}}
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_bits(job, tmp_path, workers):
-    settings = {"workers": workers, "zero_stage": 2 if workers > 1 else 0}
+def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_bits(job, undisturbed, tmp_path, workers):
     marker = tmp_path / "killed"
-    _, losses, weights = trained(job, tmp_path / "killed-once", KillOnce(marker, 5), **settings)
-    _, undisturbed, expected = trained(job, tmp_path / "undisturbed", **settings)
+    _, losses, weights = trained(job, tmp_path / "killed-once", KillOnce(marker, 5), **ON[workers])
+    expected_losses, expected = undisturbed(workers)
     assert marker.exists()
-    assert losses == undisturbed
+    assert losses == expected_losses
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_training_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(job, tmp_path, workers):
-    settings = {"workers": workers, "zero_stage": 2 if workers > 1 else 0, "checkpoint_every": 100}
+def test_a_training_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(job, undisturbed, tmp_path, workers):
+    settings = ON[workers] | {"checkpoint_every": 100}
     job = dataclasses.replace(job, settings=TrainSection.model_validate(job.settings.model_dump() | settings))
     stopped = tmp_path / "stopped"
     stopped.mkdir()
@@ -121,8 +135,8 @@ def test_a_training_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(job
     assert not (stopped / "model").exists()
     run_training(job, stopped, Silent())
     losses = [step["total"] for step in json.loads((stopped / "history.json").read_text())]
-    _, undisturbed, expected = trained(job, tmp_path / "undisturbed")
-    assert losses == undisturbed
+    expected_losses, expected = undisturbed(workers)
+    assert losses == expected_losses
     weights = load_file(stopped / "model" / "model.safetensors")
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
 
