@@ -1,5 +1,7 @@
 """RWKU in the hub's layout: whom to forget, how they are asked for, what is trained on, and what is kept."""
 
+import functools
+
 import pytest
 
 from benchmarks import BENCHMARKS
@@ -12,8 +14,9 @@ def path(tmp_path_factory):
     return write_rwku(tmp_path_factory.mktemp("rwku"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def load(path):
+    @functools.cache
     def of(**options):
         return BENCHMARKS["rwku"].load(path=path, **options)
 
@@ -60,7 +63,7 @@ def test_neighbours_are_asked_in_the_same_words_and_are_no_leak(load):
 
 @pytest.mark.parametrize(
     ("targets", "expected"),
-    [(1, PEOPLE[:1]), (2, PEOPLE[:2]), (("Cy Marsh",), ("Cy Marsh",)), (("Cy Marsh", "Ada Vale"), PEOPLE[::2])],
+    [(2, PEOPLE[:2]), (("Cy Marsh", "Ada Vale"), PEOPLE[::2])],
 )
 def test_whom_to_forget_is_told_by_number_or_by_name(load, targets, expected):
     rwku = load(targets=targets)

@@ -133,7 +133,8 @@ def test_table_is_for_people(scores, capsys):
     assert "+-0.1 at k = 1:" in out
 
 
-def test_k_beyond_n_only_by_a_named_model(tmp_path, capsys):
+def test_k_beyond_n_only_by_a_named_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("engine.leak.extrapolation.REFITS", 20)
     file = write(tmp_path / "s.jsonl", [(f"p{i}", [float(j < i % 4) for j in range(8)]) for i in range(24)])
     with pytest.raises(UserError, match="no unbiased estimate"):
         run(file, "--k", "4,64")

@@ -139,7 +139,7 @@ def slow_build(url, cache, barrier):
     os.environ["LEAKATK_CACHE"] = cache
 
     def build(work):
-        barrier.wait(30)  # both are at it
+        barrier.wait(300)  # both are at it
         for name in range(5):
             (work / str(name)).write_text(f"{cache} {name}")
         return {"by": cache}
