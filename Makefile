@@ -25,12 +25,12 @@ docs: .venv/installed-docs
 	@echo "build/docs/index.html; with search: $(BIN)/python -m http.server --directory build/docs"
 
 # Two files of tests side by side. LEAKATK_FUZZ: share of the 5,400 cases of tests/unit/commands/test_fuzz.py
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
 test: .venv/installed-test
-	LEAKATK_FUZZ=1 $(PYTEST)
+	LEAKATK_FUZZ=1 $(PYTEST) --no-loadscope-reorder
 
-# What is checked while you wait: no cluster, a tenth of the fuzz
+# What is checked while you wait: no cluster, a twentieth of the fuzz
 test-unit: .venv/installed-test
 	$(PYTEST) tests/unit
 

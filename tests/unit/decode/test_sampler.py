@@ -121,8 +121,8 @@ def naive(model, prompt, prompt_id, n, seed, steps, decoding):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_architecture_agrees_with_plain_sampling_without_a_cache(name):
     model = make(CONFIGS[name], spread=4.0)
-    drawn = draw(model, n=3)
-    for prompt, prompt_id, samples in zip(PROMPTS, IDS, drawn, strict=True):
+    prompts, ids = PROMPTS[1:4], IDS[1:4]
+    for prompt, prompt_id, samples in zip(prompts, ids, draw(model, 3, prompts=prompts, prompt_ids=ids), strict=True):
         expected = naive(model, prompt, prompt_id, 3, 3, 8, Decoding())
         assert [(each.token_ids, each.finish) for each in samples] == [(each[0], each[2]) for each in expected]
         np.testing.assert_allclose([each.logprob for each in samples], [each[1] for each in expected], atol=1e-3)
@@ -375,5 +375,5 @@ def test_other_errors_of_the_model_are_not_taken_for_lack_of_memory(llama, monke
     "wrong", [{"temperature": -1}, {"top_p": 0}, {"top_k": 0}, {"max_new_tokens": 0}, {"prompt_ids": ["a"] * 5}]
 )
 def test_arguments_out_of_range_are_refused(llama, wrong):
-    with pytest.raises(ValueError, match=r"need|must"):
+    with pytest.raises(ValueError, match=r"need|must|Input should be"):
         draw(llama, **wrong)

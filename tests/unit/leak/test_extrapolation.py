@@ -63,7 +63,8 @@ def test_warns_where_the_model_cannot_fit():
     assert p_value < 1e-6
 
 
-def test_too_few_prompts_cannot_be_tested():
+def test_too_few_prompts_cannot_be_tested(monkeypatch):
+    monkeypatch.setattr("engine.leak.extrapolation.REFITS", 10)
     assert leak_beyond_n(np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([8])).warning == "too few prompts to test the fit"
 
 

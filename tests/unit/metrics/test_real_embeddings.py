@@ -37,6 +37,6 @@ def test_similarities_are_those_of_sentence_transformers(folder):
 
 
 def test_what_says_the_same_is_nearer_than_what_does_not(folder):
-    same, other, said, refused, *_ = cosine(*zip(*PAIRS, strict=True), model=folder)
+    same, other, said, refused = cosine(*zip(*PAIRS[:4], strict=True), model=folder)
     assert same > 0.5 > other
     assert said > 0.8 > refused

@@ -19,6 +19,11 @@ from engine.store.store import Store
 from engine.store.work_dir import Workplace, at_work, open_workplace
 
 
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """None: the store needs no cluster, only a server."""
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """`machine(name)`: from now on this process has the disk of another machine."""
@@ -265,7 +270,7 @@ def one_line(capsys):
     return err
 
 
-EXPERIMENT = str(Path(__file__).parents[3] / "examples" / "fictional.yaml")
+EXPERIMENT = str(Path(__file__).parents[2] / "examples" / "fictional.yaml")
 
 
 @pytest.mark.parametrize(
