@@ -35,6 +35,14 @@ SETTINGS = TrainSection(
 HYPERPARAMETERS = {"rmu": {"layer": 0}, "pdu": {"eps": 1.0, "warmup_epochs": 0.4}, "undial": {"alpha": 1.0}}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_pages_about_adapters():
+    """PEFT writes one with each adapter, which takes as long as the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peft.PeftModel.create_or_update_model_card", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def job(base_model, fictional):
     """Any method's training: with alternates and reference log-probabilities, whether it reads them or not."""
@@ -45,7 +53,7 @@ def job(base_model, fictional):
         source,
         {"name": "npo"},
         SETTINGS,
-        retain=tuple(fictional.retain[:20]),
+        retain=tuple(fictional.retain[:12]),
         forget=forget,
         alternate=alternate,
         forget_reference=tuple(_logprobs(ReferenceJob(source, forget), False)),
@@ -80,7 +88,7 @@ def test_a_method_trains_for_three_steps_and_moves_the_model(job, target, tmp_pa
 
 @pytest.mark.parametrize("name", ["wga", "npo_ent", "flat", "undial"])
 def test_a_method_lowers_its_own_loss(job, tmp_path, name):
-    history, _ = trained(job, tmp_path / name, name, settings={"steps": 4, "batch_size": 12, "retain_batch_size": 20})
+    history, _ = trained(job, tmp_path / name, name, settings={"steps": 4, "batch_size": 12, "retain_batch_size": 12})
     assert history[-1]["total"] < history[0]["total"]
 
 
@@ -144,7 +152,7 @@ LORA = LoraSection(rank=2, dropout=0.3)  # dropout, too, is to be the same again
 
 @pytest.mark.parametrize(("name", "lora"), [("pdu", None), ("blur_npo", None), ("npo", LORA), ("sam", LORA)])
 def test_crashed_at_any_step_a_training_goes_on_to_the_same_bits(job, tmp_path, name, lora):
-    settings = {"steps": 5, "checkpoint_every": 2, "lora": lora}
+    settings = {"steps": 4, "checkpoint_every": 2, "lora": lora}
     history, expected = trained(job, tmp_path / "whole", name, settings=settings)
     crashed = tmp_path / "crashed"
     for step in (2, 3):  # before the first checkpoint is written, and after it
