@@ -29,7 +29,7 @@ COMMANDS = {
     "leak": "the leak@k curve with intervals, from scores",
     "compare": "runs side by side: table sorted by excess leak@k, picture, CSV, LaTeX",
     "report": "write a run's self-contained HTML report",
-    "export": "write a run as tidy CSV or as OpenUnlearning's files",
+    "export": "write a run as tidy CSV, as OpenUnlearning's files or in the form of Every Eval Ever",
     "audit": "a run as a claim that others can check: audit.json and one printable page",
     "verify": "check an audit against the store, every number and digest",
     "sync": "record in MLflow what could not be recorded when it ended",

@@ -43,7 +43,7 @@ def _items(model: ModelResult, store_root: Path) -> Iterator[pandas.DataFrame]:
     for decoding, metric in wanted:
         number, before = 1, dict[tuple[str, str], int]()
         while (stage := scores_stage(decoding, metric, number)) in model.stages:
-            folder = _folder(model, stage, store_root)
+            folder = stage_folder(model, stage, store_root)
             tables = [pyarrow.parquet.read_table(path) for path in sorted((folder / "units").glob("*.parquet"))]
             frame = pyarrow.concat_tables(tables).to_pandas()
             keys = list(zip(frame["group"], frame["prompt_id"], strict=True))
@@ -91,7 +91,7 @@ def _greedy_rouge(model: ModelResult, store_root: Path) -> dict[str, list[JsonOb
     if stage not in model.stages:
         return {}
     columns = ["group", "prompt", "reference", "response"]
-    rows = read_units(_folder(model, stage, store_root), columns).to_pylist()
+    rows = read_units(stage_folder(model, stage, store_root), columns).to_pylist()
     texts = [row["response"] for row in rows], [row["reference"] for row in rows]
     scores = {name: score(name, *texts) for name in ("rouge_l_recall", "rouge_l_f1")}
     found: dict[str, list[JsonObject]] = {}
@@ -108,7 +108,8 @@ def _greedy_rouge(model: ModelResult, store_root: Path) -> dict[str, list[JsonOb
     return found
 
 
-def _folder(model: ModelResult, stage: str, store_root: Path) -> Path:
+def stage_folder(model: ModelResult, stage: str, store_root: Path) -> Path:
+    """The folder of one of a model's stages. UserError where it is not in this store."""
     folder = present(store_root / model.stages[stage])
     if not folder.is_dir():
         raise UserError(
