@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from engine.errors import UserError
 from engine.fingerprint import fingerprint
@@ -175,6 +175,8 @@ class ReadAudit:
 
 def read_audit(path: Path) -> ReadAudit:
     """An audit.json. UserError where it is none, or of a version that this one does not know."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         stated = values.pop("sha256")
@@ -183,22 +185,26 @@ def read_audit(path: Path) -> ReadAudit:
                 f"{path}: version {values.get('version')} of the audit's form, this leakatk reads {AUDIT_VERSION}; "
                 "take the version that wrote it"
             )
-        models = [_model(model) for model in values["models"]]
-        parts = {"forgotten": Forgotten(**values["forgotten"]), "asked": Asked(**values["asked"]), "models": models}
-        return ReadAudit(Audit(**{**values, **parts}), stated == fingerprint(values))
+        audit = TypeAdapter(Audit).validate_python(values)
+        _check_folders(audit)
+        return ReadAudit(audit, stated == fingerprint(values))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); `leakatk audit RUN` writes one"
         ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not an audit of leakatk: {where}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not an audit of leakatk ({type(error).__name__}: {error})") from error
 
 
-def _model(raw: JsonObject) -> AuditedModel:
-    stages = {name: StageDigest(**each) for name, each in raw["stages"].items()}
-    attacks = {
-        attack: {name: StageDigest(**each) for name, each in of.items()} for attack, of in raw["attacks"].items()
-    }
-    leaked = [Leaked(**{**each, "texts": Texts(**each["texts"]) if each["texts"] else None}) for each in raw["leaked"]]
-    findings = [Finding(**each) for each in raw["findings"]]
-    return AuditedModel(**{**raw, "stages": stages, "attacks": attacks, "findings": findings, "leaked": leaked})
+def _check_folders(audit: Audit) -> None:
+    """ValueError where a stage is not a folder below the store: the file may be another's."""
+    for model in audit.models:
+        for stages in (model.stages, *model.attacks.values()):
+            for stage in stages.values():
+                parts = PurePosixPath(stage.folder)
+                if parts.is_absolute() or ".." in parts.parts or len(parts.parts) != 2:
+                    raise ValueError(f"{stage.folder!r} is no folder of a store")

@@ -57,7 +57,7 @@ def make_audit(results: Results, store_root: Path, with_texts: bool = False) -> 
         fingerprint=results.fingerprint,
         level=level,
         forgotten=Forgotten(
-            benchmark=_public(results.benchmark),
+            benchmark=public(results.benchmark),
             data=_data(results, first, store_root),
             items=results.forget.get("examples"),
             prompts=headline.prompts + headline.excluded,
@@ -106,7 +106,7 @@ def _asked(results: Results, store_root: Path) -> Asked:
     options = (experiment.get("metric_options") or {}).get(results.core_metric, {})
     return Asked(
         metric=results.core_metric,
-        metric_options=_public(options),
+        metric_options=public(options),
         leak_group=results.leak_group,
         confidence=results.confidence,
         k=list(experiment["leak"]["k"]),
@@ -122,7 +122,7 @@ def _asked(results: Results, store_root: Path) -> Asked:
     )
 
 
-def _public(options: JsonObject) -> JsonObject:
+def public(options: JsonObject) -> JsonObject:
     """Options without the folders that they name on this machine: these may tell names of users and projects."""
     return {
         key: Path(value).name if isinstance(value, str) and value.startswith(("/", "~", ".")) else value

@@ -15,13 +15,14 @@ import numpy as np
 
 from engine.audit.claim import LEVELS, Asked, Audit, AuditedModel, Finding, ReadAudit, StageDigest
 from engine.audit.findings import ModelStages, counted_decodings, find
-from engine.audit.make import IMPORTED, identity_of, level_of, with_their_texts
+from engine.audit.make import IMPORTED, identity_of, level_of, public, with_their_texts
 from engine.audit.sentences import does_not_follow, follows, judged
 from engine.errors import UserError, one_line
 from engine.evaluation.jobs import RUN_MODELS
 from engine.fingerprint import fingerprint
+from engine.jsonl import JsonObject
 from engine.metrics import METRICS
-from engine.reporting.results import generations_stage
+from engine.reporting.results import generations_stage, scores_stage
 from engine.stages.score import GroupScores, ScoreJob, group_scores, scores_by_group
 from engine.store.files import matches
 from engine.store.manifest import MANIFEST, DamagedError, Manifest, parse_manifest
@@ -44,6 +45,14 @@ class Verification:
 
 def verify_audit(read: ReadAudit, store_root: Path) -> Verification:
     """Check an audit against the store. UserError where the store has none of its samples."""
+    try:
+        return _verified(read, store_root)
+    except (LookupError, ValueError, TypeError, StopIteration) as error:
+        detail = one_line(f"{type(error).__name__}: {error}")[:200]
+        raise UserError(f"the audit names what it does not hold, or holds what cannot be ({detail})") from error
+
+
+def _verified(read: ReadAudit, store_root: Path) -> Verification:
     audit = read.audit
     stages = _stages(audit)
     if not any(present(store_root / digest.folder).is_dir() for _, digest in stages):
@@ -56,6 +65,7 @@ def verify_audit(read: ReadAudit, store_root: Path) -> Verification:
         if manifest is not None:
             manifests[digest.folder] = manifest
     differences += _check_chain(audit, manifests)
+    differences += _check_asked(audit, manifests)
     rescored = _Rescored(audit.asked, store_root, manifests)
     for label, generations, scores in _pairs(audit):
         differences += rescored.check(label, generations, scores)
@@ -146,6 +156,27 @@ def _check_chain(audit: Audit, manifests: Mapping[str, Manifest]) -> Iterator[st
                 yield f"{model.name}: digest of the {part} set in training is {digest}, the audit has {stated}"
 
 
+def _check_asked(audit: Audit, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """Where samples were drawn, or scored, otherwise than the audit says; of a log's answers it is not known."""
+    asked = audit.asked
+    settings: JsonObject = {name: getattr(asked, name) for name in ("max_new_tokens", "template", "system", "seed")}
+    if asked.adaptive is None:
+        settings["n"] = asked.n
+    if asked.template is not None:
+        settings["retokenise"] = asked.compat is not None
+    for model in audit.models:
+        for decoding in counted_decodings(asked):
+            stage = model.stages[generations_stage(decoding.name)]
+            drawn = manifests.get(stage.folder, {}).get("inputs", {})
+            for name, said in (settings | {"decoding": decoding.model_dump()}).items():
+                if name in drawn and drawn[name] != said:
+                    yield f"{model.name}: its samples were drawn with {name} {drawn[name]}, the audit says {said}"
+            scores = manifests.get(model.stages[scores_stage(decoding.name, asked.metric)].folder, {})
+            options = public(scores.get("inputs", {}).get("options", {}))
+            if scores and options != asked.metric_options:
+                yield f"{model.name}: its samples were scored with {options}, the audit says {asked.metric_options}"
+
+
 class _Rescored:
     """The scores of every generation, computed again: by the folder of the stored ones."""
 
@@ -209,7 +240,7 @@ def _check_numbers(audit: Audit, rescored: _Rescored, store_root: Path) -> tuple
     ]
     try:
         found = find(asked, stages, audit.clusters, rescored.scores.__getitem__)
-    except (UserError, ValueError, KeyError) as error:
+    except (UserError, ValueError, LookupError, TypeError) as error:
         return [f"the numbers cannot be computed from what the audit says was asked: {one_line(str(error))[:200]}"], 0
     models = [
         dataclasses.replace(model, findings=own.findings, leaked=own.leaked)

@@ -140,7 +140,7 @@ def _of_curves(results: Results, model: ModelResult) -> Iterator[JsonObject]:
     curves += [(attack.attack, attack.curve) for attack in model.attacks]
     for attack, curve in curves:
         for place, k in enumerate(curve.k):
-            details = {"prompts": curve.prompts, "clusters": curve.clusters, "failed_samples": curve.failed}
+            details: JsonObject = {"prompts": curve.prompts, "clusters": curve.clusters, "failed_samples": curve.failed}
             if curve.bound is not None:
                 details["upper_bound"] = curve.bound[place]
             yield _result(results, curve, LEAK, k, attack, curve.at(k), _standard_error(curve, place), details)

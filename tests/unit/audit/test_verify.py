@@ -234,3 +234,44 @@ def test_an_audit_of_greedy_answers_says_what_it_cannot_say(tmp_path, capsys):
     assert "There was no retain model" in out
     assert "at most" not in out
     assert main(["verify", str(run / "audit.json")]) == 0
+
+
+def places(value, at=()):
+    """Every place in nested values, each below its parent."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*at, key)
+        yield from places(child, (*at, key))
+
+
+def test_a_broken_audit_is_told_and_never_a_traceback(made, tmp_path, capsys):
+    """Whatever stands at whatever place: a line says what differs, or that this is no audit."""
+    audit = next((made / "runs").iterdir()) / "audit.json"
+    values = json.loads(audit.read_text())
+    del values["sha256"]
+    everywhere = [place for place in places(values) if place[0] not in ("samples_made_by", "audited_by")]
+    for number, place in enumerate(everywhere):
+        broken = json.loads(json.dumps(values))
+        inner = broken
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = (None, [], {}, "../x", -1.5, [{}])[number % 6]
+        unlike = inner[place[-1]] != values_at(values, place)
+        (tmp_path / "audit.json").write_text(json.dumps(broken | {"sha256": fingerprint(broken)}))
+        code = main(["verify", str(tmp_path / "audit.json"), "--store", str(made)])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err, (place, inner[place[-1]], said.err)
+        if unlike and place[0] in ("models", "asked", "clusters", "level", "follows", "does_not_follow"):
+            assert code in (1, 2) or place[-1] in CLAIMS_ALONE or place[1:2] == ("decodings",), (place, said.out)
+
+
+CLAIMS_ALONE = (  # what a log's answers cannot tell: what was done to a model, and how it was asked
+    *("name", "role", "method", "n", "max_new_tokens", "template", "system", "compat", "seed", "attacks", "adaptive"),
+    *("top_p", "top_k", "temperature"),
+)
+
+
+def values_at(values, place):
+    for key in place:
+        values = values[key]
+    return values
