@@ -1,4 +1,4 @@
-"""A small experiment, and what of it comes out the same on every processor: digests of weights and samples, numbers.
+"""What comes out the same on every processor: digests and numbers of a small experiment, and of its parts without Ray.
 
 python -m tests.golden RUN_FOLDER > tests/golden.json      after a change that is meant to change them
 """
@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import sys
+import tempfile
 from pathlib import Path
 
 SMALL = {
@@ -33,11 +34,9 @@ def found(results, store):
     """By name of the model: digests of its weights and of the tokens drawn from it, and numbers that follow."""
     return {
         model.name: {
-            "weights": _weights(store / model.stages["model"]),
+            "weights": weights(store / model.stages["model"]),
             "tokens": {
-                name: _tokens(store / folder)
-                for name, folder in model.stages.items()
-                if name.startswith("generations ")
+                name: tokens(store / folder) for name, folder in model.stages.items() if name.startswith("generations ")
             },
             "greedy": model.greedy,
             "utility": model.utility,
@@ -49,9 +48,9 @@ def found(results, store):
     }
 
 
-def differences(run):
-    """The golden run's values, by path, that a run has otherwise."""
-    wanted, given = leaves(json.loads(GOLDEN.read_text())), leaves(run)
+def differences(name, given):
+    """The golden values of that name, by their paths, that are otherwise here."""
+    wanted, given = leaves(json.loads(GOLDEN.read_text())[name]), leaves(given)
     return {
         path: (wanted.get(path), given.get(path))
         for path in wanted.keys() | given.keys()
@@ -72,25 +71,36 @@ def _same(wanted, given):
     return math.isclose(wanted, given, rel_tol=TOLERANCE) if numbers else wanted == given
 
 
-def _weights(folder):
+def weights(folder):
     from safetensors.numpy import load_file
 
     tensors = load_file(folder / "model.safetensors")
-    return _digest(b"".join(tensors[name].tobytes() for name in sorted(tensors)))
+    return digest(b"".join(tensors[name].tobytes() for name in sorted(tensors)))
 
 
-def _tokens(folder):
+def tokens(folder):
     from engine.stages.sample import read_units
 
-    return _digest(json.dumps(read_units(folder, ["token_ids"])["token_ids"].to_pylist()).encode())
+    return digest(json.dumps(read_units(folder, ["token_ids"])["token_ids"].to_pylist()).encode())
 
 
-def _digest(content):
+def digest(content):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 if __name__ == "__main__":
+    import os
+    import subprocess
+
+    from engine.cluster.numerics import PORTABLE
     from engine.reporting.results import read_results
 
     run = Path(sys.argv[1])
-    json.dump(found(read_results(run), run.parents[1]), sys.stdout, indent=1, sort_keys=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tests.parts", folder]
+        parts = subprocess.run(command, env=os.environ | PORTABLE, stdout=subprocess.PIPE, check=True).stdout
+    golden = {
+        "experiment": found(read_results(run), run.parents[1]),
+        "parts": json.loads(parts.splitlines()[-1]),
+    }
+    print(json.dumps(golden, indent=1, sort_keys=True))
