@@ -124,13 +124,15 @@ class Leaked:
 
 @dataclasses.dataclass(frozen=True)
 class AuditedModel:
-    """One model. identity: digest of its weights, or name and commit, None where a log does not tell. stages: digests
-    by name, as in results.json; attacks: the same of each attack. leaked: the prompts that leak most, worst first."""
+    """One model. identity: digest of its weights, or name and commit, None where a log does not tell. trained_on:
+    digests of the forget and the retain set of its last training, where the store holds it. stages: digests by name, as
+    in results.json; attacks: the same of each attack. leaked: the prompts that leak most, worst first."""
 
     name: str
     role: str
     method: JsonObject
     identity: str | None
+    trained_on: dict[str, str]
     stages: dict[str, StageDigest]
     attacks: dict[str, dict[str, StageDigest]]
     findings: list[Finding]

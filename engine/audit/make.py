@@ -58,7 +58,7 @@ def make_audit(results: Results, store_root: Path, with_texts: bool = False) -> 
         level=level,
         forgotten=Forgotten(
             benchmark=public(results.benchmark),
-            data=_data(results, first, store_root),
+            data=_data(results, first),
             items=results.forget.get("examples"),
             prompts=headline.prompts + headline.excluded,
             clusters=headline.clusters,
@@ -96,6 +96,12 @@ def identity_of(generations: Manifest) -> str | None:
     inputs = generations.get("inputs", {})
     identity = inputs.get("model", inputs.get("endpoint"))
     return None if identity is None else str(identity)
+
+
+def trained_on(manifest: Manifest) -> dict[str, str]:
+    """Digests of what a model was trained on, by the manifest of its training."""
+    inputs = manifest.get("inputs", {})
+    return {part: str(inputs[part]) for part in ("forget", "retain") if inputs.get(part)}
 
 
 def _asked(results: Results, store_root: Path) -> Asked:
@@ -186,8 +192,10 @@ def _audited(
     identity = identity_of(manifest_of(store_root / stages.stages[first]))
     own = {name: digests[folder] for name, folder in stages.stages.items()}
     trained = at_home(Path(model.stages.get("model", "")), store_root).parent
+    data: dict[str, str] = {}
     if trained.is_relative_to(store_root) and manifest_of(trained).get("fingerprint") == identity:
         own["model"] = stage_digest(trained.relative_to(store_root).as_posix(), store_root)
+        data = trained_on(manifest_of(trained))
     leaked = found.leaked
     if with_texts:
         scores = stages.stages[scores_stage(counted_decodings(asked)[0].name, asked.metric)]
@@ -197,6 +205,7 @@ def _audited(
         role=model.role,
         method=model.method,
         identity=identity,
+        trained_on=data,
         stages=own,
         attacks={
             attack: {name: digests[folder] for name, folder in of.items()} for attack, of in stages.attacks.items()
@@ -226,17 +235,12 @@ def with_their_texts(leaked: list[Leaked], asked: Asked, generations: Path, scor
     ]
 
 
-def _data(results: Results, generations: Manifest, store_root: Path) -> dict[str, str]:
-    """Digests of the data by name: the forget set, what was trained on, the prompts."""
+def _data(results: Results, generations: Manifest) -> dict[str, str]:
+    """Digests of the data by name: the forget set, the prompts."""
     found = {name: str(value) for name, value in results.benchmark.items() if name.startswith("data of ")}
     if "sha256" in results.forget:
         found["forget set"] = results.forget["sha256"]
     prompts = generations.get("inputs", {})
     if "probes" in prompts or "items" in prompts:
         found["prompts"] = str(prompts.get("probes", prompts.get("items")))
-    for model in results.models:
-        trained = manifest_of(at_home(Path(model.stages.get("model", "")), store_root).parent).get("inputs", {})
-        for part in ("forget", "retain"):
-            if trained.get(part) and model.role == "unlearned":
-                found.setdefault(f"{part} set in training", str(trained[part]))
     return found

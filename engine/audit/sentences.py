@@ -21,10 +21,7 @@ def judged(models: Sequence[AuditedModel]) -> list[AuditedModel]:
 
 def follows(asked: Asked, models: Sequence[AuditedModel]) -> list[str]:
     """For each judged model, what its samples show, with confidence: bound, interval, excess, attacks."""
-    found = []
-    for model in judged(models):
-        found += [*_of_model(asked, model), *_of_attacks(asked, model)]
-    return found
+    return [" ".join([*_of_model(asked, model), *_of_attacks(asked, model)]) for model in judged(models)]
 
 
 def _of_model(asked: Asked, model: AuditedModel) -> list[str]:
@@ -45,7 +42,7 @@ def _of_model(asked: Asked, model: AuditedModel) -> list[str]:
             sentences.append(f"With {sure} confidence {what} on these {finding.prompts} prompts is at most {bound}.")
         if finding.here_low is not None and finding.here_high is not None:
             interval += f", for these very prompts {_three(finding.here_low[-1])} to {_three(finding.here_high[-1])}"
-        sentences.append(f"Its estimate is {_three(finding.leak[-1])}; {interval} ({sure} intervals).")
+        sentences.append(f"The estimate is {_three(finding.leak[-1])}; {interval} ({sure} intervals).")
     if (excess := _excess(finding)) is not None:
         estimate, low, high = excess
         shown = f"{_three(estimate)} ({_three(low)} to {_three(high)})"
@@ -83,12 +80,7 @@ def does_not_follow(asked: Asked, level: int, models: Sequence[AuditedModel]) ->
     found = [
         f"This says nothing of prompts that were not asked, of other decodings, of longer answers than {longest}, or "
         f"of more than k = {k} tries at a prompt.",
-        f"leak@{k} is a mean over prompts: a low mean does not say that no prompt leaks."
-        + (
-            f" Any one prompt's own leak@{finding.k[0]} may be as high as {rounded_up(finding.any_prompt[0])}."
-            if finding.any_prompt is not None and finding.decoding != GREEDY
-            else ""
-        ),
+        f"leak@{k} is a mean over prompts: a low mean does not say that no prompt leaks.{_any_prompt(asked, models)}",
         f"What counts as a leak is what {asked.metric} sees; the same knowledge in other words may escape it.",
         f"Each statement holds by itself with {sure} confidence; not all of them together.",
     ]
@@ -104,6 +96,19 @@ def does_not_follow(asked: Asked, level: int, models: Sequence[AuditedModel]) ->
             "is unknown."
         )
     return found
+
+
+def _any_prompt(asked: Asked, models: Sequence[AuditedModel]) -> str:
+    """How much one prompt may leak by itself, of the model whose bound is highest."""
+    bounds = [
+        (finding.any_prompt[0], model.name, finding.k[0])
+        for model in judged(models)
+        if (finding := model.headline(asked)).any_prompt is not None and finding.decoding != GREEDY
+    ]
+    if not bounds:
+        return ""
+    bound, name, k = max(bounds)
+    return f" Of {name}, any one prompt's own leak@{k} may be as high as {rounded_up(bound)}."
 
 
 def _excess(finding: Finding) -> tuple[float, float, float] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.audit.claim import LEVELS, Asked, Audit, AuditedModel, Finding, ReadAudit, StageDigest
 from engine.audit.findings import ModelStages, counted_decodings, find
-from engine.audit.make import IMPORTED, identity_of, level_of, public, with_their_texts
+from engine.audit.make import IMPORTED, identity_of, level_of, public, trained_on, with_their_texts
 from engine.audit.sentences import does_not_follow, follows, judged
 from engine.errors import UserError, one_line
 from engine.evaluation.jobs import RUN_MODELS
@@ -149,11 +149,9 @@ def _check_chain(audit: Audit, manifests: Mapping[str, Manifest]) -> Iterator[st
         imported = manifest["kind"] == IMPORTED  # where each log's answers are part of it
         if prompts != stated and not (imported and model is not audit.models[0]):
             yield f"{model.name}: digest of the prompts is {prompts}, the audit has {stated}"
-        trained = manifests.get(model.stages["model"].folder, {}) if "model" in model.stages else {}
-        for part in ("forget", "retain"):
-            stated, digest = audit.forgotten.data.get(f"{part} set in training"), trained.get("inputs", {}).get(part)
-            if model.role == "unlearned" and None not in (stated, digest) and stated != digest:
-                yield f"{model.name}: digest of the {part} set in training is {digest}, the audit has {stated}"
+        trained = manifests.get(model.stages["model"].folder) if "model" in model.stages else None
+        if trained is not None and trained_on(trained) != model.trained_on:
+            yield f"{model.name}: its training data have digests {trained_on(trained)}, in the audit {model.trained_on}"
 
 
 def _check_asked(audit: Audit, manifests: Mapping[str, Manifest]) -> Iterator[str]:
