@@ -19,10 +19,11 @@ tofu-small: .venv/installed
 tune-demo: .venv/installed
 	$(BIN)/leakatk tune tune_spaces/fictional-npo.yaml examples/fictional.yaml
 
-# The documentation site, with every link checked
-docs: .venv/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "build/docs/index.html; with search: $(BIN)/python -m http.server --directory build/docs"
+# The documentation site, with every link checked. It needs neither torch nor Ray, so that it has an environment of its own.
+DOCS := build/docs-venv/bin/python
+docs: build/docs-venv/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS) -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html; with search: $(DOCS) -m http.server --directory build/docs"
 
 # Two files of tests side by side. LEAKATK_FUZZ: share of the 5,400 cases of tests/unit/commands/test_fuzz.py
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
@@ -68,11 +69,15 @@ chaos: .venv/installed-test
 
 .venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,docs]'
-	touch $@ .venv/installed .venv/installed-docs
-
-.venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[docs]'
 	touch $@ .venv/installed
 
+# The extra `docs` alone, without what leakatk itself needs
+build/docs-venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv build/docs-venv || python3 -m venv build/docs-venv
+	$(DOCS) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> build/docs-venv/needed.txt
+	$(DOCS) -m pip install --quiet --constraint constraints.txt --requirement build/docs-venv/needed.txt
+	touch $@
+
 clean:
-	rm -rf .venv leakatk-store
+	rm -rf .venv build leakatk-store

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,17 @@ def test_every_option_is_there_with_a_text(page):
     text = PAGES[f"reference/{page}.md"]
     assert wanted == set(dict(re.findall(r"\{ #(\S+) \.key \}.*\n:   (.+)", text)))
     assert re.findall(r"^## (\S+)$", text, re.MULTILINE) == list(options)
+
+
+def test_the_pages_are_made_without_torch_or_ray():
+    """`make docs` installs the extra docs alone."""
+    lines = ["import sys", "from docs.generate import commands, pages", "pages.pages(), commands.command_page()"]
+    lines += ["heavy = {'torch', 'ray', 'transformers', 'datasets', 'mlflow', 'pandas', 'scipy', 'rich', 'regex'}"]
+    lines += ["print(heavy & set(sys.modules))"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_every_environment_variable_of_ours_is_named():
