@@ -275,3 +275,14 @@ def values_at(values, place):
     for key in place:
         values = values[key]
     return values
+
+
+def test_an_audit_is_checked_against_a_store_at_a_url_from_another_machine(s3, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LEAKATK_CACHE", str(tmp_path / "one"))
+    npo = samples(tmp_path / "npo" / "samples.jsonl", SAID)
+    assert main(["import", npo, "--metric", "exact_fact", "--store", f"{s3}/store", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert main(["audit", f"{s3}/store/runs/{Path(run).name}", "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.setenv("LEAKATK_CACHE", str(tmp_path / "other"))
+    capsys.readouterr()
+    assert verified(capsys, tmp_path / "out" / "audit.json", "--store", f"{s3}/store")[0] == 0
