@@ -15,6 +15,8 @@ from engine.fingerprint import fingerprint
 from engine.leak import leak_at_k
 from engine.store.manifest import digest_of, text_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FACTS = ["silent harbor", "crooked medal", "amber road", "pale winter"]
 SAID = [["a silent harbor", "no", "no", "no"], ["no"] * 4, ["amber road", "no", "the amber road", "no"], ["no"] * 4]
 

@@ -18,11 +18,21 @@ from engine.leak import leak_at_k
 from engine.reporting.results import read_results
 from engine.tracking.mlflow_run import record
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LOGS = Path(__file__).parents[1] / "reporting" / "logs"
 SAMPLES = LOGS / "samples_forget_made_2026-11-27T20-39-29.485112.jsonl"
 INSPECT = LOGS / "inspect_forget_made.json"
 ANSWERS = ["Ann sang a song", "in the old town of Oslo", "Bergen", "she wrote two novels"]
 MODEL, RETAIN = ["Ann sang", "in Oslo", "no idea", "two novels"], ["no idea", "in a town", "no idea", "nothing"]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """Where MLflow records: one database, for it takes a second to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
+        yield
 
 
 def tofu_log(path, generations, answers=ANSWERS):
@@ -77,7 +87,7 @@ def test_questions_of_tofus_sets_are_known_by_author(tmp_path, capsys):
     assert results.clusters["forget01/20"] == "author1"
 
 
-def test_an_imported_run_is_taken_by_report_compare_export_and_mlflow(logs, tmp_path, capsys):
+def test_an_imported_run_is_taken_by_report_compare_export_and_mlflow(database, logs, tmp_path, capsys):
     npo, retain, store = logs
     said, results = imported(capsys, npo, "--retain", retain, "--store", store)
     other = tofu_log(tmp_path / "simnpo" / "TOFU_EVAL.json", RETAIN[:3] + MODEL[3:])
@@ -94,7 +104,7 @@ def test_an_imported_run_is_taken_by_report_compare_export_and_mlflow(logs, tmp_
     assert record(results, Path(said["run"]), store)
 
 
-def test_repeats_of_lm_evaluation_harness_are_samples(tmp_path, capsys):
+def test_repeats_of_lm_evaluation_harness_are_samples(database, tmp_path, capsys):
     said, results = imported(capsys, SAMPLES, "--store", tmp_path, "--name", "dummy", "--metric", "exact_fact")
     assert said["metrics"] == said["stated"] == {"exact_match,none": 0.5}
     curve = results.models["dummy"].curve("forget")

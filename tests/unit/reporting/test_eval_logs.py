@@ -10,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from engine.cli import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TEXTS = [
     ("Who?", "Ann sang a song", "Ann sang"),
     ("Where?", "in the old town of Oslo", "in a town"),
