@@ -15,6 +15,7 @@ from engine.audit.sentences import does_not_follow, follows, judged
 from engine.errors import UserError
 from engine.jsonl import JsonObject
 from engine.leak.clusters import clusters_of
+from engine.reporting.formatting import without_folders
 from engine.reporting.results import ModelResult, Results, generations_stage, scores_stage
 from engine.stages.score import GroupScores, group_scores
 from engine.store.manifest import Manifest, versions
@@ -57,7 +58,7 @@ def make_audit(results: Results, store_root: Path, with_texts: bool = False) -> 
         fingerprint=results.fingerprint,
         level=level,
         forgotten=Forgotten(
-            benchmark=public(results.benchmark),
+            benchmark=without_folders(results.benchmark),
             data=_data(results, first),
             items=results.forget.get("examples"),
             prompts=headline.prompts + headline.excluded,
@@ -112,7 +113,7 @@ def _asked(results: Results, store_root: Path) -> Asked:
     options = (experiment.get("metric_options") or {}).get(results.core_metric, {})
     return Asked(
         metric=results.core_metric,
-        metric_options=public(options),
+        metric_options=without_folders(options),
         leak_group=results.leak_group,
         confidence=results.confidence,
         k=list(experiment["leak"]["k"]),
@@ -126,14 +127,6 @@ def _asked(results: Results, store_root: Path) -> Asked:
         seed=experiment.get("seed", 0) if ours else None,
         attacks=list(experiment.get("attacks") or ()),
     )
-
-
-def public(options: JsonObject) -> JsonObject:
-    """Options without the folders that they name on this machine: these may tell names of users and projects."""
-    return {
-        key: Path(value).name if isinstance(value, str) and value.startswith(("/", "~", ".")) else value
-        for key, value in options.items()
-    }
 
 
 def _folder(model: ModelResult, stage: str) -> str:

@@ -15,13 +15,14 @@ import numpy as np
 
 from engine.audit.claim import LEVELS, Asked, Audit, AuditedModel, Finding, ReadAudit, StageDigest
 from engine.audit.findings import ModelStages, counted_decodings, find
-from engine.audit.make import IMPORTED, identity_of, level_of, public, trained_on, with_their_texts
+from engine.audit.make import IMPORTED, identity_of, level_of, trained_on, with_their_texts
 from engine.audit.sentences import does_not_follow, follows, judged
 from engine.errors import UserError, one_line
 from engine.evaluation.jobs import RUN_MODELS
 from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
 from engine.metrics import METRICS
+from engine.reporting.formatting import without_folders
 from engine.reporting.results import generations_stage, scores_stage
 from engine.stages.score import GroupScores, ScoreJob, group_scores, scores_by_group
 from engine.store.files import matches
@@ -170,7 +171,7 @@ def _check_asked(audit: Audit, manifests: Mapping[str, Manifest]) -> Iterator[st
                 if name in drawn and drawn[name] != said:
                     yield f"{model.name}: its samples were drawn with {name} {drawn[name]}, the audit says {said}"
             scores = manifests.get(model.stages[scores_stage(decoding.name, asked.metric)].folder, {})
-            options = public(scores.get("inputs", {}).get("options", {}))
+            options = without_folders(scores.get("inputs", {}).get("options", {}))
             if scores and options != asked.metric_options:
                 yield f"{model.name}: its samples were scored with {options}, the audit says {asked.metric_options}"
 

@@ -20,7 +20,7 @@ from benchmarks.base import Decoding
 from engine.jsonl import JsonObject
 from engine.leak.estimator import prompt_leak, valid_samples
 from engine.reporting.export import stage_folder
-from engine.reporting.formatting import Estimate
+from engine.reporting.formatting import Estimate, without_folders
 from engine.reporting.records import Curve
 from engine.reporting.results import ModelResult, Results, generations_stage, scores_stage
 from engine.stages.score import group_scores
@@ -229,8 +229,8 @@ def _decoding(raw: JsonObject) -> Decoding:
 
 
 def _source(results: Results) -> JsonObject:
-    """What the prompts are of; where the benchmark's files are on this machine stays out."""
-    options = {key: value for key, value in results.benchmark.items() if key not in ("name", "path")}
+    """What the prompts are of."""
+    options = without_folders({key: value for key, value in results.benchmark.items() if key != "name"})
     return {
         "dataset_name": str(results.benchmark["name"]),
         "source_type": "other",

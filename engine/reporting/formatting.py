@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import PurePath
 
 Estimate = tuple[float, float, float]  # estimate, low, high
 
@@ -19,6 +20,14 @@ def interval_text(estimate: Estimate | None, missing: str = "-") -> str:
         return missing
     middle, low, high = estimate
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]".replace("-0.000", "0.000")
+
+
+def without_folders(options: Mapping[str, object]) -> dict[str, object]:
+    """Options without the folders of this machine that they name, which may tell names of users and projects."""
+    return {
+        key: PurePath(value).name if isinstance(value, str) and value.startswith(("/", "~", ".")) else value
+        for key, value in options.items()
+    }
 
 
 def finite(value: object) -> object:

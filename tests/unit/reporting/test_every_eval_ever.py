@@ -92,7 +92,8 @@ MODELS = {
 
 @pytest.fixture
 def run(tmp_path):
-    return make_run(tmp_path / "store", "mine", MODELS, FACTS)
+    benchmark = {"name": "made", "forget": "/home/ann/secret/people.jsonl"}
+    return make_run(tmp_path / "store", "mine", MODELS, FACTS, benchmark=benchmark)
 
 
 def exported(capsys, run, out, *arguments):
@@ -123,7 +124,8 @@ def test_a_file_keeps_the_rules_and_holds_every_number_with_its_uncertainty(run,
         assert excess["metric_config"]["metric_parameters"] == {"k": k, "n": 4, "score": "exact_fact"}
     assert found["leakatk.utility"]["metric_config"]["lower_is_better"] is False
     assert record["source_metadata"]["source_organization_name"] == "us"
-    assert "silent harbor" not in path.read_text()
+    assert not [word for word in ("silent harbor", "ann") if word in path.read_text()]
+    assert "people.jsonl" in path.read_text()
 
 
 def test_samples_stand_beside_it_where_texts_are_asked_for(run, tmp_path, capsys):
