@@ -113,11 +113,11 @@ def _attack_scores(asked: Asked, attack: str, stages: Mapping[str, str], scores_
     """The scores that a row of attacks is of, under its own name as group, by the ids of the prompts they stand for."""
     decoding = counted_decodings(asked)[0].name
     by_group = _rounds(stages, decoding, asked.metric, scores_of)
-    family = f"forget_{attack.partition('-')[2]}"  # of a prompt attack, named ATTACK-FAMILY
     if attack.endswith(f"-{JOINT}"):
         scores = pooled(by_group)
     else:
-        scores = by_group[family if family in by_group else asked.leak_group]
+        families = [group for group in by_group if attack.endswith(f"-{group.removeprefix('forget_')}")]
+        scores = by_group[max(families, key=len, default=asked.leak_group)]  # a prompt attack's is TITLE-FAMILY
     ids = [origin(each) if "~" in each else each for each in scores.prompt_ids]
     return {(attack, asked.metric, decoding): GroupScores(ids, scores.scores)}
 

@@ -125,7 +125,7 @@ def _asked(results: Results, store_root: Path) -> Asked:
         system=model.get("system"),
         compat=sampling.get("compat"),
         seed=experiment.get("seed", 0) if ours else None,
-        attacks=list(experiment.get("attacks") or ()),
+        attacks=[without_folders(attack) for attack in experiment.get("attacks") or ()],
     )
 
 
@@ -196,7 +196,7 @@ def _audited(
     return AuditedModel(
         name=model.name,
         role=model.role,
-        method=model.method,
+        method=without_folders(model.method),
         identity=identity,
         trained_on=data,
         stages=own,
