@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     log, retain = read_log(args.log, args.retain)
     name = args.name or run_name(args.log.resolve().parent.name)
     written = None
-    if log.items:
+    if log.answers:
         store = Store(store_path(args.store))
         written = imported_run(log, retain, name, store, args.metric or log.core_metric)
     if args.json:

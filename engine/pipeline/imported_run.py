@@ -55,7 +55,7 @@ def imported_run(log: ImportedLog, retain: ImportedLog | None, name: str, store:
     metric: what answers are scored by. UserError for a log without answers, and for two of different prompts.
     """
     group = log.leak_group
-    if not any(item.group == group for item in log.items):
+    if not log.answers:
         raise UserError(f"{name}: the log holds no answers in words about what was to be forgotten, so it makes no run")
     if retain is not None:
         retain = _in_order(retain, log)

@@ -57,6 +57,11 @@ class ImportedLog:
         groups = dict.fromkeys(item.group for item in self.items if item.group.startswith(GROUP))
         return GROUP if GROUP in groups or not groups else next(iter(groups))
 
+    @property
+    def answers(self) -> list[Item]:
+        """The items of that group; without any the log makes no run."""
+        return [item for item in self.items if item.group == self.leak_group]
+
 
 def read_log(path: Path, retain: Path | None = None) -> tuple[ImportedLog, ImportedLog | None]:
     """A log, and the retain model's, on whose items some of the first one's figures rest. UserError for what is no log

@@ -99,7 +99,8 @@ def _items(rows: list[JsonObject]) -> list[Item]:
 
 def _texts(resps: JsonValue) -> list[str]:
     """All answers to one question: a request's `repeats`."""
-    answers = [each for request in resps for each in (request if isinstance(request, list) else [request])]
+    requests = resps if isinstance(resps, list) else []
+    answers = [each for request in requests for each in (request if isinstance(request, list) else [request])]
     return answers if all(isinstance(each, str) for each in answers) else []
 
 
@@ -123,16 +124,21 @@ def _decoding(row: JsonObject, sampled: bool) -> Decoding | None:
     if settings is None or (sampled and "temperature" not in settings and not settings.get("do_sample")):
         return None
     temperature = settings.get("temperature", 1.0 if settings.get("do_sample") else 0.0)
-    if not settings.get("do_sample", temperature > 0) or temperature == 0:
-        return Decoding(temperature=0.0)
-    return Decoding(temperature=temperature, top_p=settings.get("top_p", 1.0), top_k=settings.get("top_k"))
+    given = {"temperature": temperature, "top_p": settings.get("top_p") or 1.0, "top_k": settings.get("top_k") or None}
+    if temperature == 0 or not settings.get("do_sample", True):
+        given = {"temperature": 0.0}
+    try:
+        return Decoding(**given)
+    except ValueError:
+        return None
 
 
 def _figures(rows: list[JsonObject], task: str, beside: Mapping[str, JsonValue]) -> Recomputed:
     """The mean of every metric over the rows of each filter, under the harness's own names, "metric,filter"."""
     values: dict[str, list[JsonValue]] = {}
     for row in rows:
-        for metric in row.get("metrics", []):
+        names = row["metrics"] if isinstance(row.get("metrics"), list) else []
+        for metric in (name for name in names if isinstance(name, str)):
             values.setdefault(f"{metric},{row.get('filter', 'none')}", []).append(row.get(metric))
     stated = (beside.get("results") or {}).get(task) or {}
     listed = ((beside.get("configs") or {}).get(task) or {}).get("metric_list") or []

@@ -4,6 +4,7 @@ reporting/logs holds files that lm-evaluation-harness 0.4.13 (its dummy model, t
 (mockllm, three epochs) wrote; of Inspect's the events were left out.
 """
 
+import contextlib
 import json
 import shutil
 import sys
@@ -14,7 +15,9 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from engine.cli import main
+from engine.errors import UserError
 from engine.leak import leak_at_k
+from engine.reporting.imported_log import read_log
 from engine.reporting.results import read_results
 from engine.tracking.mlflow_run import record
 
@@ -178,3 +181,37 @@ def test_a_sample_file_that_was_cut_is_refused(tmp_path, capsys):
     path.write_text(path.read_text()[:-40])
     assert main(["import", str(path), "--store", str(tmp_path / "store")]) == 2
     assert "not whole" in capsys.readouterr().err
+
+
+def places(value, at=()):
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*at, key)
+        yield from places(child, (*at, key))
+
+
+@pytest.mark.parametrize("wrong", [None, [], {}, -1.5, "x", [[1]]])
+@pytest.mark.parametrize("kind", ["samples.jsonl", "TOFU_EVAL.json"])
+def test_a_broken_log_is_read_as_far_as_it_goes_or_refused_in_one_line(tmp_path, kind, wrong):
+    if kind == "samples.jsonl":
+        whole = json.loads(SAMPLES.read_text().splitlines()[0])
+    else:
+        whole = json.loads(tofu_log(tmp_path / "npo" / kind, MODEL).read_text())
+    for place in places(whole):
+        broken = json.loads(json.dumps(whole))
+        inner = broken
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = wrong
+        (tmp_path / kind).write_text(json.dumps(broken))
+        with contextlib.suppress(UserError):  # anything else is a fault of ours
+            log, _ = read_log(tmp_path / kind)
+            assert all(isinstance(text, str) for item in log.items for text in item.responses), place
+
+
+def test_a_log_without_answers_about_the_forget_set_has_figures_and_makes_no_run(tmp_path, capsys):
+    log = json.loads(tofu_log(tmp_path / "npo" / "TOFU_EVAL.json", MODEL).read_text())
+    del log["forget_Q_A_ROUGE"]
+    (tmp_path / "x.json").write_text(json.dumps(log))
+    assert main(["import", str(tmp_path / "x.json"), "--json", "--store", str(tmp_path / "store")]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] is None
