@@ -215,3 +215,25 @@ def test_a_log_without_answers_about_the_forget_set_has_figures_and_makes_no_run
     (tmp_path / "x.json").write_text(json.dumps(log))
     assert main(["import", str(tmp_path / "x.json"), "--json", "--store", str(tmp_path / "store")]) == 0
     assert json.loads(capsys.readouterr().out)["run"] is None
+
+
+def test_runs_are_compared_on_the_group_of_prompts_that_is_asked_for(tmp_path, capsys):
+    runs = []
+    for name, verbmem in (("one", MODEL), ("other", RETAIN)):
+        entries = json.loads(tofu_log(tmp_path / name / "MUSE_EVAL.json", MODEL).read_text())
+        said = json.loads(tofu_log(tmp_path / name / "MUSE_EVAL.json", verbmem).read_text())["forget_Q_A_ROUGE"]
+        log = {"forget_knowmem_ROUGE": entries["forget_Q_A_ROUGE"], "forget_verbmem_ROUGE": said}
+        (tmp_path / name / "MUSE_EVAL.json").write_text(json.dumps(log))
+        found, results = imported(capsys, tmp_path / name / "MUSE_EVAL.json", "--store", tmp_path / "store")
+        assert (results.benchmark, results.core_metric) == ({"name": "muse"}, "rouge_l_f1")
+        assert results.leak_group == "forget_knowmem"
+        runs.append(found["run"])
+    arguments = ["compare", *runs, "--out", str(tmp_path / "compare"), "--json"]
+    assert main([*arguments, "--group", "forget_verbmem"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    for model, texts in zip(models, (RETAIN, MODEL), strict=True):
+        f1 = [scorer.score(truth, text)["rougeL"].fmeasure for truth, text in zip(ANSWERS, texts, strict=True)]
+        assert model["leak"] == pytest.approx(sum(f1) / 4)
+    assert main([*arguments, "--group", "forget"]) == 2
+    assert "unknown 'forget'" in capsys.readouterr().err
