@@ -48,6 +48,7 @@ def test_all_links_of_the_repositorys_pages_lead_somewhere():
             assert not link.startswith(("/", "docs/", "perf/")), f"{place}: {link}"
 
 
-def test_every_page_of_docs_is_in_the_navigation():
+def test_every_page_of_docs_is_in_the_navigation_once():
     navigation = (ROOT / "mkdocs.yml").read_text()
-    assert [path.name for path in (ROOT / "docs").glob("*.md") if f": {path.name}\n" not in navigation] == []
+    times = {path.name: navigation.count(f": {path.name}\n") for path in (ROOT / "docs").glob("*.md")}
+    assert {name: count for name, count in times.items() if count != 1} == {}
