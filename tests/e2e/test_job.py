@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.e2e.disturbed import NOBODY
 from tests.e2e.hosts import kill_all
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +107,8 @@ def until(condition, seconds=120):
 @pytest.mark.slow
 def test_a_submitted_job_runs_the_experiment_and_carries_its_exit_code(head, base_model, tmp_path):
     (tmp_path / "job.yaml").write_text(document(base_model))
-    run = submit(head, "run", tmp_path / "job.yaml", "--json", variables={"LEAKATK_STORE": tmp_path / "store"})
+    variables = NOBODY | {"LEAKATK_STORE": tmp_path / "store"}
+    run = submit(head, "run", tmp_path / "job.yaml", "--json", variables=variables)
     assert run.returncode == 0, run.stdout + run.stderr
     results = json.loads(next((tmp_path / "store" / "runs").glob("*/results.json")).read_text())
     assert [model["name"] for model in results["models"]] == ["target", "npo"]

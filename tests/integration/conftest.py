@@ -1,11 +1,11 @@
-"""One local Ray cluster for all integration tests, in a folder of its own."""
+"""One local Ray cluster for all integration tests, in a folder of its own; runs that nobody records."""
 
 import tempfile
 
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)  # it ends before the unit tests begin: it is never idle
 def ray_cluster():
     import os
 
@@ -21,3 +21,11 @@ def ray_cluster():
 
         ray.shutdown()
         del os.environ["LEAKATK_RAY_TEMP"]
+
+
+@pytest.fixture(scope="module")
+def unrecorded():
+    """Runs go to no MLflow, which takes seconds each: the server is down."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        yield

@@ -13,6 +13,8 @@ from engine.cli import main
 from tests.chat_server import ChatServer
 from tests.hub import write_muse, write_rwku, write_wmdp
 
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -15,13 +15,10 @@ import pyarrow.parquet
 import pytest
 import ray
 
-from benchmarks.base import Decoding
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Silent
 from engine.cluster.units import unit_path
 from engine.errors import UserError
-from engine.models.source import model_source
-from engine.stages.sample import SampleJob
 from engine.stages.score import ScoreJob, group_scores
 
 
@@ -56,10 +53,9 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 
 def test_a_killed_task_is_retried_by_ray_and_no_other_unit_is_computed_again(tmp_path):
-    fan_out(Logged(str(tmp_path / "log"), deadly=(1, 5)), 8, tmp_path / "killed", Silent())
-    fan_out(Logged(str(tmp_path / "quiet")), 8, tmp_path / "undisturbed", Silent())
-    assert computed(tmp_path / "log") == {unit: 2 if unit in (1, 5) else 1 for unit in range(8)}
-    assert values(tmp_path / "killed") == values(tmp_path / "undisturbed")
+    fan_out(Logged(str(tmp_path / "log"), deadly=(1,)), 4, tmp_path / "units", Silent())
+    assert computed(tmp_path / "log") == {0: 1, 1: 2, 2: 1, 3: 1}
+    assert values(tmp_path / "units") == {f"00000{unit}": [{"unit": unit, "value": unit**2}] for unit in range(4)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +153,31 @@ class Dying:
     gpus = 0.0
 
 
-def test_a_killed_scoring_worker_changes_no_score(base_model, fictional, tmp_path):
-    model = model_source(str(base_model))
-    job = SampleJob(model, tuple(fictional.probes[:64]), Decoding(), n=64, max_new_tokens=4)
-    (tmp_path / "generations").mkdir()
-    job.run(tmp_path / "generations", Silent())
-    scoring = ScoreJob(str(tmp_path / "generations"), job.units, "rouge_l_recall")
+def write_generations(folder):
+    """Two units of generations: three prompts each, four responses a prompt, of more and more words of the fact."""
+    (folder / "units").mkdir(parents=True)
+    for unit in range(2):
+        rows = [(f"p{unit}{prompt}", sample) for prompt in range(3) for sample in range(4)]
+        facts = [f"red fox of {prompt}" for prompt, _ in rows]
+        generations = {
+            "prompt_id": [prompt for prompt, _ in rows],
+            "group": ["forget"] * len(rows),
+            "prompt": [f"Who is {prompt}?" for prompt, _ in rows],
+            "reference": facts,
+            "fact": facts,
+            "sample": [sample for _, sample in rows],
+            "response": [" ".join(fact.split()[: sample + 1]) for fact, (_, sample) in zip(facts, rows, strict=True)],
+        }
+        pyarrow.parquet.write_table(pyarrow.table(generations), unit_path(folder / "units", unit))
+
+
+def test_a_killed_scoring_worker_changes_no_score(tmp_path):
+    write_generations(tmp_path / "generations")
+    scoring = ScoreJob(str(tmp_path / "generations"), 2, "rouge_l_recall")
     for name, each in (("killed", Dying(scoring, str(tmp_path / "marker"))), ("undisturbed", scoring)):
         (tmp_path / name).mkdir()
         assert each.run(tmp_path / name, Silent())["failures"] == {}
     assert (tmp_path / "marker").exists()
     killed, undisturbed = group_scores(tmp_path / "killed"), group_scores(tmp_path / "undisturbed")
     assert (killed["forget"].scores == undisturbed["forget"].scores).all()
+    assert killed["forget"].scores.tolist() == [[0.25, 0.5, 0.75, 1.0]] * 6

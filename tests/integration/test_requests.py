@@ -8,6 +8,8 @@ import yaml
 
 from engine.cli import main
 
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
 EXPERIMENT = {
     "name": "requests",
     "benchmark": {"name": "fictional", "split": "forget01"},
