@@ -1,7 +1,6 @@
 """One loop for one worker and for many: the same losses, the same model, whatever is killed."""
 
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -37,8 +36,7 @@ def job(base_model, fictional):
 
 def trained(job, folder, report=None, /, **changes):
     folder.mkdir()
-    settings = TrainSection.model_validate(job.settings.model_dump() | changes)
-    facts = run_training(dataclasses.replace(job, settings=settings), folder, report or Silent())
+    facts = run_training(changed(job, **changes), folder, report or Silent())
     losses = [step["total"] for step in json.loads((folder / "history.json").read_text())]
     return facts, losses, load_file(folder / "model" / "model.safetensors")
 
@@ -102,43 +100,53 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 @pytest.fixture(scope="module")
 def undisturbed(job, tmp_path_factory):
-    """(losses, weights) of the training that nothing disturbs, by the number of workers."""
-
-    @functools.cache
-    def of(workers):
-        return trained(job, tmp_path_factory.mktemp("undisturbed") / "run", **ON[workers])[1:]
-
-    return of
+    """(losses, weights) of the training that nothing disturbs."""
+    return trained(job, tmp_path_factory.mktemp("undisturbed") / "run")[1:]
 
 
-ON = {1: {"workers": 1, "zero_stage": 0}, 2: {"workers": 2, "zero_stage": 2}}
-
-
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_bits(job, undisturbed, tmp_path, workers):
+def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_bits(job, undisturbed, tmp_path):
     marker = tmp_path / "killed"
-    _, losses, weights = trained(job, tmp_path / "killed-once", KillOnce(marker, 5), **ON[workers])
-    expected_losses, expected = undisturbed(workers)
+    _, losses, weights = trained(job, tmp_path / "killed-once", KillOnce(marker, 5))
     assert marker.exists()
+    assert_same(losses, weights, *undisturbed)
+
+
+def assert_same(losses, weights, expected_losses, expected):
     assert losses == expected_losses
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_training_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(job, undisturbed, tmp_path, workers):
-    settings = ON[workers] | {"checkpoint_every": 100}
-    job = dataclasses.replace(job, settings=TrainSection.model_validate(job.settings.model_dump() | settings))
-    stopped = tmp_path / "stopped"
-    stopped.mkdir()
-    with pytest.raises(InterruptedTrainingError, match="stopped after step 4 of 6"):
-        run_training(job, stopped, StopAt(3))
-    assert not (stopped / "model").exists()
-    run_training(job, stopped, Silent())
-    losses = [step["total"] for step in json.loads((stopped / "history.json").read_text())]
-    expected_losses, expected = undisturbed(workers)
-    assert losses == expected_losses
-    weights = load_file(stopped / "model" / "model.safetensors")
-    assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+def stopped(job, folder):
+    """Start a training that is asked to stop in its fourth step."""
+    folder.mkdir()
+    with pytest.raises(InterruptedTrainingError, match=f"stopped after step 4 of {job.settings.steps}"):
+        run_training(job, folder, StopAt(3))
+    assert not (folder / "model").exists()
+
+
+def go_on(job, folder, report):
+    run_training(job, folder, report)
+    losses = [step["total"] for step in json.loads((folder / "history.json").read_text())]
+    return losses, load_file(folder / "model" / "model.safetensors")
+
+
+def changed(job, **changes):
+    return dataclasses.replace(job, settings=TrainSection.model_validate(job.settings.model_dump() | changes))
+
+
+def test_a_training_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(job, undisturbed, tmp_path):
+    job = changed(job, checkpoint_every=100)
+    stopped(job, tmp_path / "run")
+    assert_same(*go_on(job, tmp_path / "run", Silent()), *undisturbed)
+
+
+@pytest.mark.slow
+def test_two_workers_that_are_asked_to_stop_and_of_which_one_is_killed_go_on_to_the_same_bits(job, tmp_path):
+    job = changed(job, workers=2, zero_stage=2, steps=8)
+    stopped(job, tmp_path / "run")
+    found = go_on(job, tmp_path / "run", KillOnce(tmp_path / "killed", 7))  # after a checkpoint of its own
+    assert (tmp_path / "killed").exists()
+    assert_same(*found, *trained(job, tmp_path / "undisturbed")[1:])
 
 
 def test_a_training_continues_another_with_its_weights_and_optimizer_state(job, tmp_path):
