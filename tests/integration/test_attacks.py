@@ -9,6 +9,8 @@ import pytest
 from engine.cli import main
 from engine.reporting.results import read_results
 
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
 ATTACKS = """
   - {name: quantize, scheme: int8}
   - {name: relearn, share: 0.5, steps: 3, train: {lr: 1.0e-3, batch_size: 8}}
