@@ -127,30 +127,20 @@ def test_a_killed_actor_is_replaced_and_a_killed_driver_loses_the_units_in_fligh
 
 
 @dataclasses.dataclass(frozen=True)
-class Dying:
-    """A job whose worker is killed in the middle of unit 1, once."""
+class Dying(ScoreJob):
+    """A scoring whose worker is killed in the middle of unit 1, once."""
 
-    job: object
-    marker: str
+    marker: str = ""
 
     def compute(self, unit):
-        result = self.job.compute(unit)
+        result = ScoreJob.compute(self, unit)
         if unit == 1 and not Path(self.marker).exists():
             Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    @property
-    def units(self):
-        return self.job.units
-
     def _quick(self):
         return False  # else the driver scores them
-
-    def run(self, work, report):
-        return type(self.job).run(self, work, report)
-
-    gpus = 0.0
 
 
 def write_generations(folder):
@@ -173,8 +163,8 @@ def write_generations(folder):
 
 def test_a_killed_scoring_worker_changes_no_score(tmp_path):
     write_generations(tmp_path / "generations")
-    scoring = ScoreJob(str(tmp_path / "generations"), 2, "rouge_l_recall")
-    for name, each in (("killed", Dying(scoring, str(tmp_path / "marker"))), ("undisturbed", scoring)):
+    texts = (str(tmp_path / "generations"), 2, "rouge_l_recall")
+    for name, each in (("killed", Dying(*texts, marker=str(tmp_path / "marker"))), ("undisturbed", ScoreJob(*texts))):
         (tmp_path / name).mkdir()
         assert each.run(tmp_path / name, Silent())["failures"] == {}
     assert (tmp_path / "marker").exists()
