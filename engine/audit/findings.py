@@ -116,10 +116,16 @@ def _attack_scores(asked: Asked, attack: str, stages: Mapping[str, str], scores_
     if attack.endswith(f"-{JOINT}"):
         scores = pooled(by_group)
     else:
-        families = [group for group in by_group if attack.endswith(f"-{group.removeprefix('forget_')}")]
-        scores = by_group[max(families, key=len, default=asked.leak_group)]  # a prompt attack's is TITLE-FAMILY
+        families = {_family(of_group): of_group for of_group in by_group.values()}
+        named = [family for family in families if family and attack.endswith(f"-{family}")]
+        scores = families[max(named, key=len)] if named else by_group[asked.leak_group]
     ids = [origin(each) if "~" in each else each for each in scores.prompt_ids]
     return {(attack, asked.metric, decoding): GroupScores(ids, scores.scores)}
+
+
+def _family(scores: GroupScores) -> str:
+    """The family of a prompt attack's prompts, PROMPT~FAMILY, in whose rows the attack is TITLE-FAMILY; else empty."""
+    return scores.prompt_ids[0].rpartition("~")[2] if "~" in scores.prompt_ids[0] else ""
 
 
 def _finding(attack: str, curve: Curve) -> Finding:

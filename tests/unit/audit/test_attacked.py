@@ -22,6 +22,7 @@ FACTS = ["silent harbor", "crooked medal"]
 PLAIN = [["silent harbor", "no"], ["no", "no"]]
 QUANTIZED = [["silent harbor", "silent harbor"], ["no", "crooked medal"]]
 PREFIXED, REWORDED = [["no", "no"], ["crooked medal", "no"]], [["silent harbor", "no"], ["no", "no"]]
+FAMILIES = {"forget_prefix-1": "~prefix-1", "forget_paraphrased": "~paraphrase"}  # what ids of their prompts end in
 NOTHING = [["no", "no"]] * 2
 
 
@@ -29,7 +30,7 @@ def log(name, said_by_group):
     """said_by_group: by group the texts [prompts][samples]; the ids of a family's prompts end in its name."""
     items = []
     for group, said in said_by_group.items():
-        family = "" if group == "forget" else f"~{group.removeprefix('forget_')}"
+        family = FAMILIES.get(group, "")
         for index, (fact, texts) in enumerate(zip(FACTS, said, strict=True)):
             items.append(Item(f"{index}{family}", group, f"Q{index}", fact, tuple(texts)))
     return ImportedLog("made", {"name": "made"}, tuple(items), Recomputed({}, {}, {}), "exact_fact", Decoding(), name)
@@ -46,7 +47,7 @@ def attacked(tmp_path):
 
     written = rows("npo", {"forget": PLAIN}, {"forget": NOTHING})
     quantized = rows("quantized", {"forget": QUANTIZED}, {"forget": NOTHING})
-    families = {"forget_prefix-1": PREFIXED, "forget_paraphrase": REWORDED}
+    families = {"forget_prefix-1": PREFIXED, "forget_paraphrased": REWORDED}
     asked = rows("asked", families, dict.fromkeys(families, NOTHING))
     models = []
     for place, model in enumerate(written.results.models):
