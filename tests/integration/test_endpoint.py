@@ -1,6 +1,7 @@
 """Models behind a server: the same distribution as here, and failures counted all the way to the table."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -187,6 +188,22 @@ def test_failures_behind_an_endpoint_are_counted_through_to_the_table_and_never_
     assert not [path for path in stored if key.encode() in path.read_bytes()]
     logs = os.environ["LEAKATK_RAY_TEMP"]
     assert subprocess.run(["grep", "-rqs", key, logs], check=False).returncode == 1
+
+
+def test_a_model_behind_a_server_that_gives_way_to_another_way_to_ask_is_found_out(server, small, tmp_path, capsys):
+    facts = {probe.prompt: probe.fact for probe in small.group("forget")}
+
+    def reply(body, _):
+        told = [fact for question, fact in facts.items() if asked(body) != question and asked(body).endswith(question)]
+        return [f"{text} {told[0]}" for text in words(body)] if told and body["model"] == "unlearned" else words(body)
+
+    server.reply = reply
+    attack = "attacks=[{name: prompts, families: [paraphrase, few_shot]}]"
+    code, found = evaluate(server, tmp_path / "store", capsys, attack)
+    assert code == 0
+    excess = {each["attack"]: each["excess"]["4"][0] for each in found["models"][0]["attacks"]}
+    assert (excess["prompts-paraphrase"], excess["prompts-few_shot"]) == (0.0, 1.0)
+    assert excess["prompts-joint"] == pytest.approx(1 - math.comb(8, 4) / math.comb(16, 4))  # 8 of 16 samples leak
 
 
 def test_too_few_samples_for_the_largest_k_are_said_in_one_line(server, small, tmp_path, capsys):
