@@ -99,7 +99,6 @@ def experiment(seed: int, methods: str | None, samples: int) -> Experiment:
     powers = [2**power for power in range(samples.bit_length()) if 2**power <= samples]
     document = whole.model_dump(mode="json") | {
         "name": f"foretell-{seed}",
-        "numerics": "portable",
         "methods": [each.model_dump(mode="json", exclude_unset=True) for each in chosen],
         "attacks": [dict(each) for each in ATTACKS],
         "sampling": {"n": samples},
