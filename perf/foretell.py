@@ -10,9 +10,11 @@ perf/results/foretell.md, its table into docs/robustness.md.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,19 @@ from scipy.stats import rankdata
 
 from benchmarks.base import Example
 from benchmarks.fictional import Fictional
+from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
 from engine.config.experiment import Experiment, parse_experiment
+from engine.config.sections import MethodSection
+from engine.errors import DivergedError
+from engine.evaluation.curves import curves
+from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.metrics import memorization, privacy
-from engine.models.source import model_source
 from engine.pipeline import run as pipeline
-from engine.reporting.results import ModelResult, Results
-from engine.robustness.runner import Attacks
+from engine.pipeline.model_builder import BuiltModel, ModelBuilder
+from engine.reporting.records import Curve
+from engine.robustness.base import Attack, ModelAttack, Setting
+from engine.robustness.reading import attacks_of
 from engine.stages.base import Stages
 from engine.stages.likelihood import LikelihoodJob, Likelihoods, read_likelihoods
 from engine.store.store import Store
@@ -38,14 +46,16 @@ from perf.report import insert, machine, table, write_page
 ATTACKS = ({"name": "relearn", "share": 0.1, "steps": 50}, {"name": "quantize", "scheme": "nf4"})
 OTHER_SEED = 1000  # whose authors no model has seen: the non-members of membership inference
 FAR = "1000000"
+BEAMS = 4
+THREADS = 8  # they only wait for Ray
 DRAWS = 2000
 TEXT = """\
 Which number, taken before an attack, orders unlearned models as leak@{k} after it does: Spearman's rho, the mean over
 {seeds} seeds of the embedded benchmark (each makes other authors and other models), over {models} unlearned models a
 seed. In brackets 95 % of {draws} bootstrap draws of methods and seeds. 1: the same order; 0: none.
 
-Models: {names}; {n} samples a prompt, {prompts} prompts, exact fact. Greedy, leak@k: of the forget questions.
-Floor: the least that leaks at k = 10^6, from exact probabilities (beams: {beams}). Extraction strength, exact
+Models: {names}; with the settings of docs/methods.md, `numerics: native`. {n} samples of each of 72 questions, exact
+fact. Floor: the least that leaks at k = 10^6, from exact probabilities (beams: {beams}). Extraction strength, exact
 memorization and membership inference (AUC against questions about authors whom no model has seen): of the forget
 answers, teacher-forced."""
 
@@ -69,6 +79,18 @@ class Order:
     high: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """What all models of one seed share: the experiment as it is run, the embedded benchmark, and it with its leak
+    group alone, which is all that is asked here."""
+
+    experiment: Experiment
+    benchmark: Fictional
+    asked: Fictional
+    stages: Stages
+    target: BuiltModel
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("leakatk-store"))
@@ -77,14 +99,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="a prompt")
     parser.add_argument("--write", action="store_true", help="write perf/results/foretell.md and the docs' table")
     args = parser.parse_args()
-    store, found, last = Store(args.store.resolve()), [], None
+    store, found = Store(args.store.resolve()), []
     for seed in map(int, args.seeds.split(",")):
-        last = pipeline.run(experiment(seed, args.methods, args.samples), store, attacker=Attacks())
-        found += models_of(seed, last, store)
-        for name, reason in last.failed.items():
-            print(f"seed {seed}: {name} failed: {reason}", file=sys.stderr)
-    assert last is not None
-    paragraphs = page(found, last, "python -m perf.foretell " + " ".join(sys.argv[1:]))
+        found += models_of(seed, experiment(seed, args.methods, args.samples), store)
+    paragraphs = page(found, args.samples, f"python -m perf.foretell {' '.join(sys.argv[1:])}")
     if not args.write:
         print("\n\n".join(paragraphs))
         return
@@ -102,29 +120,68 @@ def experiment(seed: int, methods: str | None, samples: int) -> Experiment:
         "methods": [each.model_dump(mode="json", exclude_unset=True) for each in chosen],
         "attacks": [dict(each) for each in ATTACKS],
         "sampling": {"n": samples},
-        "leak": {"k": powers, "beams": 4},
+        "leak": {"k": powers, "beams": BEAMS},
         "metrics": ["exact_fact"],
     }
     return parse_experiment(document, "perf.foretell")
 
 
-def models_of(seed: int, results: Results, store: Store) -> list[Model]:
-    """Every unlearned model of a run, RULE's controls among them, with all numbers."""
-    own = Fictional.load(split=results.benchmark["split"], seed=results.benchmark["seed"])
-    members, others = own.forget, strangers(own, results.benchmark["seed"] + OTHER_SEED)
-    found = []
-    with Progress(quiet=True) as progress:
-        stages = Stages(store, progress, lambda: None)
-        for model, curve in results.headline:
-            if model.role not in ("unlearned", "control"):
-                continue
-            before = {"greedy": model.greedy[curve.group]}
-            before |= {f"leak@{k}": leak for k, leak in zip(curve.k, curve.leak, strict=True)}
-            before |= {"floor at k = 10^6": (curve.far_floor or {})[FAR]}
-            before |= teacher_forced(stages, model, members, others)
-            after = {attack.attack: attack.curve.leak[-1] for attack in model.attacks}
-            found.append(Model(seed, model.name, before, after))
-    return found
+def models_of(seed: int, experiment: Experiment, store: Store) -> list[Model]:
+    """Every unlearned model of a seed, RULE's control among them, with all numbers; one that diverges is named and left
+    out."""
+    benchmark = Fictional.load(split="forget10", seed=seed)
+    experiment = pipeline.prepared(experiment, benchmark)
+    asked = copy.copy(benchmark)
+    asked.probes = benchmark.group(benchmark.protocol.leak_group)
+    with Progress() as progress, ThreadPoolExecutor(THREADS) as pool:
+        stages = Stages(store, progress, lambda: ray_cluster.connect(False))
+        builder = ModelBuilder(experiment, benchmark, stages)
+        shared = Seed(experiment, benchmark, asked, stages, builder.target())
+        futures = [pool.submit(_built_and_measured, shared, builder, section, seed) for section in experiment.methods]
+        return [model for future in futures for model in future.result()]
+
+
+def _built_and_measured(shared: Seed, builder: ModelBuilder, section: MethodSection, seed: int) -> list[Model]:
+    label, forget = shared.experiment.label(section), tuple(shared.benchmark.forget)
+    try:
+        if section.name != "rule":
+            return [measured(shared, builder.unlearned(label, section, forget, 0, shared.target), seed)]
+        ruled = builder.ruled(label, section, forget, 0, shared.target, builder.retain())
+        control = builder.control("npo-control", label, section, forget, 0, shared.target, ruled)
+        return [measured(shared, each, seed) for each in (ruled, control)]
+    except DivergedError as error:
+        print(f"seed {seed}: {label} failed: {error}", file=sys.stderr)
+        return []
+
+
+def measured(shared: Seed, model: BuiltModel, seed: int) -> Model:
+    """All numbers of one model before attacks, and leak@k after each."""
+    evaluation = evaluate(shared.stages, shared.experiment, shared.asked, model.source, model.name)
+    curve = _curve(shared, evaluation)
+    before = {"greedy": evaluation.greedy_means("exact_fact")[curve.group]}
+    before |= {f"leak@{k}": leak for k, leak in zip(curve.k, curve.leak, strict=True)}
+    before |= {"floor at k = 10^6": (curve.far_floor or {})[FAR]}
+    before |= teacher_forced(shared, model, strangers(shared.benchmark, seed + OTHER_SEED))
+    after = {
+        attack.title: _leak_after(shared, model, attack) for attack in attacks_of(shared.experiment, shared.benchmark)
+    }
+    return Model(seed, model.name, before, after)
+
+
+def _leak_after(shared: Seed, model: BuiltModel, attack: Attack) -> float:
+    """leak@k at the largest k after an attack on weights, of what it leaves to judge."""
+    assert isinstance(attack, ModelAttack)
+    label = f"{model.name} {attack.title}"
+    setting = Setting(shared.stages, shared.experiment, shared.benchmark, shared.target.source)
+    judged = copy.copy(shared.asked)
+    judged.probes = attack.judged(shared.asked)
+    source = attack.attacked(setting, label, model.source) or model.source
+    return _curve(shared, evaluate(shared.stages, shared.experiment, judged, source, label, bounds=False)).leak[-1]
+
+
+def _curve(shared: Seed, evaluation: Evaluation) -> Curve:
+    (curve,) = curves(shared.experiment, evaluation, None)
+    return curve
 
 
 def strangers(own: Fictional, seed: int) -> list[Example]:
@@ -139,13 +196,11 @@ def strangers(own: Fictional, seed: int) -> list[Example]:
     ]
 
 
-def teacher_forced(
-    stages: Stages, model: ModelResult, members: Sequence[Example], others: Sequence[Example]
-) -> dict[str, float]:
+def teacher_forced(shared: Seed, model: BuiltModel, others: Sequence[Example]) -> dict[str, float]:
     """Extraction strength, exact memorization, and the AUC of membership inference by loss and by Min-40%."""
+    members = shared.benchmark.forget
     examples = (*members, *others)
-    source = model_source(str(stages.store.root / model.stages["model"]))
-    stage = stages.run(model.name, LikelihoodJob(source, examples))
+    stage = shared.stages.run(model.name, LikelihoodJob(model.source, examples))
     read = read_likelihoods(stage.path, examples)
     rows = read.of([(each.question, each.answer) for each in members])
     right = [[row.argmax for row in rows], [row.token_ids for row in rows]]
@@ -195,21 +250,20 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def page(models: Sequence[Model], results: Results, command: str) -> list[str]:
+def page(models: Sequence[Model], samples: int, command: str) -> list[str]:
     """The page: what was done, and a row a number."""
     attacks, numbers = list(models[0].after), list(models[0].before)
     rows = [[number, *(_text(order(models, number, attack)) for attack in attacks)] for number in numbers]
     names = list(dict.fromkeys(each.name for each in models))
-    k = results.headline[0][1].k[-1]
+    k = 2 ** (samples.bit_length() - 1)
     text = TEXT.format(
         k=k,
         seeds=len({each.seed for each in models}),
         models=len(names),
         draws=DRAWS,
         names=", ".join(names),
-        n=results.experiment["sampling"]["n"],
-        prompts=results.headline[0][1].prompts,
-        beams=results.experiment["leak"]["beams"],
+        n=samples,
+        beams=BEAMS,
     )
     header = ["number before", *(f"leak@{k} after {attack}" for attack in attacks)]
     spread = [f"{attack}: {_spread([each.after[attack] for each in models])}" for attack in attacks]
