@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.stats import rankdata
@@ -46,6 +47,7 @@ from perf.report import insert, machine, table, write_page
 ATTACKS = ({"name": "relearn", "share": 0.1, "steps": 50}, {"name": "quantize", "scheme": "nf4"})
 OTHER_SEED = 1000  # whose authors no model has seen: the non-members of membership inference
 FAR = "1000000"
+RETAIN = "retain"
 BEAMS = 4
 THREADS = 8  # they only wait for Ray
 DRAWS = 2000
@@ -62,7 +64,8 @@ answers, teacher-forced."""
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One unlearned model of one seed. before: numbers by name; after: leak@k at the largest k by attack."""
+    """One model of one seed, unlearned or the retain model. before: numbers by name; after: leak@k at the largest k by
+    attack."""
 
     seed: int
     name: str
@@ -107,7 +110,7 @@ def main() -> None:
         print("\n\n".join(paragraphs))
         return
     write_page("foretell", paragraphs)
-    insert(DOCS / "robustness.md", "foretell", paragraphs[3])
+    insert(DOCS / "robustness.md", "foretell", "\n\n".join(paragraphs[1:]))
 
 
 def experiment(seed: int, methods: str | None, samples: int) -> Experiment:
@@ -127,8 +130,8 @@ def experiment(seed: int, methods: str | None, samples: int) -> Experiment:
 
 
 def models_of(seed: int, experiment: Experiment, store: Store) -> list[Model]:
-    """Every unlearned model of a seed, RULE's control among them, with all numbers; one that diverges is named and left
-    out."""
+    """The retain model and every unlearned model of a seed, RULE's control among them, with all numbers; one that
+    diverges is named and left out."""
     benchmark = Fictional.load(split="forget10", seed=seed)
     experiment = pipeline.prepared(experiment, benchmark)
     asked = copy.copy(benchmark)
@@ -137,7 +140,10 @@ def models_of(seed: int, experiment: Experiment, store: Store) -> list[Model]:
         stages = Stages(store, progress, lambda: ray_cluster.connect(False))
         builder = ModelBuilder(experiment, benchmark, stages)
         shared = Seed(experiment, benchmark, asked, stages, builder.target())
-        futures = [pool.submit(_built_and_measured, shared, builder, section, seed) for section in experiment.methods]
+        retain = pool.submit(lambda: [measured(shared, cast(BuiltModel, builder.retain()), seed)])
+        futures = [retain] + [
+            pool.submit(_built_and_measured, shared, builder, section, seed) for section in experiment.methods
+        ]
         return [model for future in futures for model in future.result()]
 
 
@@ -252,9 +258,10 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 
 def page(models: Sequence[Model], samples: int, command: str) -> list[str]:
     """The page: what was done, and a row a number."""
+    unlearned = [each for each in models if each.name != RETAIN]
     attacks, numbers = list(models[0].after), list(models[0].before)
-    rows = [[number, *(_text(order(models, number, attack)) for attack in attacks)] for number in numbers]
-    names = list(dict.fromkeys(each.name for each in models))
+    rows = [[number, *(_text(order(unlearned, number, attack)) for attack in attacks)] for number in numbers]
+    names = list(dict.fromkeys(each.name for each in unlearned))
     k = 2 ** (samples.bit_length() - 1)
     text = TEXT.format(
         k=k,
@@ -266,9 +273,22 @@ def page(models: Sequence[Model], samples: int, command: str) -> list[str]:
         beams=BEAMS,
     )
     header = ["number before", *(f"leak@{k} after {attack}" for attack in attacks)]
-    spread = [f"{attack}: {_spread([each.after[attack] for each in models])}" for attack in attacks]
-    after = f"leak@{k} after the attacks, lowest, median and highest over models and seeds: {'; '.join(spread)}."
-    return ["# What foretells leakage after an attack", machine(command), text, table(header, rows), after]
+    title = f"leak@{k} of every model, before and after: the median of the seeds, the lowest and highest in brackets."
+    found = table(["model", "greedy", "no attack", *attacks], _rows(models, f"leak@{k}", attacks))
+    return ["# What foretells leakage after an attack", machine(command), text, table(header, rows), title, found]
+
+
+def _rows(models: Sequence[Model], number: str, attacks: Sequence[str]) -> list[list[str]]:
+    """A row a model, by rising leakage after the first attack."""
+    by_name: dict[str, list[Model]] = {}
+    for each in models:
+        by_name.setdefault(each.name, []).append(each)
+    rows = []
+    for name in sorted(by_name, key=lambda name: statistics.median(each.after[attacks[0]] for each in by_name[name])):
+        before = [[each.before[column] for each in by_name[name]] for column in ("greedy", number)]
+        after = [[each.after[attack] for each in by_name[name]] for attack in attacks]
+        rows.append([name, *map(_spread, (*before, *after))])
+    return rows
 
 
 def _text(found: Order) -> str:
@@ -276,7 +296,7 @@ def _text(found: Order) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{min(values):.3f}, {np.median(values):.3f}, {max(values):.3f}"
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 if __name__ == "__main__":
