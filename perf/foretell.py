@@ -118,7 +118,8 @@ def experiment(seed: int, methods: str | None, samples: int) -> Experiment:
     whole = experiment_of(seed)
     chosen = [each for each in whole.methods if methods is None or whole.label(each) in methods.split(",")]
     powers = [2**power for power in range(samples.bit_length()) if 2**power <= samples]
-    document = whole.model_dump(mode="json") | {
+    # What is not set stays so: the benchmark's protocol fills it in.
+    document = whole.model_dump(mode="json", exclude_unset=True) | {
         "name": f"foretell-{seed}",
         "methods": [each.model_dump(mode="json", exclude_unset=True) for each in chosen],
         "attacks": [dict(each) for each in ATTACKS],

@@ -54,4 +54,6 @@ def test_the_experiment_has_the_attacks_and_the_methods_that_were_named():
     found = experiment(1, "npo,rmu", 16)
     assert [found.label(each) for each in found.methods] == ["npo", "rmu"]
     assert [attack.name for attack in found.attacks] == ["relearn", "quantize"]
+    settings = found.with_protocol(Fictional.load().protocol).train  # those that the methods' settings were made for
+    assert (settings.lr, settings.steps, settings.batch_size) == (1e-3, 30, 40)
     assert (found.seed, found.benchmark.options["seed"], found.leak.k) == (1, 1, (1, 2, 4, 8, 16))
