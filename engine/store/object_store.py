@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ class Remote:
 
     def check_writable(self) -> None:
         """UserError unless objects can be written and deleted here."""
-        key = f".writable-{os.getpid()}"
+        key = f".writable-{secrets.token_hex(4)}"
         try:
             self.put(key, b"")
             self.delete(key)

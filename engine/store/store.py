@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import resource
 import secrets
 import shutil
@@ -69,7 +68,7 @@ class Store:
         self.root = local_copy(given) if is_url(given) else Path(root).expanduser().resolve()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".writable-{os.getpid()}"
+            probe = self.root / f".writable-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
         except OSError as error:

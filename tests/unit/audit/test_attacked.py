@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pyarrow
@@ -17,6 +18,8 @@ from engine.reporting.imported_log import ImportedLog, Item
 from engine.reporting.records import AttackResult
 from engine.reporting.results import ModelResults
 from engine.store.store import Store
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 FACTS = ["silent harbor", "crooked medal"]
 PLAIN = [["silent harbor", "no"], ["no", "no"]]
@@ -36,10 +39,10 @@ def log(name, said_by_group):
     return ImportedLog("made", {"name": "made"}, tuple(items), Recomputed({}, {}, {}), "exact_fact", Decoding(), name)
 
 
-@pytest.fixture
-def attacked(tmp_path):
-    """(store, run) of a model and a retain model, each after two attacks, put together from logs."""
-    store = Store(tmp_path / "store")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The store with the run of a model and a retain model, each after two attacks, put together from logs."""
+    store = Store(tmp_path_factory.mktemp("attacked") / "store")
 
     def rows(name, model, retain):
         logs = log(name, model), log(f"{name} retain", retain)
@@ -60,7 +63,15 @@ def attacked(tmp_path):
         ]
         models.append(dataclasses.replace(model, attacks=attacks))
     dataclasses.replace(written.results, models=ModelResults(models)).write(written.folder)
-    return store.root, written.folder
+    return store.root, written.folder.name
+
+
+@pytest.fixture
+def attacked(made, tmp_path):
+    """(store, run), to be changed."""
+    store, run = made
+    shutil.copytree(store, tmp_path / "store")
+    return tmp_path / "store", tmp_path / "store" / "runs" / run
 
 
 def test_each_attack_is_of_its_own_samples_and_the_joint_one_of_all(attacked, capsys):

@@ -104,7 +104,7 @@ def test_two_that_want_the_same_stages_in_another_order_do_not_wait_for_each_oth
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=120)
     assert len(found) == 2
 
 
