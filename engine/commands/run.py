@@ -85,7 +85,8 @@ def _run_experiment(experiment: Experiment, args: argparse.Namespace, out: TextI
     if args.inference == "prompts":
         results = results.for_these()
     if args.json:
-        print(json.dumps(as_json(results)), file=out, flush=True)
+        places = {"folder": str(written.folder), "store": str(store.root)}
+        print(json.dumps(as_json(results) | places), file=out, flush=True)
     else:
         _show(results, written, store)
     recorded = finish.record_run(written, store)

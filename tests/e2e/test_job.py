@@ -123,7 +123,7 @@ def test_a_submitted_job_runs_the_experiment_and_carries_its_exit_code(head, bas
     assert info(head, "wrong", "driver_exit_code") == "2"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_job_saves_is_marked_and_goes_on(head, base_model, tmp_path):
     address, environment = head
     store = tmp_path / "store"

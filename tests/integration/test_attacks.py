@@ -1,6 +1,7 @@
 """Attacks within a run: every model and the retain model, the same again from the store."""
 
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -119,8 +120,7 @@ def test_weights_of_a_model_behind_a_server_cannot_be_attacked(tmp_path, capsys)
 @pytest.mark.slow
 def test_an_audit_of_an_attacked_run_holds_and_names_a_score_of_an_attack_that_was_changed(attacked, capsys):
     experiment, store = attacked
-    run(experiment, store, capsys)
-    (folder,) = (store / "runs").glob("attacked-*")
+    folder = Path(run(experiment, store, capsys)["folder"])
     results = read_results(folder)
     assert main(["audit", str(folder), "--json"]) == 0
     audit = json.loads(capsys.readouterr().out)
