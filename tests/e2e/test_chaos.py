@@ -25,7 +25,7 @@ def whole(base_model, tmp_path_factory, places):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fault", ["driver", pytest.param("full disk", marks=LONG), pytest.param("a host of three", marks=LONG)]
+    "fault", [pytest.param(fault, marks=LONG) for fault in ("driver", "full disk", "a host of three")]
 )
 def test_a_disturbed_run_ends_with_the_undisturbed_result_and_loses_no_finished_work(whole, places, fault, tmp_path):
     if fault in NEED_ROOT and not may_make_namespaces():

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("unrecorded")
 EXPERIMENT = {
     "name": "requests",
     "benchmark": {"name": "fictional", "split": "forget01"},
+    "numerics": "native",
     "model": {"finetune": {"steps": 20, "batch_size": 32, "lr": 5e-3, "max_length": 64}},
     "methods": [
         {"name": "grad_diff", "train": {"steps": 2}},
