@@ -49,7 +49,7 @@ RECIPES: dict[str, tuple[dict[str, object], bool]] = {
 REFERENCE = "reference"
 RESAMPLES = 2000
 # Metrics that are lower where the forget set is known.
-FALLING = frozenset({"forget_quality", "forget_quality_log10"})
+FALLING = frozenset({"forget_quality", "forget_quality_log10", "truth_ratio.forget"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,17 @@ def benchmark_of(seed: int) -> Benchmark:
             "attacks": ("loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradnorm"),
         }
     )
+    facts = {fact.id: fact for fact in benchmark.forget_facts}
+    benchmark.probes = [
+        dataclasses.replace(
+            probe,
+            paraphrased_answer=facts[probe.id].paraphrased_answer,
+            wrong_answers=facts[probe.id].perturbed_answers,
+        )
+        if probe.group == "forget"
+        else probe
+        for probe in benchmark.probes
+    ]
     benchmark.holdout = Fictional(FictionalOptions(split="forget10", seed=seed + 1000)).forget
     return benchmark
 
@@ -210,7 +221,7 @@ def page(pool: Sequence[Judged], rows: Mapping[str, Row], command: str) -> list[
     per_side = len(pool) // 2
     decodings = [each.name for each in DECODINGS if not each.greedy]
     first = decodings[0]
-    others = [name for name in rows if "leak" not in name.split("_")[0]]
+    others = [name for name in rows if not name.startswith(("leak", "excess"))]
     shown = [
         "greedy",
         *(f"leak@{k} {first}" for k in K),

@@ -81,7 +81,7 @@ class TimeLeft:
         self.finished.add(subject)
 
     def seconds(self) -> float | None:
-        """Until all is done; None before there is anything to go by."""
+        """Until all that is planned is done; None before there is anything to go by, and when that is done."""
         self._share_time()
         rests = {
             (subject, kind): max(amount - self.done[subject, kind], 0.0)
@@ -89,7 +89,7 @@ class TimeLeft:
             for kind, amount in kinds.items()
             if subject not in self.finished
         }
-        if not self.planned or any(rest and not self.worked[kind] for (_, kind), rest in rests.items()):
+        if not rests or any(rest and not self.worked[kind] for (_, kind), rest in rests.items()):
             return None
         unplanned = self._unplanned()
         whole, chains = sum(unplanned.values()), dict(unplanned)

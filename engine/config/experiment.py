@@ -81,6 +81,11 @@ class Experiment(Section):
         return self.numerics == "portable"
 
     @property
+    def target_name(self) -> str:
+        """What tables call the target model: where nothing is unlearned from it, it is just the model."""
+        return "target" if self.methods or self.model.finetune is not None else "model"
+
+    @property
     def headline_decoding(self) -> Decoding | None:
         """The first decoding that samples: what RULE, a search and estimates beyond n go by. None where all are greedy
         or none is named."""

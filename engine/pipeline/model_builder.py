@@ -96,7 +96,7 @@ class ModelBuilder:
 
     def target(self) -> BuiltModel:
         if self.experiment.model.finetune is None:
-            return BuiltModel("target", "target", self.base, {})
+            return BuiltModel(self.experiment.target_name, "target", self.base, {})
         return self._finetuned("target", self.benchmark.finetune_target)
 
     def retain(self) -> BuiltModel | None:

@@ -220,7 +220,7 @@ class _Run:
         with ThreadPoolExecutor(THREADS) as pool:
             target = pool.submit(self.builder.target)
             retain = pool.submit(self.builder.retain)
-            built: list[tuple[str, ModelFuture]] = [("target", target), ("retain", retain)]
+            built: list[tuple[str, ModelFuture]] = [(self.experiment.target_name, target), ("retain", retain)]
             for section in self.experiment.methods:
                 built += self._submit(pool, section, target, retain)
             model = self.experiment.model

@@ -19,7 +19,8 @@ def table_k(results: Results) -> list[int]:
 
 
 def as_json(results: Results) -> JsonObject:
-    """The machine-readable result: a row a model, each leak and excess as [estimate, low, high] by k."""
+    """The machine-readable result: a row a model, each leak and excess as [estimate, low, high] by k; its stages, the
+    folders below the store that hold every sample, score and likelihood, by name."""
     rows = []
     for model, curve in results.headline:
         row: JsonObject = {
@@ -34,6 +35,7 @@ def as_json(results: Results) -> JsonObject:
             "missing": model.missing,
             "failures": model.failures,
             "notes": model.notes,
+            "stages": model.stages,
             "groups": {
                 other.group: {
                     "greedy": model.greedy.get(other.group),

@@ -19,7 +19,7 @@ def fine_tuning(
     experiment: Experiment, settings: TrainSection, model: ModelSource, examples: Sequence[Example], seed: int
 ) -> TrainJob:
     """Plain fine-tuning of `model` on the examples."""
-    from methods import FINE_TUNING  # imports torch
+    from methods import FINE_TUNING
 
     return TrainJob(
         model=model,

@@ -28,7 +28,7 @@ from engine.train.export import finish
 from engine.train.job import TrainJob
 from engine.train.validation import enough, watch
 
-if TYPE_CHECKING:  # methods import torch
+if TYPE_CHECKING:
     from engine.cluster.reporter import Row
     from methods.base import Method, UnlearnBatch
 

@@ -77,11 +77,11 @@ def test_an_attack_that_comes_to_nothing_is_named_and_the_others_stand(attacked,
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert set(found["failed"]) == {
-        f"{model} {attack}" for model in ("target", "retain") for attack in ("relearn-0.5", "prompts-prefix-60")
+        f"{model} {attack}" for model in ("model", "retain") for attack in ("relearn-0.5", "prompts-prefix-60")
     }
     names = ["prompts-prefix-1", "prompts-joint"]
     assert all([attack["attack"] for attack in model["attacks"]] == names for model in found["models"])
-    assert "leakatk: target relearn-0.5 failed: " in said.err
+    assert "leakatk: model relearn-0.5 failed: " in said.err
 
 
 @pytest.mark.parametrize(

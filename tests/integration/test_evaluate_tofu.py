@@ -94,7 +94,7 @@ def ratios(model, tokenizer, probes):
 
 
 def test_the_table_agrees_with_plain_forward_passes(rows, tofu, tokenizer, models):
-    metrics, forget = rows["target"]["metrics"], tofu.group("forget")
+    metrics, forget = rows["model"]["metrics"], tofu.group("forget")
     own, retain = (ratios(models[name], tokenizer, forget) for name in ("target", "retain"))
     assert metrics["truth_ratio.forget"] == pytest.approx(np.mean([min(r, 1 / r) for r in own]), rel=1e-4)
     assert metrics["forget_quality"] == pytest.approx(stats.ks_2samp(own, retain).pvalue)
@@ -118,6 +118,13 @@ def test_utility_is_model_utility_and_nothing_is_missing(rows):
     assert rows["retain"]["metrics"]["privleak"] == 0
 
 
+def test_a_row_says_where_its_items_stand(folder, rows):
+    stages = rows["model"]["stages"]
+    assert {"generations greedy", "scores greedy rouge_l_recall", "likelihoods"} <= set(stages)
+    for name in ("generations greedy", "likelihoods"):
+        assert list((folder / "store" / stages[name]).glob("units/*.parquet"))
+
+
 def test_without_a_retain_model_the_table_says_what_lacks_and_computes_nothing_again(folder, rows, capsys):
     before = sorted((folder / "store" / "likelihood").glob("*/manifest.json"))
     out = evaluate(folder, capsys)
@@ -131,10 +138,10 @@ def test_without_a_retain_model_the_table_says_what_lacks_and_computes_nothing_a
 def test_the_greedy_protocol_is_the_same_table_from_one_answer_a_prompt(folder, rows, capsys):
     options = ("--retain", str(folder / "retain"), "--set=sampling.decoding=greedy", "--json")
     target, retain = json.loads(evaluate(folder, capsys, *options))["models"]
-    assert target["metrics"] == rows["target"]["metrics"]
+    assert target["metrics"] == rows["model"]["metrics"]
     assert retain["missing"] == {}
     assert list(target["leak"]) == list(target["excess"]) == ["1"]
-    assert target["leak"]["1"][0] == pytest.approx(target["greedy"]) == rows["target"]["greedy"]
+    assert target["leak"]["1"][0] == pytest.approx(target["greedy"]) == rows["model"]["greedy"]
     assert target["excess"]["1"][0] == pytest.approx(target["greedy"] - retain["greedy"])
 
 
@@ -145,6 +152,6 @@ def test_report_and_mlflow_hold_the_metrics(folder, rows):
     assert "The metrics of tofu beside leak@k" in (run / "report.html").read_text()
     client = MlflowClient(f"sqlite:///{folder / 'store' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("leakatk").experiment_id
-    recorded = client.search_runs([experiment], "tags.`mlflow.runName` = 'target'")
+    recorded = client.search_runs([experiment], "tags.`mlflow.runName` = 'model'")
     qualities = {each.data.metrics.get("forget_quality") for each in recorded}
-    assert rows["target"]["metrics"]["forget_quality"] in qualities
+    assert rows["model"]["metrics"]["forget_quality"] in qualities
