@@ -95,7 +95,7 @@ class Experiment(Section):
         """The method's name in tables: its label, else its name in the style of `rule-npo`, base methods after it."""
         if method.label is not None:
             return method.label
-        from methods import make_method  # imports torch
+        from methods import make_method
 
         return "-".join((method.name, *make_method(method.method).base_names)).replace("_", "-")
 
@@ -213,7 +213,7 @@ def _check_endpoint(experiment: Experiment, source: str) -> None:
 def _check_methods(experiment: Experiment, source: str) -> None:
     if not experiment.methods:
         return
-    from methods import METHODS  # imports torch
+    from methods import METHODS
 
     labels = []
     for index, method in enumerate(experiment.methods):

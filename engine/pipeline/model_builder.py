@@ -28,7 +28,7 @@ from engine.stages.sample_endpoint import endpoint
 from engine.train.job import TrainJob, in_pieces
 from engine.train.launch import train
 
-if TYPE_CHECKING:  # methods import torch
+if TYPE_CHECKING:
     from methods.base import Method
 
 

@@ -35,7 +35,7 @@ def as_json(results: Results) -> JsonObject:
             "missing": model.missing,
             "failures": model.failures,
             "notes": model.notes,
-            "stages": model.stages,
+            "stages": {name: path for name, path in model.stages.items() if name != "model"},
             "groups": {
                 other.group: {
                     "greedy": model.greedy.get(other.group),

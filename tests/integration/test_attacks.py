@@ -149,7 +149,7 @@ def test_an_audit_of_an_attacked_run_holds_and_names_a_score_of_an_attack_that_w
     try:
         assert main(["verify", str(folder / "audit.json")]) == 1
         said = capsys.readouterr().out
-        assert "target after prompts-" in said
+        assert "model after prompts-" in said
         assert "its text scores" in said
     finally:
         path.write_bytes(whole)
