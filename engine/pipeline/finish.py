@@ -15,11 +15,11 @@ from engine.config.experiment import Experiment
 from engine.pipeline.interruption import Ending
 from engine.pipeline.run import Attacker, run, run_folder
 from engine.reporting.attack_figures import write_attack_figures
-from engine.reporting.figures import write_figures
-from engine.reporting.html_report import write_report
+from engine.reporting.figures import PICTURE, write_figures
+from engine.reporting.html_report import REPORT, write_report
 from engine.reporting.results import ModelResults, Results
 from engine.reporting.run_folder import share_run
-from engine.reporting.scores import write_scores
+from engine.reporting.scores import SCORES, write_scores
 from engine.store.files import locked
 from engine.store.manifest import versions
 from engine.store.store import Store
@@ -85,7 +85,7 @@ def finish_run(results: Results, store: Store, system: SystemMetrics | None = No
     A folder that has them from the same results, by the same versions, is left as it is.
     """
     folder = run_folder(store, results)
-    written = WrittenRun(results, folder, *(folder / name for name in ("leak_at_k.png", "report.html", "scores")))
+    written = WrittenRun(results, folder, picture=folder / PICTURE, report=folder / REPORT, scores=folder / SCORES)
     mark = json.dumps({"results": results_digest(results), "versions": versions()})
     with locked(store.root / "runs.lock"):  # the same experiment may end twice at once
         if _stands(written, mark):

@@ -20,7 +20,7 @@ from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
 from engine.reporting.formatting import Estimate
 from engine.reporting.records import Curve
 from engine.reporting.results import ModelResult, Results, groups, read_results
-from engine.reporting.scores import read_scores
+from engine.reporting.scores import SCORES, read_scores
 
 NAMED = 4  # models that a note names one by one
 
@@ -240,7 +240,7 @@ def _paired(entry: _Entry, best: _Entry, k: int, excess: bool) -> intervals.Diff
 
 def _prompt_leaks(entry: _Entry, name: str, k: int) -> dict[str, _PromptLeak] | None:
     """leak@k of each prompt, from the scores beside the run's results."""
-    path = entry.folder / "scores" / f"{name}.{entry.results.leak_group}.jsonl"
+    path = entry.folder / SCORES / f"{name}.{entry.results.leak_group}.jsonl"
     if not path.is_file():
         return None
     scores = read_scores(path)

@@ -24,6 +24,7 @@ Dashes = str | tuple[int, tuple[int, int]]  # matplotlib's line style
 # Okabe and Ito's palette: readers of any colour vision can tell its colours apart, and markers and dashes in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A200")
 MARKERS = "os^Dv<>P"
+PICTURE = "leak_at_k.png"  # a run's first
 INK = "#1c1c1b"  # of axes and text; a page replaces it by its own colour of text
 GREY = "#8a8a8a"
 ROLE_DASHES: dict[str, Dashes] = {"target": (0, (1, 1)), "retain": (0, (1, 1)), "control": (0, (5, 2))}
@@ -145,7 +146,7 @@ def write_figures(results: Results, folder: Path) -> Path:
     """Write leak_at_k.png (and one for each further group of forget prompts) into `folder`; returns the first."""
     for group in groups(results):
         leak_figure(results, group).savefig(folder / f"{_name(results, group)}.png", dpi=150)
-    return folder / "leak_at_k.png"
+    return folder / PICTURE
 
 
 def write_paper_figures(results: Results, folder: Path, suffix: str) -> list[Path]:

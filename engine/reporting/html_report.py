@@ -25,6 +25,7 @@ from engine.store.replica import manifest_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+REPORT = "report.html"
 TEMPLATE = Path(__file__).with_name("html_report.html.j2")
 WORST_PROMPTS = 5
 
@@ -85,7 +86,7 @@ def write_report(results: Results, folder: Path, store_root: Path) -> Path:
         yaml=_experiment_yaml(results),
         number_text=number_text,
     )
-    path = folder / "report.html"
+    path = folder / REPORT
     write_atomic(path, page)
     return path
 

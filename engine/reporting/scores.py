@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.stages.score import GroupScores
 
 ROUNDING = 1e-6  # how far beyond 0 or 1 a float32 may lie by rounding
+SCORES = "scores"  # folder of a run's scores files
 EXAMPLE = '{"prompt_id": "1", "scores": [0.5, 1, null]}'
 
 
@@ -108,7 +109,7 @@ def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
     from engine.reporting.results import scores_stage
     from engine.stages.score import group_scores
 
-    out = folder / "scores"
+    out = folder / SCORES
     out.mkdir(exist_ok=True)
     for model, curve in results.headline:
         stage = store_root / model.stages[scores_stage(curve.decoding, results.core_metric)]
