@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo tofu-small tune-demo docs test test-unit fuzz lint audit perf chaos clean
+.PHONY: gpu setup demo tofu-small tune-demo docs test test-unit fuzz lint audit perf chaos clean
 
 setup: .venv/installed
 
