@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: gpu setup demo tofu-small tune-demo docs test test-unit fuzz lint audit perf chaos clean
+.PHONY: setup demo tofu-small tune-demo docs test test-unit fuzz lint audit perf gpu chaos clean
 
 setup: .venv/installed
 
@@ -53,6 +53,10 @@ perf: .venv/installed-test
 	$(BIN)/python -m perf.sample
 	$(BIN)/python -m perf.score
 	$(BIN)/python -m perf.leak > perf/results/leak.md
+
+# What one GPU does, within nine minutes: tests, exactness, sampling, training, ZeRO-2, an experiment
+gpu: .venv/installed-test
+	$(BIN)/python -m perf.gpu
 
 # The tests that are marked `long`, then every fault at random moments: the table of docs/faults.md. RUNS: seeds of each
 RUNS ?= 3

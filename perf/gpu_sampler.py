@@ -199,9 +199,7 @@ def generate(model: Any, repeated: bool, seconds: float) -> tuple[int, float, li
                 options = common | {"num_return_sequences": 1 if repeated else count}
                 options["max_new_tokens"] = 4 if warm else NEW
                 took, out = timed(
-                    lambda ids=ids, options=options: model.generate(
-                        ids, attention_mask=torch.ones_like(ids), **options
-                    )
+                    lambda ids=ids, options=options: model.generate(ids, attention_mask=torch.ones_like(ids), **options)
                 )
                 if warm:
                     break

@@ -9,8 +9,8 @@ NPO under DeepSpeed ZeRO-2 in Ray Train.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
-import os
 import shutil
 import statistics
 import sys
@@ -141,7 +141,7 @@ def measure(method: dict[str, Any], stage: int, source: ModelSource, folder: Pat
     (run_training if stage else train_alone)(job, work if stage else str(work), meter)  # type: ignore[operator]
     shutil.rmtree(work)
     seen = [json.loads(line) for line in meter.path.read_text().splitlines()]
-    second = statistics.median(b["at"] - a["at"] for a, b in zip(seen[1:], seen[2:], strict=False))
+    second = statistics.median(b["at"] - a["at"] for a, b in itertools.pairwise(seen[1:]))
     longest = max(len(each.answer.split()) + len(each.question.split()) + 8 for each in forget)
     graphs, size = 1 + ("retain" in needs), model_size(source)
     assert size is not None

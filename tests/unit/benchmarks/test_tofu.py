@@ -134,7 +134,7 @@ def test_the_model_that_tofu_brings_reads_its_text_and_has_the_stated_size(tmp_p
     for each in tofu.forget + tofu.retain:
         encoded = encode_example(tokenizer, each.question, each.answer)
         labels = [token for token in encoded.labels if token != -100]
-        assert tokenizer.decode(labels, skip_special_tokens=True) == f" {each.answer}\n\n"
+        assert tokenizer.decode(labels, skip_special_tokens=True) == f" {each.answer}"
         assert labels[-1] == tokenizer.eos_token_id
 
 
