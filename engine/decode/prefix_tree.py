@@ -130,9 +130,11 @@ class PrefixTree:
         cache, row_R = self._arranged(branch)
         row_S = row_R[branch.row_S]
         count = len(row_R)
-        token_R, pad_R = np.zeros((2, padded(count)), dtype=np.int64)
+        # transformers leaves out a mask that hides nothing, which changes last bits: a spare row has something to hide.
+        token_R, pad_R = np.zeros((2, padded(count + (self.pad_P is not None))), dtype=np.int64)
         token_R[row_R] = branch.token_R
         if self.pad_P is not None:
+            pad_R[count:] = 1
             pad_R[row_S] = self.pad_P[branch.sample_S // self.n]
         if isinstance(cache, FixedRows):
             logits_RV = cache.step(token_R[:count], pad_R[:count])
@@ -239,8 +241,8 @@ class PrefixTree:
 def prefilled(model: CausalLM, prompts: list[Sequence[int]]) -> Prefill:
     """One pass over the prompts, padded on the left where their lengths differ."""
     width = max(map(len, prompts))
-    ids_PT = np.zeros((padded(len(prompts)), width), dtype=np.int64)
-    pad_P = np.zeros(len(ids_PT), dtype=np.int64)
+    ids_PT = np.zeros((len(prompts), width), dtype=np.int64)
+    pad_P = np.zeros(len(prompts), dtype=np.int64)
     for row, prompt in enumerate(prompts):
         pad_P[row] = width - len(prompt)
         ids_PT[row, pad_P[row] :] = prompt
@@ -248,7 +250,7 @@ def prefilled(model: CausalLM, prompts: list[Sequence[int]]) -> Prefill:
     cache = KVRows()
     ids = sent(ids_PT, model.device)
     logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs).logits
-    return Prefill(cache, logits[: len(prompts), -1], pad_P if pad_P.any() else None)
+    return Prefill(cache, logits[:, -1], pad_P if pad_P.any() else None)
 
 
 def _padding(pad_R: np.ndarray, length: int, new: int, device: torch.device) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import torch
 
 from benchmarks.base import Decoding
@@ -21,6 +22,9 @@ from engine.decode.token_sampling import prompt_key
 from engine.models.causal_lm import CausalLM
 
 MOST_ROWS = 4096
+GROUP_PROMPTS = 64  # that are read together, at most, ...
+GROUP_TOKENS = {"cpu": 2**14, "cuda": 2**17}  # ... of so many tokens, padding included, ...
+MOST_PADDING = 1.5  # ... the longest about so many times as long as the shortest
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -38,7 +42,6 @@ def sample(
     eos_token_id: int | Sequence[int],
     stop: Sequence[Sequence[int]] = (),
     max_rows: int | None = None,
-    mix_lengths: bool | None = None,
 ) -> list[list[Sample]]:
     """n samples of each prompt from the full distribution, or at a temperature and within a nucleus.
 
@@ -56,7 +59,6 @@ def sample(
         eos_token_id=eos_token_id,
         stop=stop,
         max_rows=max_rows,
-        mix_lengths=mix_lengths,
     )[0]
 
 
@@ -72,18 +74,17 @@ def sample_grid(
     eos_token_id: int | Sequence[int],
     stop: Sequence[Sequence[int]] = (),
     max_rows: int | None = None,
-    mix_lengths: bool | None = None,
     ended: Ended | None = None,
 ) -> list[list[list[Sample]]]:
     """`sample` under several decodings in one pass over the prompts, whose prefill they share: a result a decoding.
 
     stop: token sequences that end a sample as the end tokens do. ended: told the prompts' indices [R] and the tokens of
     their samples so far [R, T], says which samples end here: bool [R]; these keep their tokens. max_rows: cache rows
-    held at once, 16 at least (None: from free memory; halved when memory runs out). mix_lengths: prompts of different
-    lengths share a step, padded on the left (None: on a GPU only, which they keep busy).
-    A decoding's samples are the same as `sample` alone would draw, and the first of more samples are those of fewer. On
-    a CPU in float32 with one thread and unmixed lengths, samples have the same bits for any max_rows and any company of
-    prompts. Otherwise logits move by rounding, and a token with them where a uniform number falls on such an edge.
+    held at once beside those of the prompts, 16 at least (None: from free memory; halved when memory runs out).
+    Prompts of about one length share a step, padded on the left. A decoding's samples are the same as `sample` alone
+    would draw, and the first of more samples are those of fewer. On a CPU in float32, the same prompts and number of
+    threads give the same bits for any max_rows. Otherwise logits move by rounding, and a token with them where a
+    uniform number falls on such an edge.
     Raises ValueError for arguments out of range and models in training mode or without plain attention, DivergedError
     for logits that are not finite.
     """
@@ -94,9 +95,8 @@ def sample_grid(
     length = max(map(len, prompts)) + max_new_tokens
     rows = max(LEAST_ROWS, max_rows or default_rows(model, length))
     fixed: FixedRows | None = None
-    mix = model.device.type == "cuda" if mix_lengths is None else mix_lengths
     results: list[list[list[Sample]]] = [[[] for _ in prompts] for _ in decodings]
-    groups = _groups(prompts, rows, mix)
+    groups = _groups(prompts, GROUP_TOKENS[model.device.type])
     with torch.inference_mode():
         while groups:
             group = groups.pop()
@@ -134,17 +134,19 @@ def default_rows(model: CausalLM, length: int) -> int:
         free = torch.cuda.mem_get_info(model.device)[0]
         share = (free + torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)) // 3
     else:
-        share = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (len(os.sched_getaffinity(0)) + 2)
+        # What can be had, the pages that only cache files included.
+        share = psutil.virtual_memory().available // (len(os.sched_getaffinity(0)) + 2)
     return min(MOST_ROWS, share // size)
 
 
-def _groups(prompts: Sequence[Sequence[int]], rows: int, mix: bool) -> list[list[int]]:
-    """Prompts that go through the model together, at most `rows`; of one length unless `mix`, so that nothing is padded
-    and a row's result cannot depend on its neighbours."""
+def _groups(prompts: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
+    """Prompts that go through the model together, by their lengths alone: what a row is computed with, and with it its
+    last bits, must not depend on the memory that is free."""
     groups: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index])):
-        same = groups and (mix or len(prompts[groups[-1][0]]) == len(prompts[index]))
-        if same and len(groups[-1]) < rows:
+        length = len(prompts[index])
+        alike = groups and length <= MOST_PADDING * len(prompts[groups[-1][0]]) + LEAST_ROWS
+        if alike and len(groups[-1]) < GROUP_PROMPTS and (len(groups[-1]) + 1) * length <= most_tokens:
             groups[-1].append(index)
         else:
             groups.append([index])

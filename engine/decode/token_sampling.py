@@ -17,7 +17,10 @@ from torch import Tensor
 from benchmarks.base import Decoding
 from engine.decode.law import decoding_weights, token_weights
 
-BLOCK_ELEMENTS = 2**25  # probabilities held at once, in float64
+# Weights held at once: on a CPU as many as its cache takes.
+CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}
+WIDE = 4096  # a larger vocabulary is searched in two levels
+BLOCK = 128  # tokens of the second
 
 
 class Drawn(NamedTuple):
@@ -45,7 +48,7 @@ def draw(logits_RV: Tensor, row_S: np.ndarray, uniform_S: np.ndarray, decoding: 
     row_S, uniform_S = row_S[order_S], uniform_S[order_S]
     first_R = np.searchsorted(row_S, np.arange(len(logits_RV) + 1))
     place_S = np.arange(len(row_S)) - first_R[row_S]
-    rows = max(1, BLOCK_ELEMENTS // logits_RV.shape[1])
+    rows = max(1, CHUNK_ELEMENTS[logits_RV.device.type] // logits_RV.shape[1])
     blocks, flat_S, offset = [], np.empty(len(row_S), dtype=np.int64), 0
     for start in range(0, len(logits_RV), rows):
         logits = logits_RV[start : start + rows]
@@ -64,22 +67,21 @@ def _draw(
 ) -> Tensor:
     """Tokens, log-probabilities and model log-probabilities [3, R, M], of the M-th uniform number of each row; M = 1
     where greedy. place_S counts the samples of each row."""
-    weights_RV = token_weights(logits_RV, 1.0)
-    cumulative_RV = weights_RV.cumsum(dim=-1)
+    of_model = _law(logits_RV, 1.0)
     if decoding.greedy:
         token_RM = logits_RV.argmax(dim=-1, keepdim=True)
         logprob_RM = torch.zeros_like(token_RM, dtype=torch.float64)
     else:
         uniform_RM = np.zeros((len(logits_RV), int(place_S.max()) + 1))
         uniform_RM[row_S, place_S] = uniform_S
-        law_RV, law_cumulative_RV = weights_RV, cumulative_RV
-        if decoding.restricted or decoding.temperature != 1:
-            law_RV = decoding_weights(logits_RV, decoding)
-            law_cumulative_RV = law_RV.cumsum(dim=-1)
-        token_RM = _inverse(law_cumulative_RV, sent(uniform_RM, logits_RV.device))
-        logprob_RM = (law_RV.gather(1, token_RM) / law_cumulative_RV[:, -1:]).log()
-    model_logprob_RM = (weights_RV.gather(1, token_RM) / cumulative_RV[:, -1:]).log()
-    return torch.stack([token_RM.double(), logprob_RM, model_logprob_RM])
+        law = of_model
+        if decoding.restricted:
+            law = _Weights(decoding_weights(logits_RV, decoding))
+        elif decoding.temperature != 1:
+            law = _law(logits_RV, decoding.temperature)
+        token_RM = law.tokens(sent(uniform_RM, logits_RV.device))
+        logprob_RM = law.log_probs(token_RM)
+    return torch.stack([token_RM.double(), logprob_RM, of_model.log_probs(token_RM)])
 
 
 def sent(array: np.ndarray, device: torch.device) -> Tensor:
@@ -88,9 +90,65 @@ def sent(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _inverse(cumulative_RV: Tensor, uniform_RM: Tensor) -> Tensor:
-    """The first token whose running sum lies above the uniform's share of the total."""
-    total_R1 = cumulative_RV[:, -1:]
-    share_RM = torch.minimum(uniform_RM * total_R1, torch.nextafter(total_R1, torch.zeros_like(total_R1)))
+def _law(logits_RV: Tensor, temperature: float) -> _Weights | _Blocks:
+    """The law at a temperature, nothing cut off."""
+    if logits_RV.shape[1] > WIDE:
+        return _Blocks(logits_RV, temperature)
+    return _Weights(token_weights(logits_RV, temperature))
+
+
+class _Weights:
+    """A law by the float64 weight of every token [R, V]."""
+
+    def __init__(self, weights_RV: Tensor) -> None:
+        self.weights_RV, self.cumulative_RV = weights_RV, weights_RV.cumsum(dim=-1)
+
+    def tokens(self, uniform_RM: Tensor) -> Tensor:
+        return _inverse(self.cumulative_RV, uniform_RM * self.cumulative_RV[:, -1:])
+
+    def log_probs(self, token_RM: Tensor) -> Tensor:
+        return (self.weights_RV.gather(1, token_RM) / self.cumulative_RV[:, -1:]).log()
+
+
+class _Blocks:
+    """The law of a wide vocabulary at a temperature, nothing cut off, in two levels: blocks of tokens by their sums,
+    then the tokens of one block.
+
+    Weights are float32, so that a token's probability is that of `log_probs` within a few parts in ten million; sums
+    over blocks are float64.
+    """
+
+    def __init__(self, logits_RV: Tensor, temperature: float) -> None:
+        self.logits_RV, self.temperature = logits_RV, temperature
+        self.most_R1 = logits_RV.amax(dim=-1, keepdim=True)
+        weights_RV = (
+            logits_RV.float().sub_(self.most_R1) if logits_RV.dtype != torch.float32 else logits_RV - self.most_R1
+        )
+        weights_RV = (weights_RV if temperature == 1 else weights_RV.div_(temperature)).exp_()
+        spare = -weights_RV.shape[1] % BLOCK
+        if spare:
+            weights_RV = torch.nn.functional.pad(weights_RV, (0, spare))
+        self.weights_RBT = weights_RV.view(len(weights_RV), -1, BLOCK)
+        self.cumulative_RB = self.weights_RBT.sum(dim=-1).double().cumsum(dim=-1)
+
+    def tokens(self, uniform_RM: Tensor) -> Tensor:
+        share_RM = uniform_RM * self.cumulative_RB[:, -1:]
+        block_RM = _inverse(self.cumulative_RB, share_RM)
+        end_RM = self.cumulative_RB.gather(1, block_RM)
+        begin_RM = torch.where(block_RM > 0, self.cumulative_RB.gather(1, (block_RM - 1).clamp_(min=0)), 0.0)
+        within_RM = (share_RM - begin_RM) / (end_RM - begin_RM)  # of the block, whose tokens are added up anew
+        index = block_RM[..., None].expand(-1, -1, BLOCK)
+        cumulative_RMT = self.weights_RBT.gather(1, index).double().cumsum(dim=-1)
+        return block_RM * BLOCK + _inverse(cumulative_RMT, within_RM[..., None] * cumulative_RMT[..., -1:])[..., 0]
+
+    def log_probs(self, token_RM: Tensor) -> Tensor:
+        scaled_RM = (self.logits_RV.gather(1, token_RM).double() - self.most_R1) / self.temperature
+        return scaled_RM - self.cumulative_RB[:, -1:].log()
+
+
+def _inverse(cumulative: Tensor, share: Tensor) -> Tensor:
+    """The first place whose running sum [..., places] lies above the share of the total [..., M]."""
+    total = cumulative[..., -1:]
+    share = torch.minimum(share, torch.nextafter(total, torch.zeros_like(total)))
     # The clamp matters for sums that are not finite only: they are reported, not read out of bounds.
-    return torch.searchsorted(cumulative_RV, share_RM, right=True).clamp_(max=cumulative_RV.shape[1] - 1)
+    return torch.searchsorted(cumulative, share, right=True).clamp_(max=cumulative.shape[-1] - 1)

@@ -43,15 +43,14 @@ def near(drawn, expected):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("mixed", [False, True])
-def test_every_architecture_samples_the_same_from_a_fixed_cache(name, mixed, used, monkeypatch):
+def test_every_architecture_samples_the_same_from_a_fixed_cache(name, used, monkeypatch):
     model = make(CONFIGS[name], spread=4.0)
-    found = draw(model, 3, mix_lengths=mixed)
+    found = draw(model, 3)
     made, steps = used
     assert len(made) == 1
     assert max(steps) > 5
     monkeypatch.setattr(sampler, "fixed_rows", lambda *_: None)
-    near(found, draw(model, 3, mix_lengths=mixed))
+    near(found, draw(model, 3))
 
 
 @pytest.mark.parametrize("rows", [16, 48, None])
@@ -59,7 +58,7 @@ def test_rows_move_in_and_out_of_the_fixed_cache_as_they_split_and_vanish(rows, 
     model = make(CONFIGS["llama grouped tied"], spread=8.0)
     forward, shapes = model.forward, []
     monkeypatch.setattr(model, "forward", lambda **given: shapes.append(given["input_ids"].shape) or forward(**given))
-    options = {"mix_lengths": True, "max_rows": rows, "max_new_tokens": 12, "eos_token_id": [1, 2, 3, 4, 5, 6]}
+    options = {"max_rows": rows, "max_new_tokens": 12, "eos_token_id": [1, 2, 3, 4, 5, 6]}
     found = draw(model, 30, **options)
     assert 0 < max(used[1]) <= 32
     assert (max(count for count, length in shapes if length == 1) > 32) == (rows != 16)  # at times too many for it
