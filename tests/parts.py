@@ -64,7 +64,7 @@ def found(folder):
         method = dataclasses.replace(unlearning, method={"name": name, **OPTIONS.get(name, {})})
         source = trained(method, folder / name)
         bits[name] = weights(folder / name / "model")
-    loaded, probes = worker_model(source, on_gpu=False), tuple(benchmark.probes[:4])
+    loaded, probes = worker_model(source), tuple(benchmark.probes[:4])
     for decoding in SAMPLED:
         job = SampleJob(source, probes, decoding, 1 if decoding.greedy else 8, 8)
         drawn = sample_probes(*loaded, probes, job)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Batch = dict[str, np.ndarray]  # of Ray Data: one unit, and how it went
 
 KNOWN_ERRORS = {error.__name__: error for error in (UserError, DivergedError, DiskFullError, StorageError)}
+MOST_CPUS = 8  # of a worker, where the experiment does not say: more threads gain little
 ATTEMPTS = 5  # at a unit whose workers are killed: Ray Data itself would go on for ever
 
 
@@ -71,13 +72,16 @@ def fan_out(
     gpus: float = 0.0,
     others: Sequence[Path] = (),
     here: bool = False,
+    cpus: int | None = None,
     portable: bool = False,
+    actors: bool = False,
 ) -> None:
     """Compute every unit in 0..units-1 that `folder` or one of the `others` lacks; at most `workers` at once (None: as
     many as fit). here: in this process, for work that takes less time than Ray takes to begin it.
 
-    On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, actors hold the model, and
-    free the device when the stage ends. A unit whose worker is killed is computed again, ATTEMPTS times in all.
+    On CPUs a unit is a Ray task, whose process stays warm from stage to stage; with GPUs, or where `actors` are asked
+    for, actors hold the model, and free the device when the stage ends. A unit whose worker is killed is computed
+    again, ATTEMPTS times in all. cpus: of a worker (None: what the stage's workers leave, one where it is portable).
     portable: in arithmetic that CPUs share (engine/cluster/numerics.py).
     Raises UserError where the job does, or every worker of a unit is killed.
     """
@@ -98,30 +102,46 @@ def fan_out(
     if workers is not None:
         ray_cluster.check_fits(workers, gpus, "sampling.workers")
     finished = set()
-    for row in _dataset(work, missing, workers, gpus, portable).iter_rows():
+    for row in _dataset(
+        work, missing, workers, gpus, cpus or _cpus(units, workers, portable), portable, actors
+    ).iter_rows():
         if row["error"]:
             raise KNOWN_ERRORS[row["error"]](row["message"])
         finished.add(int(row["unit"]))
     _check_all_here(work, missing, finished, units)
 
 
-def _dataset(work: Work, missing: list[int], workers: int | None, gpus: float, portable: bool) -> Dataset:
+def _cpus(units: int, workers: int | None, portable: bool) -> int:
+    """CPUs of each worker of a stage of so many units, those that a killed run left finished among them: the number of
+    threads decides last bits."""
+    if portable:
+        return 1
+    at_once = min(units, workers or units, int(ray_cluster.resources()[0]))
+    return max(1, min(MOST_CPUS, ray_cluster.cores_of_a_node(), int(ray_cluster.resources()[0]) // max(1, at_once)))
+
+
+def _dataset(
+    work: Work, missing: list[int], workers: int | None, gpus: float, each_cpus: int, portable: bool, actors: bool
+) -> Dataset:
     """The missing units as a Ray dataset that computes each when it is read."""
     import ray.data
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     cpus, devices = ray_cluster.resources()
-    size = max(1, min(len(missing), workers or int(devices / gpus if gpus else cpus)))
+    size = max(1, min(len(missing), workers or int(devices / gpus if gpus else cpus / each_cpus)))
     ray_cluster.data_context()
     dataset = ray.data.from_items([{"unit": unit} for unit in missing], override_num_blocks=len(missing))
     name = type(work.job).__name__  # what Ray's dashboard and the process list show, instead of one name for all
-    if gpus:
+    if gpus or actors:
         worker = type(name, (_Worker,), {})
         pool = ActorPoolStrategy(size=size)
-        return dataset.map_batches(worker, fn_constructor_args=(work,), batch_size=1, num_gpus=gpus, compute=pool)
+        takes = {"num_gpus": gpus} if gpus else {"num_cpus": each_cpus}
+        return dataset.map_batches(worker, fn_constructor_args=(work,), batch_size=1, compute=pool, **takes)
     tasks = TaskPoolStrategy(size=size)
     environment = worker_environment(portable)
-    return dataset.map_batches(_named(name, work), batch_size=1, num_cpus=1, compute=tasks, runtime_env=environment)
+    return dataset.map_batches(
+        _named(name, work), batch_size=1, num_cpus=each_cpus, compute=tasks, runtime_env=environment
+    )
 
 
 def _check_all_here(work: Work, missing: list[int], finished: set[int], units: int) -> None:

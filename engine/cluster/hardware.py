@@ -88,6 +88,14 @@ def nodes(folder: Path) -> list[Node]:
         probe.unlink(missing_ok=True)
 
 
+def fast_bf16() -> bool:
+    """Whether this machine's processor multiplies in bfloat16 by instructions of its own."""
+    try:
+        return any(flag in Path("/proc/cpuinfo").read_text() for flag in ("amx_bf16", "avx512_bf16"))
+    except OSError:  # not Linux
+        return False
+
+
 def _answer(reference: ObjectRef[Node]) -> Node | None:
     import ray
 

@@ -151,6 +151,29 @@ def _may_have(variable: str) -> float:
     return float(given or 0)
 
 
+def cores_of_a_node() -> int:
+    """CPUs of the largest node that is there."""
+    import ray
+
+    found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return max([1, *found])
+
+
+def take_threads() -> None:
+    """Let torch run as many threads as Ray has given this worker CPUs; one outside a worker, where nobody was asked."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    given = 1.0
+    if connected():
+        import ray
+
+        with contextlib.suppress(AssertionError):  # of a driver, which is given nothing
+            given = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
+    torch.set_num_threads(max(1, int(given)))
+
+
 def check_fits(workers: int, gpus_per_worker: float, what: str) -> None:
     """UserError unless `workers` of one CPU and `gpus_per_worker` each fit on the cluster at once."""
     cpus, gpus = resources()

@@ -99,6 +99,19 @@ class Experiment(Section):
 
         return "-".join((method.name, *make_method(method.method).base_names)).replace("_", "-")
 
+    def on_devices(self, gpus: float, fast_bf16: bool) -> Experiment:
+        """The experiment with so many GPUs a sampling worker, and a precision where none or `auto` is asked for.
+        fast_bf16: whether CPUs are fast at bfloat16. UserError where arithmetic is to be portable and cannot be."""
+        asked = self.sampling.precision
+        if asked == "bf16" and self.portable and not gpus:
+            raise UserError(
+                "sampling.precision: bf16 gives other bits on other processors; set numerics: native or precision: fp32"
+            )
+        fast = bool(gpus) or self.sampling.engine == "vllm" or (asked == "auto" and fast_bf16 and not self.portable)
+        precision = ("bf16" if fast else "fp32") if asked in (None, "auto") else asked
+        sampling = self.sampling.model_copy(update={"gpus": gpus, "precision": precision})
+        return self.model_copy(update={"sampling": sampling})
+
     def with_protocol(self, protocol: Protocol) -> Experiment:
         """The experiment with every unset key filled from the benchmark's protocol; UserError where k > n."""
         decoding = self.sampling.decoding or protocol.decoding
@@ -133,7 +146,8 @@ class Experiment(Section):
                 "metrics": tuple(dict.fromkeys((protocol.core_metric, *metrics))),
                 "requests": self.requests or (protocol.requests if self.methods else None),
                 "leak": self.leak.model_copy(update={"k": k}),
-                "numerics": self.numerics or (protocol.numerics if brought else "native"),
+                "numerics": self.numerics
+                or (protocol.numerics if brought and sampling.engine == "exact" else "native"),
             }
         )
 

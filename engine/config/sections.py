@@ -49,7 +49,8 @@ class TrainSection(Section):
     the gradients too, 3 the weights too (0 with one worker: without DeepSpeed); offload: the optimizer's state
     (zero_stage 1 to 3), or the parameters too (zero_stage 3), in main memory: slower, for less of the GPU's; precision:
     of the computation, and under DeepSpeed of the weights that it computes with; gpus: GPUs a worker (None: one where
-    the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0.
+    the cluster has as many), a fraction where several trainings share a device: one worker, zero_stage 0; cpus: CPUs
+    and threads a worker (None: a quarter of a machine's, shared by the workers, at least one).
     weight_decay, betas: of AdamW; warmup: share of the steps after which the linear warm-up ends; decay_from: share of
     the steps after which the linear decay to final_lr begins; final_lr: where it ends, a share of lr; clip: largest
     gradient norm; max_length: tokens of a sequence, longer ones are cut; checkpoint_every: steps between checkpoints;
@@ -84,6 +85,7 @@ class TrainSection(Section):
     stop_at_leak: float | None = Field(default=None, ge=0, le=1)
     lora: LoraSection | None = None
     gpus: float | None = Field(default=None, gt=0, le=1)
+    cpus: Positive | None = None
 
     @property
     def alone(self) -> bool:
@@ -234,8 +236,13 @@ class SamplingSection(Section):
     or `grid`, the ten decodings of leak@k's paper, or `greedy`, one answer a prompt as the papers of the benchmarks do,
     with leak@1 of that answer. workers: sampling tasks at once (None: as many as the cluster has room for), which never
     changes results. gpus: GPUs a sampling worker, may be a fraction (None: one where the cluster has any, else 0).
-    max_rows: cache rows held at once (None: from free memory). adaptive: draw until leak@k by the core metric is known
-    well enough, in place of n.
+    cpus: CPUs and threads of each (None: what their number leaves). precision: of the weights and the computation
+    (None: bf16 on a GPU, else fp32; auto: bf16 on a CPU too that is fast at it); fp32 on CPUs gives the same bits on
+    the same kind of machine. engine: `exact`, this project's own sampler, or `vllm`, for large models, whose samples
+    follow the same law, drawn by a generator of its own (bf16 unless asked otherwise); auto: vllm where it is
+    installed, there is a GPU, and the model is large. tensor_parallel: GPUs that share a model under vllm. max_rows:
+    cache rows held at once (None: from free memory). adaptive: draw until leak@k by the core metric is known well
+    enough, in place of n.
 
     compat: leak-k samples as the code released with arXiv 2511.04934 does, to compare with its published numbers, which
     is not what the paper says it does: top_k = 50 wherever none is given (the default of Hugging Face's generate, left
@@ -249,9 +256,19 @@ class SamplingSection(Section):
     decoding: tuple[Decoding, ...] | None = None
     workers: Positive | None = None
     gpus: float | None = Field(default=None, ge=0)
+    cpus: Positive | None = None
+    precision: Literal["fp32", "bf16", "auto"] | None = None
+    engine: Literal["exact", "vllm", "auto"] = "exact"
+    tensor_parallel: Positive = 1
     max_rows: Positive | None = None
     compat: Literal["leak-k"] | None = None
     adaptive: AdaptiveSection | None = None
+
+    @model_validator(mode="after")
+    def _shared_by_vllm(self) -> SamplingSection:
+        if self.tensor_parallel > 1 and self.engine != "vllm":
+            raise ValueError("tensor_parallel: GPUs share a model under engine: vllm alone")
+        return self
 
     @field_validator("decoding", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.base import Benchmark
 from engine.config.experiment import Experiment
 from engine.evaluation.evaluate import Evaluation
-from engine.evaluation.jobs import sample_job
+from engine.evaluation.jobs import on_exact_path, sample_job
 from engine.leak.estimator import Ints
 from engine.leak.extrapolation import BeyondN, leak_beyond_n
 from engine.leak.importance_weights import ReweightedLeak, reweighted_leak
@@ -79,6 +79,7 @@ def _by_importance(
     first = drawn.sampling(decoding.name).rounds[0]
     log_probs = []
     units = sample_job(experiment, benchmark, source, decoding).prompts_a_unit  # as they were drawn
+    experiment = on_exact_path(experiment)
     for name_of, judge in (("target", source), (label, model)):
         job = dataclasses.replace(sample_job(experiment, benchmark, judge, decoding), prompts_a_unit=units)
         relog = RelogJob(job, str(first.generations.path), (decoding,))

@@ -16,7 +16,7 @@ from benchmarks.base import Benchmark, Example, is_leak_group, probe_clusters
 from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import wants_likelihoods
-from engine.evaluation.jobs import MAX_LENGTH, likelihood_job, sample_job
+from engine.evaluation.jobs import MAX_LENGTH, likelihood_job, on_exact_path, sample_job
 from engine.evaluation.multiple_choice import accuracy
 from engine.evaluation.sampling import Sampling, Subject, sample_model
 from engine.leak.clusters import Clusters, clusters_of
@@ -33,6 +33,10 @@ from engine.stages.sample_endpoint import NO_LIKELIHOOD, Endpoint
 from engine.stages.score import GroupScores
 from engine.store.store import FinishedStage
 
+SHARED_MODEL = (
+    "a model that GPUs share (sampling.tensor_parallel) is sampled alone: likelihoods and the lower bound (floor) need "
+    "it on one"
+)
 SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # a reference that they see scores 1 by these itself
 Key = tuple[str, str, str]  # group, metric, decoding
 Leaks = dict[Key, PromptLeaks]
@@ -99,7 +103,7 @@ def evaluate(
     answers, too, whose exact probability bounds leak@k from below."""
     subject = Subject(stages, experiment, benchmark, model, label)
     samplings = sample_model(subject)
-    served = isinstance(model, Endpoint)
+    served = isinstance(model, Endpoint) or experiment.sampling.tensor_parallel > 1  # too large for the exact path
     bounded = [each for each in samplings if bounds and not served and not each.greedy]
     answers = {each.decoding.name: _answers(subject, each) for each in bounded}
     likelihoods = None if served or not wants_likelihoods(benchmark) else _likelihoods(subject)
@@ -131,7 +135,7 @@ def evaluate(
 def _answers(subject: Subject, sampling: Sampling) -> FinishedStage:
     """Answers whose exact probability bounds leak@k from below."""
     experiment, metric = subject.experiment, subject.benchmark.protocol.core_metric
-    job = sample_job(experiment, subject.benchmark, subject.model, sampling.decoding)
+    job = sample_job(on_exact_path(experiment), subject.benchmark, subject.model, sampling.decoding)
     answers = AnswersJob(job, metric, experiment.metric_options.get(metric, {}), experiment.leak.beams)
     return subject.stages.run(f"{subject.label} {sampling.decoding.name}", answers)
 
@@ -227,6 +231,8 @@ def _failures(samplings: Sequence[Sampling], metric: str) -> dict[str, int]:
 def _notes(subject: Subject, samplings: Sequence[Sampling], likelihoods: FinishedStage | None) -> list[str]:
     """What a reader of the results must know of how they came about, each once."""
     notes = [NO_LIKELIHOOD] if isinstance(subject.model, Endpoint) else []
+    if subject.experiment.sampling.tensor_parallel > 1:
+        notes.append(SHARED_MODEL)
     for sampling in samplings:
         for each in sampling.rounds:
             notes += each.generations.facts.get("notes", [])

@@ -19,6 +19,7 @@ from engine.stages.base import Stages
 from engine.stages.likelihood import LikelihoodJob
 from engine.stages.sample import SampleJob, unit_prompts
 from engine.stages.sample_endpoint import Endpoint, EndpointJob
+from engine.stages.sample_vllm import VllmJob
 from engine.stages.score import score_job
 from engine.store.store import FinishedStage
 
@@ -64,7 +65,9 @@ def job_for(
 ) -> SampleJob:
     """A SampleJob with the experiment's template, length and devices."""
     sampling = experiment.sampling
-    return SampleJob(
+    by_vllm = sampling.engine == "vllm"
+    gpus = sampling.gpus or 0.0
+    return (VllmJob if by_vllm else SampleJob)(
         model=model,
         probes=tuple(probes),
         decoding=decoding,
@@ -75,11 +78,18 @@ def job_for(
         system=experiment.model.system,
         template_options=experiment.model.template_options or None,
         max_rows=sampling.max_rows,
-        gpus=sampling.gpus or 0.0,
+        gpus=float(sampling.tensor_parallel) if by_vllm and gpus and sampling.tensor_parallel > 1 else gpus,
+        cpus=sampling.cpus,
+        bf16=sampling.precision == "bf16",
         portable=experiment.portable,
         workers=sampling.workers,
-        prompts_a_unit=unit_prompts(n, sampling.max_new_tokens or 1, weights_of(model), bool(sampling.gpus)),
+        prompts_a_unit=unit_prompts(n, sampling.max_new_tokens or 1, weights_of(model), gpus > 0),
     )
+
+
+def on_exact_path(experiment: Experiment) -> Experiment:
+    """The experiment for what needs exact probabilities, which vLLM does not give."""
+    return experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"engine": "exact"})})
 
 
 def probes_at(benchmark: Benchmark, decoding: Decoding) -> list[Probe]:
@@ -117,6 +127,8 @@ def likelihood_job(experiment: Experiment, benchmark: Benchmark, model: ModelSou
         template_options=experiment.model.template_options or None,
         max_length=MAX_LENGTH,
         gpus=experiment.sampling.gpus or 0.0,
+        cpus=experiment.sampling.cpus,
+        bf16=experiment.sampling.precision == "bf16",
         portable=experiment.portable,
         workers=experiment.sampling.workers,
     )
@@ -130,6 +142,8 @@ def choices_job(experiment: Experiment, model: ModelSource, examples: Sequence[E
         template="raw",
         max_length=MAX_LENGTH,
         gpus=experiment.sampling.gpus or 0.0,
+        cpus=experiment.sampling.cpus,
+        bf16=experiment.sampling.precision == "bf16",
         portable=experiment.portable,
         workers=experiment.sampling.workers,
     )

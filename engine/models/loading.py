@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.cluster import ray_cluster
 from engine.errors import UserError, disk_is_full, one_line
 from engine.models.lora import adapter_base, is_adapter, merged
 from engine.models.source import ModelSource
@@ -75,12 +76,8 @@ def cached_model(source: ModelSource, device: str, precision: str) -> tuple[Any,
     return load_model(source, device, precision), tokenizer
 
 
-def worker_model(source: ModelSource, on_gpu: bool) -> tuple[Any, Tokenizer]:
-    """(model, tokenizer) as every worker that samples or scores takes them: in bfloat16 on a GPU, in float32 on one
-    thread of a CPU, where the number of threads would decide the last bits."""
-    import torch
-
-    if on_gpu:
-        return cached_model(source, "cuda", "bf16")
-    torch.set_num_threads(1)
-    return cached_model(source, "cpu", "fp32")
+def worker_model(source: ModelSource, on_gpu: bool = False, bf16: bool = False) -> tuple[Any, Tokenizer]:
+    """(model, tokenizer) as every worker that samples or scores takes them, on a CPU with the threads that Ray gives
+    it."""
+    ray_cluster.take_threads()
+    return cached_model(source, "cuda" if on_gpu else "cpu", "bf16" if bf16 else "fp32")

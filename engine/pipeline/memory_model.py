@@ -151,9 +151,9 @@ def activations(size: ModelSize, settings: TrainSection, width: int) -> float:
     return tokens * (size.layers * layer + 12 * size.vocabulary)
 
 
-def sampling_memory(size: ModelSize, length: int, rows: int, gpu: bool) -> float:
-    """Bytes of one sampling worker: weights (bfloat16 on a GPU), and `rows` cache rows of `length` tokens."""
-    width = 2 if gpu else 4
+def sampling_memory(size: ModelSize, length: int, rows: int, half: bool) -> float:
+    """Bytes of one sampling worker: weights (in bfloat16: half), and `rows` cache rows of `length` tokens."""
+    width = 2 if half else 4
     row = 2 * size.layers * size.kv * length * width + size.vocabulary * ROW_LOGITS
     return size.parameters * width + rows * row
 

@@ -189,7 +189,7 @@ def sampling_item(experiment: Experiment, size: ModelSize, nodes: Sequence[Node]
     sampling = experiment.sampling
     gpus = sampling.gpus or 0.0
     length = PROMPT_TOKENS + (sampling.max_new_tokens or 1)
-    need = sampling_memory(size, length, LEAST_ROWS, gpus > 0)
+    need = sampling_memory(size, length, LEAST_ROWS, sampling.precision == "bf16")
     devices = [gpu for node in nodes for gpu in node.gpus]
     if gpus:
         have = (min(gpu.memory for gpu in devices) - CONTEXT) * min(gpus, 1.0) if devices else 0.0
@@ -205,7 +205,9 @@ def sampling_item(experiment: Experiment, size: ModelSize, nodes: Sequence[Node]
     possible = int(biggest.memory // need)
     fits = "yes" if need <= have else "no"
     instead = (f"sampling.workers: {possible}",) if fits == "no" and possible else ()
-    return Item("sample, a worker", need, have, fits, f"{workers} at once on CPUs; float32 weights", instead)
+    return Item(
+        "sample, a worker", need, have, fits, f"{workers} at once on CPUs; {sampling.precision} weights", instead
+    )
 
 
 def disk_item(

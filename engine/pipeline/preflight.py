@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
-from engine.cluster.hardware import Node, nodes
+from engine.cluster.hardware import Node, fast_bf16, nodes
 from engine.config.experiment import Experiment
 from engine.config.sections import ModelSection, TrainSection
 from engine.errors import UserError
@@ -29,6 +29,7 @@ from engine.models.source import ModelSource, model_source
 from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
 from engine.pipeline.memory_plan import CONTEXT, Item, gib, plan, refuse
 from engine.pipeline.model_checks import check_metrics, check_model
+from engine.pipeline.sampling_engine import with_engine
 from engine.redact import redact
 from engine.store.store import Store
 
@@ -243,11 +244,15 @@ def _check_model(path: str, revision: str | None, model: ModelSection, key: str)
 
 def _plan(experiment: Experiment, store: Store, machines: list[Node]) -> list[Check]:
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
-    filled = experiment.with_protocol(benchmark.protocol)
-    if filled.sampling.gpus is None:
-        gpus = 1.0 if any(node.gpus for node in machines) or cluster_may_grow() else 0.0
-        filled = filled.model_copy(update={"sampling": filled.sampling.model_copy(update={"gpus": gpus})})
-    checks = _loaded(filled, benchmark)
+    given = experiment.sampling.gpus
+    found = 1.0 if any(node.gpus for node in machines) or cluster_may_grow() else 0.0
+    gpus = found if given is None else given
+    try:
+        filled, wrong = with_engine(experiment, gpus > 0), []
+    except UserError as error:
+        filled, wrong = experiment, [Check("sampling.engine", "no", str(error))]
+    filled = filled.with_protocol(benchmark.protocol).on_devices(gpus, fast_bf16())
+    checks = wrong + _loaded(filled, benchmark)
     for section in [filled.train_section(each) for each in filled.methods] + [
         each for each in (filled.finetune_section,) if each is not None
     ]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark, probe_clusters
 from engine.cluster import ray_cluster
+from engine.cluster.hardware import fast_bf16
 from engine.cluster.progress import Progress
 from engine.config.experiment import Experiment, parse_experiment
 from engine.config.sections import MethodSection, TrainSection
@@ -31,6 +32,7 @@ from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import BuiltModel, ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
+from engine.pipeline.sampling_engine import engine_of, with_engine
 from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
 from engine.pipeline.work_plan import planned_work
 from engine.reporting.records import AttackResult
@@ -94,7 +96,7 @@ def run(
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     if experiment.methods and not benchmark.forget:
         raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
-    experiment = prepared(experiment, benchmark)
+    asked, experiment = experiment, prepared(experiment, benchmark)
     sections = attacker.trainings(experiment, benchmark) if attacker is not None else []
     sections += [experiment.train_section(method) for method in experiment.methods]
     if experiment.finetune_section is not None:
@@ -120,6 +122,9 @@ def run(
     with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
         if ending is not None:
             ending.about(experiment, identity, progress)
+        if asked.sampling.engine == "auto":
+            engine, why = engine_of(asked, bool(experiment.sampling.gpus))
+            progress.say(f"sampling.engine: {engine}, for {why}")
         stages = Stages(store, progress, prepare)
         builder = ModelBuilder(experiment, benchmark, stages)  # finds the base model before any work starts
         pending.append(builder.check)
@@ -155,7 +160,10 @@ def prepared(experiment: Experiment, benchmark: Benchmark) -> Experiment:
     protocol = benchmark.protocol
     for group in (protocol.leak_group, protocol.utility_group):
         refuse_blind(protocol.core_metric, benchmark, group, experiment)
-    return _with_devices(parse_experiment(experiment.with_protocol(benchmark.protocol).model_dump(), experiment.name))
+    gpus = experiment.sampling.gpus
+    gpus = (1.0 if ray_cluster.has_gpus() else 0.0) if gpus is None else gpus
+    filled = with_engine(experiment, gpus > 0).with_protocol(benchmark.protocol)
+    return parse_experiment(filled.model_dump(), experiment.name).on_devices(gpus, fast_bf16())
 
 
 def refuse_blind(metric: str, benchmark: Benchmark, group: str, experiment: Experiment) -> None:
@@ -171,9 +179,16 @@ def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None =
     """Identity of what is measured: the experiment without its name and without what cannot change results, and the
     versions of the data sets that it reads (Benchmark.data)."""
     settings = experiment.model_dump(mode="json", exclude={"name"}) | ({"data": data} if data else {})
-    settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows")}
+    settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows", "cpus")}
+    if settings["sampling"]["precision"] in (None, "bf16" if settings["sampling"]["gpus"] else "fp32"):
+        del settings["sampling"]["precision"]  # the device's own
+    if settings["sampling"]["engine"] == "exact":  # a key younger than many a store, as the next
+        del settings["sampling"]["engine"]
+    if settings["sampling"]["tensor_parallel"] == 1:
+        del settings["sampling"]["tensor_parallel"]
     for section in (settings["train"], settings["model"]["finetune"], *(each["train"] for each in settings["methods"])):
-        (section or {}).pop("gpus", None)
+        for key in ("gpus", "cpus"):
+            (section or {}).pop(key, None)
     settings["sampling"]["reweight"] = False  # a key that is gone: runs without it keep their identity
     if settings["train"]["offload"] is None:  # a key younger than many a store
         del settings["train"]["offload"]
@@ -198,13 +213,6 @@ def run_folder(store: Store, results: Results) -> Path:
 def folder_of(store: Store, name: str, identity: str) -> Path:
     """The path of an experiment's run folder, by its name and fingerprint."""
     return store.root / "runs" / f"{name}-{identity[:8]}"
-
-
-def _with_devices(experiment: Experiment) -> Experiment:
-    if experiment.sampling.gpus is not None:
-        return experiment
-    gpus = 1.0 if ray_cluster.has_gpus() else 0.0
-    return experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"gpus": gpus})})
 
 
 class _Run:

@@ -42,7 +42,7 @@ from engine.search.trial_log import LOG_FILE, TrialLog
 from engine.search.trial_report import TrialReport, report_line
 from engine.stages.base import Stages
 from engine.store.store import Store
-from engine.train.launch import gpus_a_worker
+from engine.train.launch import cpus_a_worker, gpus_a_worker
 
 if TYPE_CHECKING:
     from ray.tune import Result, Trainable, Tuner
@@ -103,9 +103,9 @@ def concurrent_trials(space: Space, experiment: Experiment, attack: Attack | Non
     """Trials at once: as many as the cluster has CPUs and GPUs for. UserError, with what is missing, where not even one
     has room.
 
-    A trial's training, its attack and its sampling follow each other, so it needs the largest of them: one CPU a
-    training worker, Ray Train's controller and the trial itself taking none; sampling takes more workers where they are
-    free. Stages give back what they hold before the next asks, so trials cannot block each other.
+    A trial's training, its attack and its sampling follow each other, so it needs the largest of them: the CPUs of its
+    training workers, Ray Train's controller and the trial itself taking none; sampling takes more workers where they
+    are free. Stages give back what they hold before the next asks, so trials cannot block each other.
     """
     sections = [experiment.train_section(space.section(point)) for point in space.corner_points()]
     if attack is not None and (section := attack.training(experiment)) is not None:
@@ -115,7 +115,7 @@ def concurrent_trials(space: Space, experiment: Experiment, attack: Attack | Non
     training = max(section.workers * gpus_a_worker(section) for section in sections)
     cpus, gpus = ray_cluster.resources()
     for what, total, needed in (
-        ("CPUs", cpus, max(section.workers for section in sections)),
+        ("CPUs", cpus, max(section.workers * cpus_a_worker(section, experiment.portable) for section in sections)),
         ("GPUs", gpus, max(sampling, training)),
     ):
         if needed > total:

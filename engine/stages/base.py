@@ -110,11 +110,10 @@ def source_of(stage: FinishedStage) -> ModelSource:
     return ModelSource(str(stage.path / "model"), stage.fingerprint)
 
 
-def numerics(gpus: float, portable: bool = False) -> str:
+def numerics(gpus: float, portable: bool = False, bf16: bool = False) -> str:
     """The arithmetic of a model that is run with so many GPUs, for fingerprints."""
-    if gpus:
-        return "gpu-bf16"
-    return "cpu-fp32-portable" if portable else "cpu-fp32"
+    name = f"{'gpu' if gpus else 'cpu'}-{'bf16' if bf16 else 'fp32'}"
+    return f"{name}-portable" if portable and not gpus else name
 
 
 def portable_inputs(portable: bool) -> JsonObject:

@@ -60,7 +60,7 @@ class AnswersJob(Stage):
 
     def inputs(self) -> JsonObject:
         own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": ANSWERS_VERSION}
-        ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.gpus > 0)
+        ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.bf16)
         return self.sampling.prompting() | own | ties
 
     def run(self, work: Path, report: Report) -> JsonObject:
@@ -73,6 +73,7 @@ class AnswersJob(Stage):
             report,
             sampling.workers,
             sampling.gpus,
+            cpus=sampling.cpus,
             portable=sampling.portable,
         )
         return {"seconds": unit_seconds(work / "units")}
@@ -80,7 +81,7 @@ class AnswersJob(Stage):
     def compute(self, unit: int) -> tuple[Table, str]:
         """One row an answer: prompt_id, group, token_ids, logprob, response, score."""
 
-        model, tokenizer = worker_model(self.sampling.model, on_gpu=self.sampling.gpus > 0)
+        model, tokenizer = worker_model(self.sampling.model, self.sampling.gpus > 0, self.sampling.bf16)
         probes = self.sampling.probes[unit * UNIT_PROMPTS : (unit + 1) * UNIT_PROMPTS]
         return _table(probes, found_answers(model, tokenizer, probes, self), tokenizer, self), ""
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from engine.models.tokenization import Encoded, Tokenizer
 
 
-LIKELIHOOD_VERSION = 2  # part of every likelihood stage's fingerprint: raise it when the numbers change
-UNIT_PAIRS = 256
+LIKELIHOOD_VERSION = 3  # part of every likelihood stage's fingerprint: raise it when the numbers change
+UNIT_PAIRS = 256  # a unit's work, in answers read without a gradient
+GRADIENT_PAIRS = 8  # what an answer takes whose gradient norm is wanted, which no others share a batch with
 BATCH_PAIRS = 32
 BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # held at once: 256 MiB in float32, 2 GiB in bfloat16
 
@@ -41,8 +42,8 @@ BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # held at once: 256 MiB in float32
 class LikelihoodJob(Stage):
     """The likelihood of every example's answer after its question, under one model.
 
-    gradients: ids of the examples whose gradient norm is wanted too, a backward pass each. portable: in arithmetic that
-    CPUs share (engine/cluster/numerics.py). workers: most at once, None: as many as fit.
+    gradients: ids of the examples whose gradient norm is wanted too, a backward pass each. workers, cpus, bf16,
+    portable: as SampleJob has them.
     """
 
     model: ModelSource
@@ -53,6 +54,8 @@ class LikelihoodJob(Stage):
     template_options: Options | None = None
     max_length: int = 4096
     gpus: float = 0.0
+    cpus: int | None = None
+    bf16: bool = False
     portable: bool = False
     workers: int | None = None
     kind: ClassVar[str] = "likelihood"
@@ -60,7 +63,18 @@ class LikelihoodJob(Stage):
 
     @property
     def units(self) -> int:
-        return -(-len(self.examples) // UNIT_PAIRS)
+        return len(self.slices())
+
+    def slices(self) -> list[slice]:
+        """The examples of each unit, by work: examples with gradients take longer."""
+        begins, work = [0], 0
+        for index, example in enumerate(self.examples):
+            own = GRADIENT_PAIRS if example.id in self.gradients else 1
+            if work and work + own > UNIT_PAIRS:
+                begins.append(index)
+                work = 0
+            work += own
+        return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], len(self.examples)], strict=True)]
 
     def inputs(self) -> JsonObject:
         return {
@@ -71,21 +85,23 @@ class LikelihoodJob(Stage):
             "system": self.system,
             **({"template_options": self.template_options} if self.template_options else {}),
             "max_length": self.max_length,
-            "numerics": numerics(self.gpus, self.portable),
+            "numerics": numerics(self.gpus, self.portable, self.bf16),
             "version": LIKELIHOOD_VERSION,
         }
 
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns how many pairs there are and how many of them were cut, and seconds of work."""
-        fan_out(self, self.units, work / "units", report, self.workers, self.gpus, portable=self.portable)
+        fan_out(
+            self, self.units, work / "units", report, self.workers, self.gpus, cpus=self.cpus, portable=self.portable
+        )
         cut = unit_counts(work / "units").get("truncated", 0)
         return {"pairs": len(self.examples), "truncated": cut, "seconds": unit_seconds(work / "units")}
 
     def compute(self, unit: int) -> tuple[Table, str]:
         """One row an example: `nll`, and of its answer's tokens their ids and what the model says of them."""
 
-        model, tokenizer = worker_model(self.model, on_gpu=self.gpus > 0)
-        examples = self.examples[unit * UNIT_PAIRS : (unit + 1) * UNIT_PAIRS]
+        model, tokenizer = worker_model(self.model, self.gpus > 0, self.bf16)
+        examples = self.examples[self.slices()[unit]]
         cut = sum(each.truncated for each in _encoded(model, tokenizer, examples, self))
         return counted(as_table(token_likelihoods(model, tokenizer, examples, self)), {"truncated": cut}), ""
 

@@ -87,7 +87,7 @@ def _logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
     from engine.models.tokenization import collate, encode_example, pad_token_id
     from methods.base import sequence_nll
 
-    model, tokenizer = worker_model(job.model, on_gpu)
+    model, tokenizer = worker_model(job.model, on_gpu, bf16=on_gpu)
     encoded = [
         encode_example(
             tokenizer, each.question, each.answer, job.template, job.system, job.max_length, job.template_options

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from engine.decode.prefix_tree import Sample
     from engine.models.causal_lm import CausalLM
     from engine.models.tokenization import Tokenizer
-SAMPLE_VERSION = 3  # part of every sampling's fingerprint: raise it when the sampler's results change
+SAMPLE_VERSION = 4  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
 UNIT_PROMPTS = 64
 UNIT_SECONDS = 60.0  # that a unit takes at most, about: what a kill loses, and what a worker idles at the end
@@ -46,8 +46,9 @@ SPEED = {False: 2e10, True: 2e13}
 class SampleJob(Stage):
     """n samples of every probe from one model under one decoding (greedy: n = 1).
 
-    max_rows: most that are decoded at once. workers: most at once, None: as many as fit. portable: in arithmetic that
-    CPUs share (engine/cluster/numerics.py). retokenise: see engine.models.tokenization.retokenised. prompts_a_unit:
+    max_rows: most that are decoded at once. workers: most at once, None: as many as fit. cpus: threads of each, None:
+    what they leave. bf16: in bfloat16, else float32. portable: in arithmetic that CPUs share
+    (engine/cluster/numerics.py). retokenise: see engine.models.tokenization.retokenised. prompts_a_unit:
     fewer than by n alone where the model is slow.
     """
 
@@ -62,12 +63,21 @@ class SampleJob(Stage):
     template_options: Options | None = None
     max_rows: int | None = None
     gpus: float = 0.0
+    cpus: int | None = None
+    bf16: bool = False
     portable: bool = False
     retokenise: bool = False
     workers: int | None = None
     prompts_a_unit: int | None = None
     kind: ClassVar[str] = "sample"
     title: ClassVar[str] = "sample"
+    actors: ClassVar[bool] = False  # whether workers hold what they have loaded for as long as the stage lasts
+    in_one_pass: ClassVar[bool] = True  # whether jobs that differ in decoding alone read their prompts once for all
+
+    @property
+    def arithmetic(self) -> str:
+        """What computes the samples, for fingerprints."""
+        return numerics(self.gpus, self.portable, self.bf16)
 
     @property
     def units(self) -> int:
@@ -95,7 +105,7 @@ class SampleJob(Stage):
             "system": self.system,
             **({"template_options": self.template_options} if self.template_options else {}),
             "retokenise": self.retokenise,
-            "numerics": numerics(self.gpus, self.portable),
+            "numerics": self.arithmetic,
         }
 
     def inputs(self) -> JsonObject:
@@ -141,7 +151,7 @@ def _computed(jobs: tuple[SampleJob, ...], unit: int) -> tuple[list[Table], str]
     """One unit of each of the jobs, which differ in decoding alone."""
 
     job = jobs[0]
-    model, tokenizer = worker_model(job.model, on_gpu=job.gpus > 0)
+    model, tokenizer = worker_model(job.model, job.gpus > 0, job.bf16)
     size = job.unit_size
     probes = job.probes[unit * size : (unit + 1) * size]
     clock = time.monotonic()
@@ -162,10 +172,14 @@ def sample_grid(stages: Stages, label: str, jobs: Sequence[SampleJob]) -> list[F
 
 def fill_grid(jobs: Sequence[SampleJob], works: Sequence[Path], report: Report) -> list[JsonObject]:
     """Fill the units of jobs that differ in decoding alone, in one pass: the facts of each."""
-    first, *others = folders = [work / "units" for work in works]
-    job = jobs[0]
-    task = job if len(jobs) == 1 else GridJob(tuple(jobs), tuple(map(str, folders)))
-    fan_out(task, job.units, first, report, job.workers, job.gpus, others, portable=job.portable)
+    folders, job = [work / "units" for work in works], jobs[0]
+    options: dict[str, Any] = {"cpus": job.cpus, "portable": job.portable, "actors": job.actors}
+    if job.in_one_pass and len(jobs) > 1:
+        grid, (first, *others) = GridJob(tuple(jobs), tuple(map(str, folders))), folders
+        fan_out(grid, job.units, first, report, job.workers, job.gpus, others, **options)
+    else:
+        for each, folder in zip(jobs, folders, strict=True):
+            fan_out(each, each.units, folder, report, each.workers, each.gpus, **options)
     return [_facts(each, work) for each, work in zip(jobs, works, strict=True)]
 
 

@@ -53,7 +53,7 @@ class RelogJob(Stage):
             "generations": Path(self.generations).name,
             "decodings": [decoding.model_dump() for decoding in self.decodings],
             "version": RELOG_VERSION,
-            **tie_inputs(self.decodings, bf16=self.sampling.gpus > 0),
+            **tie_inputs(self.decodings, bf16=self.sampling.bf16),
         }
 
     def run(self, work: Path, report: Report) -> JsonObject:
@@ -66,6 +66,7 @@ class RelogJob(Stage):
             report,
             sampling.workers,
             sampling.gpus,
+            cpus=sampling.cpus,
             portable=sampling.portable,
         )
         return {"seconds": unit_seconds(work / "units")}
@@ -77,7 +78,7 @@ class RelogJob(Stage):
 
         from engine.models.chat_template import stop_token_ids
 
-        model, tokenizer = worker_model(self.sampling.model, on_gpu=self.sampling.gpus > 0)
+        model, tokenizer = worker_model(self.sampling.model, self.sampling.gpus > 0, self.sampling.bf16)
         n = self.sampling.n
         size = self.sampling.unit_size
         prompts = encoded_prompts(tokenizer, self.sampling.probes[unit * size : (unit + 1) * size], self.sampling)

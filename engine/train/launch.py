@@ -30,6 +30,7 @@ from engine.train.job import TrainJob, accumulation, on_gpu
 from engine.train.loop import TRAIN_VERSION, Worker, train_loop
 from engine.train.torch_backend import TorchBackend
 
+MOST_CPUS = 8  # of a worker, where the experiment does not say: more threads gain little
 FAILURE = "failure.json"
 FACTS = "facts.json"
 ENDS = (DivergedError, UserError, InterruptedTrainingError)  # that all workers come to, and no retry changes
@@ -55,7 +56,7 @@ class Training(Stage):
 
     def inputs(self) -> JsonObject:
         job = self.job
-        settings = job.settings.model_dump(exclude={"checkpoint_every", "gpus"})
+        settings = job.settings.model_dump(exclude={"checkpoint_every", "gpus", "cpus"})
         if settings["offload"] is None:  # a key younger than many a store: without it fingerprints are as they were
             del settings["offload"]
         inputs = {
@@ -105,12 +106,13 @@ def run_training(job: TrainJob, work: Path, report: Report) -> JsonObject:
 
     workers = job.settings.workers
     gpus = gpus_a_worker(job.settings)
+    cpus = cpus_a_worker(job.settings, job.portable)
     ray_cluster.check_fits(workers, gpus, "train.workers")
     place = open_workplace(work)
     if job.settings.alone:
         task = ray.remote(at_work).options(
             name="train",
-            num_cpus=1,
+            num_cpus=cpus,
             num_gpus=gpus,
             max_retries=3,
             scheduling_strategy=ray_cluster.ANYWHERE,
@@ -123,7 +125,7 @@ def run_training(job: TrainJob, work: Path, report: Report) -> JsonObject:
             known = isinstance(error.cause, (*ENDS, StorageError))
             raise error.cause if known else error from None
     else:
-        facts = train_together(job, place, report, gpus > 0)
+        facts = train_together(job, place, report, gpus > 0, cpus)
     for leftover in ("checkpoint", "ray"):
         shutil.rmtree(work / leftover, ignore_errors=True)
     return facts
@@ -137,19 +139,24 @@ def gpus_a_worker(settings: TrainSection) -> float:
     return 1.0 if devices >= settings.workers else 0.0
 
 
+def cpus_a_worker(settings: TrainSection, portable: bool = False) -> int:
+    """CPUs, and threads, of a training worker: as set, else a quarter of a node's, for others train beside it; one
+    where arithmetic is portable."""
+    if settings.cpus is not None:
+        return settings.cpus
+    return 1 if portable else max(1, min(MOST_CPUS, ray_cluster.cores_of_a_node() // (4 * settings.workers)))
+
+
 def train_alone(job: TrainJob, work: str, report: Report) -> JsonObject:
     """The training in this process, as a Ray task."""
-    import torch
-
-    if not on_gpu():
-        torch.set_num_threads(1)
+    ray_cluster.take_threads()
     folder, device = Path(work), "cuda" if on_gpu() else "cpu"
     backend = TorchBackend(job.model, job.settings, accumulation(job.settings), device, job.seed, job.portable)
     worker = Worker(0, folder, Claim(folder).checked(report), report.stopping, FolderCheckpoints(folder))
     return train_loop(job, backend, worker)
 
 
-def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: bool) -> JsonObject:
+def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: bool, cpus: int) -> JsonObject:
     """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -160,7 +167,9 @@ def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: boo
     TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "place": place, "report": report},
-        scaling_config=ScalingConfig(num_workers=job.settings.workers, use_gpu=use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=job.settings.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
+        ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
             name="run",
@@ -189,8 +198,7 @@ def train_worker(config: JsonObject) -> None:
     place.arrive()
     rank = ray.train.get_context().get_world_rank()
     device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)
+    ray_cluster.take_threads()
     try:
         facts = train_sharded(job, work, config["report"], device, rank)
     except ENDS as error:

@@ -80,6 +80,29 @@ def test_a_unit_that_stands_when_its_worker_is_killed_is_not_computed_again(tmp_
     assert sorted(path.name for path in (tmp_path / "units").iterdir()) == ["000000.parquet", "000001.parquet"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Threads:
+    """A unit that says how many threads its worker takes."""
+
+    def compute(self, unit):
+        import torch
+
+        from engine.cluster.ray_cluster import take_threads
+
+        take_threads()
+        return pyarrow.table({"threads": [torch.get_num_threads()]}), ""
+
+
+@pytest.mark.parametrize(
+    ("units", "options", "expected"),
+    [(1, {}, 2), (1, {"portable": True}, 1), (3, {}, 1), (3, {"workers": 1}, 2), (3, {"cpus": 2}, 2)],
+)
+def test_a_worker_takes_the_threads_that_the_stages_workers_leave(tmp_path, units, options, expected):
+    assert ray.cluster_resources()["CPU"] == 2
+    fan_out(Threads(), units, tmp_path / "units", Silent(), **options)
+    assert {row["threads"] for rows in values(tmp_path / "units").values() for row in rows} == {expected}
+
+
 def test_a_unit_that_kills_every_worker_ends_in_one_line_and_keeps_the_others(tmp_path):
     with pytest.raises(UserError, match="were killed 5 times"):
         fan_out(Logged(str(tmp_path / "log"), deadly=(2,), times=5), 4, tmp_path / "units", Silent())

@@ -163,3 +163,27 @@ def test_a_method_over_others_is_named_after_all_of_them():
     experiment = parse_experiment(GOOD | {"methods": over}, "e.yaml")
     names = [experiment.label(each) for each in experiment.methods]
     assert names == ["rule-npo", "rule-grad-diff", "sam-baldro-npo-ent", "flat"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "fast", "numerics", "expected"),
+    [
+        (None, 0.0, True, "native", "fp32"),
+        (None, 1.0, False, "portable", "bf16"),
+        ("auto", 0.0, True, "native", "bf16"),
+        ("auto", 0.0, False, "native", "fp32"),
+        ("auto", 0.0, True, "portable", "fp32"),
+        ("bf16", 0.0, False, "native", "bf16"),
+        ("fp32", 1.0, True, "native", "fp32"),
+    ],
+)
+def test_the_precision_of_sampling_is_the_devices_unless_asked_for(asked, gpus, fast, numerics, expected):
+    document = {"benchmark": {"name": "fictional"}, "sampling": {"precision": asked}, "numerics": numerics}
+    experiment = parse_experiment(document | {"name": "x"}, "x.yaml").on_devices(gpus, fast)
+    assert (experiment.sampling.precision, experiment.sampling.gpus) == (expected, gpus)
+
+
+def test_bfloat16_on_a_cpu_is_not_portable():
+    document = {"name": "x", "benchmark": {"name": "fictional"}, "sampling": {"precision": "bf16"}}
+    with pytest.raises(UserError, match="set numerics: native"):
+        parse_experiment(document | {"numerics": "portable"}, "x.yaml").on_devices(0.0, True)

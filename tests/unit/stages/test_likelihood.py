@@ -87,3 +87,12 @@ def test_what_a_model_says_does_not_depend_on_the_company(base_model, loaded, ex
             *loaded, examples[index : index + 1], LikelihoodJob(model_source(str(base_model)), ())
         )
         assert alone[0].nll == pytest.approx(found[index].nll, rel=1e-6)
+
+
+def test_units_are_cut_by_work_and_hold_every_example_once_in_order(base_model):
+    examples = tuple(Example(str(index), "q", "a") for index in range(700))
+    plain = LikelihoodJob(model_source(str(base_model)), examples)
+    assert [each.stop - each.start for each in plain.slices()] == [256, 256, 188]
+    costly = LikelihoodJob(plain.model, examples, gradients=frozenset(str(index) for index in range(100)))
+    assert [index for each in costly.slices() for index in range(each.start, each.stop)] == list(range(700))
+    assert [each.stop - each.start for each in costly.slices()][:4] == [32, 32, 32, 228]
