@@ -14,9 +14,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import UserError
+
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+# GiB of a device, by its usual name.
+GPU_GIB = {"b200": 180.0, "h200": 141.0, "h100": 80.0, "a100": 80.0, "a100-40": 40.0, "l40s": 48.0, "a6000": 48.0}
+GPU_GIB |= {"v100": 32.0, "l4": 24.0, "a10g": 24.0, "4090": 24.0, "3090": 24.0, "t4": 16.0}
 NODE_SECONDS = 60.0  # for a node to answer
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -86,6 +91,18 @@ def nodes(folder: Path) -> list[Node]:
         return [found for each in ready if (found := _answer(each)) is not None]
     finally:
         probe.unlink(missing_ok=True)
+
+
+def node_of(text: str) -> Node:
+    """A machine that is not here, by its GPUs: "8xh100", "4x24" (GiB of each). It has twelve cores and twice the memory
+    of each GPU, as cloud machines do. UserError for anything else."""
+    count, _, kind = text.lower().partition("x")
+    size = GPU_GIB.get(kind) or (float(kind) if kind.replace(".", "", 1).isdecimal() else 0.0)
+    if not count.isdecimal() or int(count) < 1 or not size:
+        raise UserError(f"--gpus {text}: expected as 8x80 (GPUs x GiB of each) or 8xh100, of {', '.join(GPU_GIB)}")
+    memory = size * 2**30
+    gpus = (Gpu(kind if kind in GPU_GIB else "GPU", memory, memory),) * int(count)
+    return Node(f"{text} (not this machine)", 12.0 * len(gpus), 2 * memory * len(gpus), 2 * memory * len(gpus), gpus)
 
 
 def fast_bf16() -> bool:

@@ -20,17 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one key of the experiment"
     )
+    parser.add_argument(
+        "--gpus",
+        metavar="NxGPU",
+        help="plan for a machine that is not here: GPUs by name or GiB of each, as 8xh100, 1x80, 4x24",
+    )
     add_common_arguments(parser, runs=False)
 
 
 def run(args: argparse.Namespace) -> int:
+    from engine.cluster.hardware import node_of
     from engine.config.experiment import load_experiment
     from engine.pipeline.preflight import examine
     from engine.store.location import store_path
     from engine.store.store import Store
 
     experiment = load_experiment(args.experiment, args.set) if args.experiment else None
-    checks = examine(Store(store_path(args.store)), experiment)
+    imagined = node_of(args.gpus) if args.gpus else None
+    checks = examine(Store(store_path(args.store)), experiment, imagined)
     failed = any(check.state == "no" for check in checks)
     if args.json:
         print(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(check) for check in checks]}))

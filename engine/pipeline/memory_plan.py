@@ -193,10 +193,19 @@ def sampling_item(experiment: Experiment, size: ModelSize, nodes: Sequence[Node]
     devices = [gpu for node in nodes for gpu in node.gpus]
     if gpus:
         have = (min(gpu.memory for gpu in devices) - CONTEXT) * min(gpus, 1.0) if devices else 0.0
-        fits = "unknown" if not devices else "yes" if need <= have else "no"
+        shared = sampling.tensor_parallel
+        need /= shared
+        fits = "unknown" if not devices else "yes" if need <= have and len(devices) >= shared else "no"
         fraction = gpus < 1 and devices and need <= min(gpu.memory for gpu in devices) - CONTEXT
         instead = ("sampling.gpus: 1",) if fits == "no" and fraction else ()
-        detail = f"{gpus:g} GPUs a worker; weights and {LEAST_ROWS} rows, more as memory allows"
+        if fits == "no" and not fraction:
+            enough = [
+                2**power for power in range(1, 5) if need * shared / 2**power <= have and 2**power <= len(devices)
+            ]
+            instead = (f"sampling {{engine: vllm, tensor_parallel: {enough[0]}}}",) if enough else ()
+        detail = (
+            f"{shared if shared > 1 else gpus:g} GPUs a worker; weights and {LEAST_ROWS} rows, more as memory allows"
+        )
         return Item("sample, a worker", need, have, fits, detail, instead)
     need += PROCESS
     biggest = max(nodes, key=lambda node: node.memory)

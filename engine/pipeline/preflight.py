@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
@@ -51,8 +52,12 @@ class Check:
     said: str
 
 
-def examine(store: Store, experiment: Experiment | None = None) -> list[Check]:
-    """All checks, in the order in which one would look."""
+def examine(store: Store, experiment: Experiment | None = None, imagined: Node | None = None) -> list[Check]:
+    """All checks, in the order in which one would look; with an imagined machine, only what an experiment needs of
+    it."""
+    if imagined is not None:
+        checks = [_node(imagined), _largest([imagined])]
+        return checks + (_plan(experiment, store, [imagined], imagined=True) if experiment is not None else [])
     checks = [_libraries(), _ray()]
     if checks[-1].state == "no":  # nothing can be asked of a cluster that does not answer
         return [*checks, _store(store), _mlflow(store)]
@@ -150,7 +155,8 @@ def _ray() -> Check:
 
 
 def _node(node: Node) -> Check:
-    gpus = ", ".join(f"{each.name} {gib(each.memory)}" for each in node.gpus) or "no GPU"
+    kinds = Counter(f"{each.name} {gib(each.memory)}" for each in node.gpus)
+    gpus = ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items()) or "no GPU"
     disk = f", {gib(node.disk)} of disk free below the store" if node.disk is not None else ""
     memory = f"{gib(node.memory)} of memory ({gib(node.free)} free)"
     return Check(f"node {node.name}", "yes", f"{node.cores:g} cores, {memory}, {gpus}{disk}")
@@ -242,23 +248,31 @@ def _check_model(path: str, revision: str | None, model: ModelSection, key: str)
     check_model(model_source(path, revision, model.trust_remote_code, key), model, key)
 
 
-def _plan(experiment: Experiment, store: Store, machines: list[Node]) -> list[Check]:
+def _plan(experiment: Experiment, store: Store, machines: list[Node], imagined: bool = False) -> list[Check]:
+    """Whether the experiment fits; on an imagined machine nothing is asked of what is installed or loaded here."""
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     given = experiment.sampling.gpus
     found = 1.0 if any(node.gpus for node in machines) or cluster_may_grow() else 0.0
     gpus = found if given is None else given
-    try:
-        filled, wrong = with_engine(experiment, gpus > 0), []
-    except UserError as error:
-        filled, wrong = experiment, [Check("sampling.engine", "no", str(error))]
+    filled, checks = experiment, list[Check]()
+    if not imagined:
+        try:
+            filled = with_engine(experiment, gpus > 0)
+        except UserError as error:
+            checks.append(Check("sampling.engine", "no", str(error)))
     filled = filled.with_protocol(benchmark.protocol).on_devices(gpus, fast_bf16())
-    checks = wrong + _loaded(filled, benchmark)
+    checks += [] if imagined else _loaded(filled, benchmark)
+    devices = sum(len(node.gpus) for node in machines)
     for section in [filled.train_section(each) for each in filled.methods] + [
         each for each in (filled.finetune_section,) if each is not None
     ]:
         cores = sum(node.cores for node in machines)
         if section.workers > cores and not cluster_may_grow():
             checks.append(Check("train.workers", "no", f"{section.workers} workers, {cores:g} cores; ask for fewer"))
+            break
+        if imagined and section.workers > devices:
+            said = f"{section.workers} workers, {devices} GPUs; set workers to {devices} at most"
+            checks.append(Check("train.workers", "no", said))
             break
     model = filled.model
     with contextlib.ExitStack() as stack:

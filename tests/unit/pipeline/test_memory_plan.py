@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks import BENCHMARKS
 from engine.cli import main
-from engine.cluster.hardware import Gpu, Node, this_node
+from engine.cluster.hardware import Gpu, Node, node_of, this_node
 from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
@@ -32,7 +32,8 @@ def machine(gpus=0, memory=64, cores=16, disk=1000):
 def experiment(**changes):
     document = {"benchmark": {"name": "fictional"}, "model": {"path": "org/m"}, "methods": [{"name": "npo"}]} | changes
     benchmark = BENCHMARKS["fictional"].load()
-    return parse_experiment(document, "e.yaml").with_protocol(benchmark.protocol), benchmark
+    filled = parse_experiment(document, "e.yaml").with_protocol(benchmark.protocol)
+    return filled.on_devices(filled.sampling.gpus or 0.0, fast_bf16=False), benchmark
 
 
 def test_llama_3_has_eight_billion_parameters():
@@ -109,6 +110,37 @@ def test_as_many_sampling_workers_as_memory_holds_are_proposed():
     assert workers == 3  # 8.03e9 float32 weights are 30 GiB
     fewer, _ = experiment(sampling={"gpus": 0, "workers": workers})
     assert sampling_item(fewer, LLAMA_8B, [machine(0, 96, 16)]).fits == "yes"
+
+
+LLAMA_70B = size_of(
+    {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8,
+     "vocab_size": 128256, "num_hidden_layers": 80, "tie_word_embeddings": False}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "gpus", "shared", "fits", "instead"),
+    [
+        (LLAMA_8B, "1x80", 1, "yes", ()),
+        (LLAMA_8B, "4x24", 1, "yes", ()),
+        (LLAMA_8B, "4xt4", 1, "no", ("sampling {engine: vllm, tensor_parallel: 2}",)),
+        (LLAMA_70B, "1xh100", 1, "no", ()),
+        (LLAMA_70B, "4x24", 1, "no", ()),
+        (LLAMA_70B, "8x80", 1, "no", ("sampling {engine: vllm, tensor_parallel: 2}",)),
+        (LLAMA_70B, "8x80", 2, "yes", ()),
+        (LLAMA_70B, "1x180", 2, "no", ()),
+    ],
+)
+def test_large_models_are_planned_on_gpus_that_are_not_here(size, gpus, shared, fits, instead):
+    sampling = {"gpus": 1} | ({"engine": "vllm", "tensor_parallel": shared} if shared > 1 else {})
+    item = sampling_item(experiment(sampling=sampling)[0], size, [node_of(gpus)])
+    assert (item.fits, item.instead) == (fits, instead)
+
+
+@pytest.mark.parametrize("text", ["h100", "0x80", "8xfoo", "x80", "8x0", "8x-1"])
+def test_gpus_that_are_none_are_one_line(text):
+    with pytest.raises(UserError, match="expected as 8x80"):
+        node_of(text)
 
 
 def test_a_disk_that_the_models_do_not_fit_on_is_refused_unless_the_store_holds_them():
