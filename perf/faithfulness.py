@@ -86,6 +86,7 @@ def experiment_of(seed: int, recipe: str) -> Experiment:
         "methods": [REFUSE],
         "sampling": {"n": max(K), "decoding": [each.model_dump() for each in DECODINGS]},
         "leak": {"k": list(K)},
+        "numerics": "native",  # the pools are of many models: which bits they have does not matter
         "seed": seed,
     }
     return parse_experiment(document, "the pools")

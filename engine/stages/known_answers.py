@@ -25,7 +25,8 @@ from engine.jsonl import JsonObject
 from engine.models.loading import worker_model
 from engine.stages.answer_texts import answer_texts, thoughts_of
 from engine.stages.base import Stage
-from engine.stages.sample import SampleJob, answer_length, encoded_prompts, reference_of
+from engine.stages.prompting import answer_length, encoded_prompts, reference_of
+from engine.stages.sample import SampleJob
 
 if TYPE_CHECKING:
     from pyarrow import Table

@@ -18,14 +18,14 @@ from benchmarks.base import Decoding, Probe
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
 from engine.cluster.units import counted, timed, unit_counts, unit_path, unit_seconds, whole
-from engine.errors import UserError
 from engine.jsonl import JsonObject
 from engine.models.chat_template import Options
 from engine.models.loading import context_length, worker_model
 from engine.models.source import ModelSource
 from engine.stages.answer_texts import texts, thoughts_of
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
-from engine.stages.given_answer import NOTHING_LEFT, Given, given_answer
+from engine.stages.given_answer import NOTHING_LEFT
+from engine.stages.prompting import answer_length, check_context, encoded_prompts, given_of, reference_of
 from engine.store.store import FinishedStage
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def sample_decodings(
     limit = context_length(model)
     rooms = [None if limit is None else limit - length for length in lengths]
     prompts = encoded_prompts(tokenizer, probes, job, rooms)
-    _check_context(model, probes, prompts, lengths)
+    check_context(model, probes, prompts, lengths)
     found: list[dict[int, list[Sample]]] = [{} for _ in jobs]
     for length in dict.fromkeys(lengths):
         chosen = [index for index, each in enumerate(lengths) if each == length]
@@ -241,65 +241,13 @@ def sample_decodings(
     return [[of_job[index] for index in range(len(probes))] for of_job in found]
 
 
-def encoded_prompts(
-    tokenizer: Tokenizer, probes: Sequence[Probe], job: SampleJob, rooms: Sequence[int | None] | None = None
-) -> list[list[int]]:
-    """The token ids that the model is given for each probe. rooms: most tokens of each; a probe's first shots are left
-    out where they do not fit."""
-    from engine.models.tokenization import retokenised
-
-    rooms = rooms or [None] * len(probes)
-    prompts = [_encoded(tokenizer, probe, job, room) for probe, room in zip(probes, rooms, strict=True)]
-    return [retokenised(tokenizer, prompt) for prompt in prompts] if job.retokenise else prompts
-
-
-def _given(tokenizer: Tokenizer, probe: Probe, job: SampleJob) -> Given:
-    return given_answer(tokenizer, probe, "raw" if probe.raw else job.template, job.system, job.template_options)
-
-
-def _encoded(tokenizer: Tokenizer, probe: Probe, job: SampleJob, room: int | None) -> list[int]:
-    from engine.models.tokenization import encode_prompt
-
-    template = "raw" if probe.raw else job.template
-    given = list(_given(tokenizer, probe, job).token_ids)
-    shots = probe.shots or ()
-    while True:
-        ids = encode_prompt(tokenizer, probe.prompt, template, job.system, job.template_options, shots) + given
-        if not shots or room is None or len(ids) <= room:
-            return ids
-        shots = shots[1:]
-
-
-def answer_length(probe: Probe, most: int) -> int:
-    """Most tokens of an answer to the probe, where an experiment allows `most`."""
-    return min(most, probe.max_new_tokens or most)
-
-
-def reference_of(probe: Probe, tokenizer: Tokenizer, most: int) -> str:
-    """What an answer is scored against: the reference, cut to an answer's length where the probe asks for it."""
-    if not probe.cut_reference:
-        return probe.reference
-    ids = tokenizer(probe.reference)["input_ids"][: answer_length(probe, most)]
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
-
-
-def _check_context(model: CausalLM, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:
-    limit = context_length(model)
-    for probe, prompt, length in zip(probes, prompts, lengths, strict=True):
-        if limit is not None and len(prompt) + length > limit:
-            raise UserError(
-                f"sampling: prompt {probe.id} takes {len(prompt)} tokens and may get {length} more, but the model's "
-                f"context holds {limit}; lower sampling.max_new_tokens or take a model with a longer context"
-            )
-
-
 def samples_table(
     probes: tuple[Probe, ...], samples: list[list[Sample]], tokenizer: Tokenizer, job: SampleJob
 ) -> Table:
     """One row a sample of each probe, as many of each: what was asked, what came, and how likely it was."""
     import pyarrow
 
-    given = [_given(tokenizer, probe, job).probe for probe in probes]
+    given = [given_of(tokenizer, probe, job).probe for probe in probes]
     whole = tuple(left or probe for left, probe in zip(given, probes, strict=True))
     cut = tuple(
         dataclasses.replace(probe, reference=reference_of(probe, tokenizer, job.max_new_tokens)) for probe in whole

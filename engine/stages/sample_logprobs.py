@@ -21,7 +21,8 @@ from engine.decode.logprobs import decoded_log_probs
 from engine.jsonl import JsonObject
 from engine.models.loading import worker_model
 from engine.stages.base import Stage
-from engine.stages.sample import SampleJob, encoded_prompts, read_units
+from engine.stages.prompting import encoded_prompts
+from engine.stages.sample import SampleJob, read_units
 from engine.store.replica import readable
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from engine.cluster.units import counted
 from engine.errors import UserError
 from engine.models.lora import adapter_base, is_adapter
 from engine.models.source import ModelSource
-from engine.stages.sample import SampleJob, answer_length, encoded_prompts, samples_table
+from engine.stages.prompting import answer_length, encoded_prompts
+from engine.stages.sample import SampleJob, samples_table
 
 if TYPE_CHECKING:
     from pyarrow import Table

@@ -68,7 +68,8 @@ def _scores(
     """Scores [probes, n] of n samples of each, NaN where the metric failed."""
     from engine.metrics import METRICS, score
     from engine.stages.answer_texts import texts, thoughts_of
-    from engine.stages.sample import SampleJob, reference_of, sample_probes
+    from engine.stages.prompting import reference_of
+    from engine.stages.sample import SampleJob, sample_probes
 
     sampling = SampleJob(
         job.model,

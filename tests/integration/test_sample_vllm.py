@@ -27,7 +27,8 @@ from engine.leak.estimator import leak_at_k
 from engine.models.chat_template import stop_token_ids
 from engine.models.loading import cached_model
 from engine.models.source import model_source
-from engine.stages.sample import SampleJob, encoded_prompts, read_units
+from engine.stages.prompting import encoded_prompts
+from engine.stages.sample import SampleJob, read_units
 from engine.stages.sample_vllm import VllmJob
 
 N = 2_000

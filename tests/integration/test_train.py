@@ -140,7 +140,7 @@ def test_a_training_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(job
     assert_same(*go_on(job, tmp_path / "run", Silent()), *undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_that_are_asked_to_stop_and_of_which_one_is_killed_go_on_to_the_same_bits(job, tmp_path):
     job = changed(job, workers=2, zero_stage=2, steps=8)
     stopped(job, tmp_path / "run")

@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.metrics import score
 from engine.pipeline.unlearning_requests import split_requests
 from engine.stages.answer_texts import texts
-from engine.stages.sample import reference_of
+from engine.stages.prompting import reference_of
 from tests.hub import write_hub, write_muse
 
 
