@@ -155,11 +155,17 @@ def run(
 def prepared(experiment: Experiment, benchmark: Benchmark) -> Experiment:
     """The experiment with its benchmark's protocol and this cluster's devices filled in.
 
-    UserError where the core metric can see no reference of a group that decides.
+    UserError where the core metric can see no reference of a group that decides, or the utility cannot be computed.
     """
     protocol = benchmark.protocol
     for group in (protocol.leak_group, protocol.utility_group):
         refuse_blind(protocol.core_metric, benchmark, group, experiment)
+    by_likelihood = protocol.utility_group in {choice.group for choice in benchmark.choices}
+    if by_likelihood and (experiment.model.endpoint is not None or experiment.sampling.tensor_parallel > 1):
+        raise UserError(
+            f"benchmark {benchmark.name}: its utility is the accuracy on multiple-choice questions, by likelihoods, "
+            "which need the model on this cluster, and on one GPU at most"
+        )
     gpus = experiment.sampling.gpus
     gpus = (1.0 if ray_cluster.has_gpus() else 0.0) if gpus is None else gpus
     filled = with_engine(experiment, gpus > 0).with_protocol(benchmark.protocol)

@@ -3,7 +3,9 @@
 import pytest
 
 from benchmarks import BENCHMARKS
+from engine.config.experiment import parse_experiment
 from engine.errors import UserError
+from engine.pipeline.run import prepared
 from tests.hub import write_hub, write_wmdp
 
 
@@ -77,3 +79,13 @@ def test_a_question_without_four_choices_or_a_right_one_is_named(options, tmp_pa
     path = write_hub(tmp_path / "odd", {"wmdp-cyber": {"test": [row, row | change]}})
     with pytest.raises(UserError, match=r"'wmdp-cyber': row 1 should have 4 choices and an answer in 0\.\.3"):
         BENCHMARKS["wmdp"].load(**options | {"path": path})
+
+
+def test_a_model_that_gives_no_likelihoods_has_no_utility_by_choices_and_one_line_says_so(options):
+    wmdp = BENCHMARKS["wmdp"].load(**options)
+    document = {"benchmark": {"name": "wmdp", **options}, "model": {"path": "org/m"}, "methods": []}
+    shared = {"sampling": {"gpus": 1, "engine": "vllm", "tensor_parallel": 2}}
+    served = {"model": {"path": "m", "endpoint": {"url": "http://127.0.0.1:9/v1"}}}
+    for changes in (shared, served):
+        with pytest.raises(UserError, match="utility is the accuracy on multiple-choice questions"):
+            prepared(parse_experiment(document | changes, "e.yaml"), wmdp)
