@@ -22,6 +22,7 @@ from engine.cluster.units import counted
 from engine.errors import UserError
 from engine.models.lora import adapter_base, is_adapter
 from engine.models.source import ModelSource
+from engine.models.tokenization import load_tokenizer
 from engine.stages.prompting import answer_length, encoded_prompts
 from engine.stages.sample import SampleJob, samples_table
 
@@ -49,12 +50,17 @@ class VllmJob(SampleJob):
     def arithmetic(self) -> str:
         return f"vllm-{installed_version()}-{'bf16' if self.bf16 else 'fp32'}"
 
+    @functools.cached_property
+    def prompts(self) -> list[list[int]]:
+        """The token ids of every probe, made once by an actor for all its units."""
+        source = self.model
+        tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
+        return encoded_prompts(tokenizer, self.probes, self)
+
     def inputs(self) -> dict[str, Any]:
         return super().inputs() | {"version": f"vllm {VLLM_VERSION}"}
 
     def compute(self, unit: int) -> tuple[Table, str]:
-        from engine.models.tokenization import load_tokenizer
-
         source = self.model
         tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
         probes = self.probes[unit * self.unit_size : (unit + 1) * self.unit_size]
@@ -89,7 +95,7 @@ def _drawn(job: VllmJob, unit: int, tokenizer: Tokenizer) -> list[list[Sample]]:
 
     from engine.models.chat_template import stop_token_ids
 
-    prompts = encoded_prompts(tokenizer, job.probes, job)
+    prompts = job.prompts
     lengths = [answer_length(probe, job.max_new_tokens) for probe in job.probes]
     longest = max(len(prompt) + length for prompt, length in zip(prompts, lengths, strict=True))
     mine = range(unit * job.unit_size, min((unit + 1) * job.unit_size, len(job.probes)))
