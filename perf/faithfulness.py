@@ -85,7 +85,7 @@ def experiment_of(seed: int, recipe: str) -> Experiment:
         "model": {"finetune": finetune | changes},
         "methods": [REFUSE],
         "sampling": {"n": max(K), "decoding": [each.model_dump() for each in DECODINGS]},
-        "leak": {"k": list(K)},
+        "leak": {"k": list(K), "beams": 0},  # the floor is of the reference and of what was sampled
         "numerics": "native",  # the pools are of many models: which bits they have does not matter
         "seed": seed,
     }
