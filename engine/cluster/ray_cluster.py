@@ -163,8 +163,6 @@ def take_threads() -> None:
     """Let torch run as many threads as Ray has given this worker CPUs; one outside a worker, where nobody was asked."""
     import torch
 
-    if torch.cuda.is_available():
-        return
     given = 1.0
     if connected():
         import ray

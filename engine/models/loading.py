@@ -79,5 +79,6 @@ def cached_model(source: ModelSource, device: str, precision: str) -> tuple[Any,
 def worker_model(source: ModelSource, on_gpu: bool = False, bf16: bool = False) -> tuple[Any, Tokenizer]:
     """(model, tokenizer) as every worker that samples or scores takes them, on a CPU with the threads that Ray gives
     it."""
-    ray_cluster.take_threads()
+    if not on_gpu:
+        ray_cluster.take_threads()
     return cached_model(source, "cuda" if on_gpu else "cpu", "bf16" if bf16 else "fp32")

@@ -149,7 +149,8 @@ def cpus_a_worker(settings: TrainSection, portable: bool = False) -> int:
 
 def train_alone(job: TrainJob, work: str, report: Report) -> JsonObject:
     """The training in this process, as a Ray task."""
-    ray_cluster.take_threads()
+    if not on_gpu():
+        ray_cluster.take_threads()
     folder, device = Path(work), "cuda" if on_gpu() else "cpu"
     backend = TorchBackend(job.model, job.settings, accumulation(job.settings), device, job.seed, job.portable)
     worker = Worker(0, folder, Claim(folder).checked(report), report.stopping, FolderCheckpoints(folder))
@@ -198,7 +199,8 @@ def train_worker(config: JsonObject) -> None:
     place.arrive()
     rank = ray.train.get_context().get_world_rank()
     device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
-    ray_cluster.take_threads()
+    if device == "cpu":
+        ray_cluster.take_threads()
     try:
         facts = train_sharded(job, work, config["report"], device, rank)
     except ENDS as error:
