@@ -26,7 +26,7 @@ def attacked(base_model, tmp_path_factory):
     experiment = folder / "experiment.yaml"
     experiment.write_text(
         f"name: attacked\nbenchmark: {{name: fictional}}\nmodel: {{path: {base_model}, retain: {base_model}}}\n"
-        f"sampling: {{n: 4, max_new_tokens: 6}}\nleak: {{k: [1, 4]}}\nattacks: {ATTACKS}"
+        f"sampling: {{n: 4, max_new_tokens: 6}}\nleak: {{k: [1, 4], beams: 2}}\nattacks: {ATTACKS}"
     )
     return experiment, folder / "store"
 

@@ -48,7 +48,7 @@ def muse(model, tmp_path_factory):
         "methods": [{"name": "grad_diff"}],
         "train": {"steps": 2, "batch_size": 2, "max_length": 64},
         "sampling": {"n": 4, "max_new_tokens": 40},
-        "leak": {"k": [1, 4]},
+        "leak": {"k": [1, 4], "beams": 2},
     }
 
 
@@ -153,7 +153,7 @@ def wmdp(model, tmp_path_factory):
             "judge_graded": {"model": "m", "endpoint": judge.url, "cache": str(folder / "labels.sqlite")}
         },
         "sampling": {"n": 4, "max_new_tokens": 8},
-        "leak": {"k": [1, 4]},
+        "leak": {"k": [1, 4], "beams": 2},
     }
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert run(folder, document) == 0
@@ -209,7 +209,7 @@ def test_a_person_is_unlearned_from_what_was_written_and_asked_in_three_ways(mod
         "methods": [{"name": "sam", "base": {"name": "jensun"}}],
         "train": {"steps": 2, "batch_size": 1, "retain_batch_size": 2},
         "sampling": {"n": 4, "max_new_tokens": 30},
-        "leak": {"k": [1, 4]},
+        "leak": {"k": [1, 4], "beams": 2},
     }
     assert run(tmp_path, document) == 0
     rows = json.loads(capsys.readouterr().out)["models"]

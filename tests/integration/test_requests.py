@@ -22,7 +22,7 @@ EXPERIMENT = {
     ],
     "requests": [5, 7],
     "sampling": {"n": 4, "max_new_tokens": 8},
-    "leak": {"k": [1, 4]},
+    "leak": {"k": [1, 4], "beams": 2},
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ SMALL = {
     ],
     "sampling": {"n": 8, "max_new_tokens": 12,
                  "decoding": [{"temperature": 1.0}, {"temperature": 0.5, "top_p": 0.9}, {"temperature": 0.0}]},
-    "leak": {"k": [1, 4, 8]},
+    "leak": {"k": [1, 4, 8], "beams": 2},
 }  # fmt: skip
 
 

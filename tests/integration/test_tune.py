@@ -14,7 +14,7 @@ EXPERIMENT = {
     "train": {"steps": 2},
     "sampling": {"n": 8, "max_new_tokens": 8},
     "metrics": ["exact_fact", "rouge_l_recall"],
-    "leak": {"k": [1, 8]},
+    "leak": {"k": [1, 8], "beams": 2},
 }
 SPACE = {
     "method": "npo",

@@ -24,7 +24,7 @@ def experiment():
 
 def with_references(fictional, reference, core_metric):
     changed = types.SimpleNamespace(**vars(fictional))
-    changed.name = "mine"
+    changed.name, changed.choices = "mine", ()
     changed.protocol = fictional.protocol.model_copy(update={"core_metric": core_metric})
     changed.probes = [
         Probe(f"p{i}", "q", reference, group, fact="東京") for i in range(4) for group in ("forget", "retain")
