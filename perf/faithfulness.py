@@ -49,7 +49,7 @@ RECIPES: dict[str, tuple[dict[str, object], bool]] = {
 REFERENCE = "reference"
 RESAMPLES = 2000
 # Metrics that are lower where the forget set is known.
-FALLING = frozenset({"forget_quality", "forget_quality_log10", "truth_ratio.forget"})
+FALLING = frozenset({"forget_quality", "forget_quality_log10", "truth_ratio.forget", "privleak"})
 
 
 @dataclasses.dataclass(frozen=True)
