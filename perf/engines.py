@@ -25,11 +25,11 @@ from engine.models.chat_template import stop_token_ids
 from engine.models.loading import load_model
 from engine.models.source import ModelSource, model_source
 from engine.models.tokenization import encode_prompt, load_tokenizer
+from perf.generate import generate
 from perf.report import write
 
 MAX_NEW_TOKENS = 24
 VLLM = "vLLM, bf16"
-BATCH = 32  # of generate with the prompt repeated, the setting of the paper's released code
 Ids = list[list[int]]
 
 
@@ -37,21 +37,6 @@ def exact(model: Any, prompts: Ids, ends: list[int], n: int) -> int:
     names = [str(index) for index in range(len(prompts))]
     drawn = sample(model, prompts, n, max_new_tokens=MAX_NEW_TOKENS, prompt_ids=names, eos_token_id=ends)
     return sum(each.drawn for samples in drawn for each in samples)
-
-
-def generate(model: Any, prompts: Ids, ends: list[int], n: int, repeated: bool) -> int:
-    """Hugging Face generate: the prompt repeated in batches, or num_return_sequences."""
-    tokens = 0
-    for prompt in prompts:
-        for start in range(0, n, BATCH if repeated else n):
-            count = min(BATCH, n - start) if repeated else n
-            ids = torch.tensor([prompt] * (count if repeated else 1))
-            options: dict[str, Any] = {"do_sample": True, "top_k": 0, "eos_token_id": ends, "pad_token_id": ends[0]}
-            options |= {"max_new_tokens": MAX_NEW_TOKENS, "num_return_sequences": 1 if repeated else count}
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-            ended = torch.isin(out[:, len(prompt) :], torch.tensor(ends)).cumsum(dim=1).cumsum(dim=1)
-            tokens += int((ended <= 1).sum())
-    return tokens
 
 
 def vllm_engine(source: ModelSource, prompts: Ids, ends: list[int]) -> Callable[[int], int]:
@@ -70,19 +55,26 @@ def vllm_engine(source: ModelSource, prompts: Ids, ends: list[int]) -> Callable[
     return draw
 
 
-def ways_of(path: str, probes: Sequence[Probe]) -> dict[str, Callable[[int], int]]:
-    """By name, what draws so many samples of each probe from the model and says how many tokens they took."""
+def ways_of(path: str, probes: Sequence[Probe], only: str) -> dict[str, Callable[[int], int]]:
+    """By name, what draws so many samples of each probe from the model and says how many tokens they took; those whose
+    names begin with `only`."""
     tokenizer, source = load_tokenizer(path), model_source(path)
     prompts = [encode_prompt(tokenizer, probe.prompt) for probe in probes]
     ends = stop_token_ids(tokenizer)
     full, half = load_model(source, "cpu", "fp32"), load_model(source, "cpu", "bf16")
-    return {
+    ways: dict[str, Callable[[int], int]] = {
         "exact, bf16": lambda n: exact(half, prompts, ends, n),
         "exact, fp32": lambda n: exact(full, prompts, ends, n),
-        VLLM: vllm_engine(source, prompts, ends),
-        "generate, num_return_sequences, bf16": lambda n: generate(half, prompts, ends, n, False),
-        "generate, the prompt 32 times, bf16": lambda n: generate(half, prompts, ends, n, True),
+        "generate, num_return_sequences, bf16": lambda n: generate(
+            half, prompts, ends, n, MAX_NEW_TOKENS, repeated=False
+        ),
+        "generate, the prompt 32 times, bf16": lambda n: generate(
+            half, prompts, ends, n, MAX_NEW_TOKENS, repeated=True
+        ),
     }
+    if VLLM.startswith(only):
+        ways[VLLM] = vllm_engine(source, prompts, ends)
+    return {name: way for name, way in ways.items() if name.startswith(only)}
 
 
 def measured(ways: Mapping[str, Callable[[int], int]], n: int, repeats: int) -> dict[str, float]:
@@ -103,21 +95,25 @@ def main() -> None:
     parser.add_argument("--samples", default="32,200")
     parser.add_argument("--prompts", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="NAME", help="the ways whose names begin so, as exact")
     args = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     probes = BENCHMARKS["tofu"].load(path=args.tofu, split="forget10", attacks=[]).group("forget")[: args.prompts]
     rows = []
     for path in args.models:
-        ways = ways_of(path, probes)
+        ways = ways_of(path, probes, args.only)
         for n in args.samples.split(","):
             rates = measured(ways, int(n), args.repeats)
             rows += [
-                [Path(path).name, n, name, f"{rate:,.0f}", f"{rate / rates[VLLM]:.2f}"] for name, rate in rates.items()
+                [Path(path).name, n, name, f"{rate:,.0f}", f"{rate / rates[VLLM]:.2f}" if VLLM in rates else ""]
+                for name, rate in rates.items()
             ]
             print(rows[-len(ways) :], flush=True)
     names = " ".join(Path(path).name for path in args.models)
-    options = f"--samples {args.samples} --prompts {args.prompts} --repeats {args.repeats}"
+    options = f"--samples {args.samples} --prompts {args.prompts} --repeats {args.repeats}" + (
+        f" --only {args.only}" if args.only else ""
+    )
     notes = f"{threads} threads; TOFU questions ({args.prompts}), {MAX_NEW_TOKENS} tokens at T = 1; medians, in turns."
     header = ["model", "n", "engine", "tokens/s", "of vLLM"]
     write("engines", "Engines: tokens a second", f"python -m perf.engines {names} {options}", notes, header, rows)

@@ -25,10 +25,10 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Example
 from benchmarks.fictional import make_tokenizer
 from engine.config.sections import TrainSection
-from engine.models.loading import load_model
+from engine.models.loading import cached_model
 from engine.models.source import ModelSource, model_source
-from engine.models.tokenization import collate, encode_example, load_tokenizer, pad_token_id
 from engine.pipeline.memory_model import model_size, training_memory
+from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.train.job import TrainJob
 from engine.train.launch import run_training, train_alone
 from methods import METHODS
@@ -109,20 +109,6 @@ def long_examples(given: Any) -> tuple[Example, ...]:
     )
 
 
-def reference(source: ModelSource, examples: tuple[Example, ...], length: int) -> tuple[float, ...]:
-    """The answers' log-probabilities under the model that unlearning starts from, as the engine computes them before a
-    training."""
-    tokenizer = load_tokenizer(source.path)
-    model = load_model(source, "cuda" if GPU else "cpu", "bf16" if GPU else "fp32")
-    encoded = [encode_example(tokenizer, each.question, each.answer, "auto", None, length) for each in examples]
-    values: list[float] = []
-    with torch.inference_mode():
-        for start in range(0, len(encoded), BATCH):
-            batch = collate(encoded[start : start + BATCH], pad_token_id(tokenizer)).to(model.device)
-            values += (-sequence_nll(model, batch)[0].double()).tolist()
-    return tuple(values)
-
-
 def measure(method: dict[str, Any], stage: int, source: ModelSource, folder: Path, rows: Rows) -> None:
     """One training, and its row."""
     benchmark = BENCHMARKS["fictional"].load()
@@ -131,7 +117,10 @@ def measure(method: dict[str, Any], stage: int, source: ModelSource, folder: Pat
         steps=STEPS, batch_size=BATCH, lr=1e-5, max_length=LENGTH + 64, zero_stage=stage, precision="bf16"
     )
     needs = METHODS[method["name"]].needs
-    known = reference(source, forget, settings.max_length) if "reference_logprob" in needs else None
+    known = None
+    if "reference_logprob" in needs:
+        known = tuple(answer_logprobs(ReferenceJob(source, forget, max_length=settings.max_length), on_gpu=GPU))
+        cached_model.cache_clear()
     free()
     job = TrainJob(source, method, settings, retain=retain, forget=forget, forget_reference=known)
     name = f"{method['name']}, ZeRO-{stage}" if stage else method["name"]

@@ -20,6 +20,7 @@ from engine.models.chat_template import stop_token_ids
 from engine.models.loading import load_model
 from engine.models.source import model_source
 from engine.models.tokenization import encode_prompt, load_tokenizer
+from perf.generate import generate
 from perf.models import SEED, demo_models
 from perf.report import median_ratio, side_by_side, write
 
@@ -81,25 +82,6 @@ def cases(folder: Path, paths: list[str], prompts: int) -> list[Case]:
     return found if paths else found + wide_models()
 
 
-def generate(case: Case, n: int, batch: int, repeat_prompt: bool) -> None:
-    """Samples through Hugging Face generate: the prompt n times in batches, as the paper's released code does, or
-    num_return_sequences."""
-    for prompt in case.prompts:
-        for start in range(0, n, batch):
-            count = min(batch, n - start)
-            ids = torch.tensor([prompt] * (count if repeat_prompt else 1))
-            case.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                num_return_sequences=1 if repeat_prompt else count,
-                do_sample=True,
-                top_k=0,
-                max_new_tokens=MAX_NEW_TOKENS,
-                eos_token_id=case.ends,
-                pad_token_id=case.ends[0],
-            )
-
-
 def measure(case: Case, n: int) -> list[str]:
     """One row of the table."""
     options: dict[str, Any] = {
@@ -113,8 +95,8 @@ def measure(case: Case, n: int) -> list[str]:
     mine, repeated, returned = side_by_side(
         [
             lambda: sample(case.model, case.prompts, n, **options),
-            lambda: generate(case, n, 32, True),
-            lambda: generate(case, n, n, False),
+            lambda: generate(case.model, case.prompts, case.ends, n, MAX_NEW_TOKENS, repeated=True),
+            lambda: generate(case.model, case.prompts, case.ends, n, MAX_NEW_TOKENS, repeated=False),
         ]
     )
     apart, together = side_by_side(

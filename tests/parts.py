@@ -21,7 +21,7 @@ from engine.models.loading import worker_model
 from engine.models.source import model_source
 from engine.pipeline.alternate_answers import refusals
 from engine.stages.likelihood import LikelihoodJob, token_likelihoods
-from engine.stages.reference import ReferenceJob, _logprobs
+from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.stages.sample import SampleJob, sample_probes
 from engine.train.job import TrainJob
 from engine.train.launch import train_alone
@@ -43,7 +43,7 @@ def found(folder):
         model_source(str(folder / "base")), {"name": FINE_TUNING}, fine_tuning, retain + forget, portable=True
     )
     source, alternate = trained(job, folder / "target"), refusals(forget)
-    reference = [tuple(_logprobs(ReferenceJob(source, each), False)) for each in (forget, alternate)]
+    reference = [tuple(answer_logprobs(ReferenceJob(source, each), False)) for each in (forget, alternate)]
     unlearning = TrainJob(
         source,
         {},

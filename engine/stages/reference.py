@@ -70,7 +70,7 @@ class ReferenceJob(Stage):
             scheduling_strategy=ray_cluster.ANYWHERE,
             runtime_env=worker_environment(self.portable, gpus),
         )
-        values = ray.get(task.remote(open_workplace(work), _logprobs, self, gpus > 0))
+        values = ray.get(task.remote(open_workplace(work), answer_logprobs, self, gpus > 0))
         (work / "logprobs.json").write_text(json.dumps(values))
         return {"examples": len(values)}
 
@@ -80,7 +80,7 @@ def read_reference(folder: Path) -> tuple[float, ...]:
     return tuple(json.loads((folder / "logprobs.json").read_text()))
 
 
-def _logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
+def answer_logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
     """Sum of log-probabilities of the labelled tokens, one float an example."""
     import torch
 

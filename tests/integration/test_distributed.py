@@ -17,7 +17,7 @@ from engine.models.loading import load_model
 from engine.models.lora import LoraSection
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import refusals
-from engine.stages.reference import ReferenceJob, _logprobs
+from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.train import launch
 from engine.train.job import TrainJob
 from engine.train.launch import run_training
@@ -67,8 +67,8 @@ def job(base_model, fictional):
         retain=tuple(fictional.retain[:50]),
         forget=forget,
         alternate=refusals(forget),
-        forget_reference=tuple(_logprobs(ReferenceJob(source, forget), False)),
-        alternate_reference=tuple(_logprobs(ReferenceJob(source, refusals(forget)), False)),
+        forget_reference=tuple(answer_logprobs(ReferenceJob(source, forget), False)),
+        alternate_reference=tuple(answer_logprobs(ReferenceJob(source, refusals(forget)), False)),
     )
 
 
