@@ -64,8 +64,8 @@ def parts(rows: str, folder: str) -> dict[str, Part]:
         "tests": Part(60, [PYTHON, "-m", "pytest", "-m", "gpu", "-rs", "-p", "no:cacheprovider", *GPU_TESTS]),
         "sampler": Part(150, [PYTHON, "-m", "perf.gpu_sampler", rows]),
         "training": Part(100, [*training, "alone"]),
-        "zero": Part(90, [*training, "zero"], ray=True),
-        "experiment": Part(240, [PYTHON, "-m", "engine", *demo], ray=True),
+        "zero": Part(75, [*training, "zero"], ray=True),
+        "experiment": Part(290, [PYTHON, "-m", "engine", *demo], ray=True),
     }
 
 

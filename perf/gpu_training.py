@@ -2,8 +2,8 @@
 
     python -m perf.gpu_training ROWS FOLDER alone|zero      a row of JSON for each training
 
-alone: NPO, GradDiff, RMU, and NPO with a live reference model beside, on one worker in this process. zero: GradDiff and
-NPO under DeepSpeed ZeRO-2 in Ray Train.
+alone: NPO, GradDiff, RMU, and NPO with a live reference model beside, on one worker in this process. zero: GradDiff
+under DeepSpeed ZeRO-2 in Ray Train.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GPU = torch.cuda.is_available()
 GIB = 2**30
 STEPS, BATCH, LENGTH = (20, 16, 128) if GPU else (3, 4, 16)
 ALONE = ({"name": "grad_diff"}, {"name": "npo"}, {"name": "npo_live"}, {"name": "rmu", "layer": 7 if GPU else 1})
-ZERO = ({"name": "grad_diff"}, {"name": "npo"})
+ZERO = ({"name": "grad_diff"},)
 
 
 class LiveNPO(NPO):

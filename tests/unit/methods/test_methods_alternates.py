@@ -14,7 +14,7 @@ from engine.config.sections import MethodSection
 from engine.pipeline.alternate_answers import REFUSALS, alternate_probes, alternates_like, paired, refusals
 from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.rule import Rule
-from engine.stages.reference import ReferenceJob, _logprobs
+from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.stages.sample import SampleJob
 from engine.stages.score import ScoreJob
 from engine.store.store import FinishedStage
@@ -82,7 +82,7 @@ class InProcess:
 
 
 def reference(job, work):
-    (work / "logprobs.json").write_text(json.dumps(_logprobs(job, False)))
+    (work / "logprobs.json").write_text(json.dumps(answer_logprobs(job, False)))
     return {}
 
 

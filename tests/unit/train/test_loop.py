@@ -18,7 +18,7 @@ from engine.models.lora import LoraSection
 from engine.models.source import model_source
 from engine.models.tokenization import load_tokenizer
 from engine.pipeline.alternate_answers import refusals
-from engine.stages.reference import ReferenceJob, _logprobs
+from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.train import loop
 from engine.train.batches import Batches
 from engine.train.checkpoint import TrainState
@@ -56,8 +56,8 @@ def job(base_model, fictional):
         retain=tuple(fictional.retain[:12]),
         forget=forget,
         alternate=alternate,
-        forget_reference=tuple(_logprobs(ReferenceJob(source, forget), False)),
-        alternate_reference=tuple(_logprobs(ReferenceJob(source, alternate), False)),
+        forget_reference=tuple(answer_logprobs(ReferenceJob(source, forget), False)),
+        alternate_reference=tuple(answer_logprobs(ReferenceJob(source, alternate), False)),
     )
 
 
