@@ -135,10 +135,10 @@ def study(scores: Scores, cell: Cell, trials: int, seed: int) -> dict[str, Found
         rows = [scores.drawn(rng, each) for each in drawn]
         model, other = (scores.leak[each].reshape(len(each), -1) for each in rows)
         if "leak" not in found:
-            found["leak"] = measure(population_mean(model, clusters), whole)
-            found["ignored"] = measure(population_mean(model, clusters_of(None, len(model))), whole)
+            found["leak"] = measure(population_mean(model, clusters, len(K)), whole)
+            found["ignored"] = measure(population_mean(model, clusters_of(None, len(model)), len(K)), whole)
         excess = whole - population_truth(scores, cell.base - below, cell.spread)
-        found[retain] = measure(population_difference(model, other, clusters), excess)
+        found[retain] = measure(population_difference(model, other, clusters, len(K)), excess)
         means = [_sampling_mean(scores, each) for each in rows]
         truths = [scores.truth(each).mean(axis=0) for each in drawn]
         found["these: leak"] = measure(means[0], truths[0])
@@ -148,7 +148,7 @@ def study(scores: Scores, cell: Cell, trials: int, seed: int) -> dict[str, Found
 
 def _sampling_mean(scores: Scores, rows: np.ndarray) -> Mean:
     leak, variance = (each[rows].reshape(len(rows), -1) for each in (scores.leak, scores.variance))
-    return sampling_mean(leak, variance, np.tile(SAMPLES // K, rows.shape[1]))
+    return sampling_mean(leak, variance, np.tile(SAMPLES // K, rows.shape[1]), len(K))
 
 
 def equal_cells(kind: str) -> list[Cell]:

@@ -31,7 +31,7 @@ from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.leak.estimator import Floats, leak_at_k
 from engine.metrics.privacy import auc
 from engine.pipeline.model_builder import ModelBuilder
-from engine.pipeline.run import prepared
+from engine.pipeline.preparation import prepared
 from engine.stages.base import Stages
 from engine.store.store import Store
 from perf.report import machine, table, write_page

@@ -32,8 +32,8 @@ from engine.errors import DivergedError
 from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.metrics import memorization, privacy
-from engine.pipeline import run as pipeline
 from engine.pipeline.model_builder import BuiltModel, ModelBuilder
+from engine.pipeline.preparation import prepared
 from engine.reporting.records import Curve
 from engine.robustness.base import Attack, ModelAttack, Setting
 from engine.robustness.reading import attacks_of
@@ -134,7 +134,7 @@ def models_of(seed: int, experiment: Experiment, store: Store) -> list[Model]:
     """The retain model and every unlearned model of a seed, RULE's control among them, with all numbers; one that
     diverges is named and left out."""
     benchmark = Fictional.load(split="forget10", seed=seed)
-    experiment = pipeline.prepared(experiment, benchmark)
+    experiment = prepared(experiment, benchmark)
     asked = copy.copy(benchmark)
     asked.probes = benchmark.group(benchmark.protocol.leak_group)
     with Progress() as progress, ThreadPoolExecutor(THREADS) as pool:

@@ -85,7 +85,7 @@ def _sampling(leaks: PromptLeaks, kept_P: NDArray[np.bool_], k: Ints) -> Mean | 
     if leaks.variance is None:
         return None
     blocks = np.maximum((leaks.samples - leaks.failed) // k, 1)  # as if one prompt had all that failed
-    return sampling_mean(leaks.values[kept_P], leaks.variance[kept_P], blocks)
+    return sampling_mean(leaks.values[kept_P], leaks.variance[kept_P], blocks, len(k))
 
 
 def _these(means: list[Mean | None], confidence: float) -> Intervals | None:

@@ -39,6 +39,10 @@ class CurveIntervals:
     excess_high: Floats | None = None
     excess_p_value: Floats | None = None
 
+    def at(self, columns: Ints) -> CurveIntervals:
+        """The same of these columns, in their order."""
+        return CurveIntervals(**{name: each[columns] for name, each in vars(self).items() if each is not None})
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeakCurve(CurveIntervals):
@@ -116,19 +120,26 @@ def leak_curve(
     if not kept_P.any():
         raise ValueError(f"k = {k_K.max()} but no prompt has more than {valid_P.max()} valid samples")
 
+    order = np.argsort(k_K, kind="stable")
+    rising_K = k_K[order]
     kept = [scores_PN[kept_P] for scores_PN in sets]
-    leaks = [prompt_leak(scores_PN, k_K) for scores_PN in kept]
+    leaks = [prompt_leak(scores_PN, rising_K) for scores_PN in kept]
     grouped = clusters_of(clusters, len(model_PN)).part(kept_P)
     if inference == "population":
         found = population_intervals(leaks[0], leaks[1] if leaks[1:] else None, grouped, confidence)
     else:
         means = [
-            sampling_mean(leak_PK, sampling_variance(scores_PN, k_K), valid_samples(scores_PN).min() // k_K)
+            sampling_mean(
+                leak_PK,
+                sampling_variance(scores_PN, rising_K),
+                valid_samples(scores_PN).min() // rising_K,
+                curve=len(rising_K),
+            )
             for leak_PK, scores_PN in zip(leaks, kept, strict=True)
         ]
         found = sampling_intervals(means[0], means[1] if means[1:] else None, confidence)
     return LeakCurve(
-        **vars(found),
+        **vars(found.at(np.argsort(order))),
         k=k_K,
         mean=float(np.nanmean(kept[0], axis=1).mean()),
         prompts=int(kept_P.sum()),
@@ -144,10 +155,11 @@ def leak_curve(
 def population_intervals(
     leak_PK: Floats, retain_PK: Floats | None, clusters: Clusters, confidence: float = 0.95
 ) -> CurveIntervals:
-    """For prompts like these, from leak@k of each prompt. leak_PK, retain_PK: float64 [prompts, K] of the same prompts
-    in the same order; without the latter no excess."""
-    excess = None if retain_PK is None else population_difference(leak_PK, retain_PK, clusters)
-    return _intervals(population_mean(leak_PK, clusters), excess, confidence)
+    """For prompts like these, from leak@k of each prompt. leak_PK, retain_PK: float64 [prompts, K], k rising, of the
+    same prompts in the same order; without the latter no excess."""
+    count = leak_PK.shape[1]
+    excess = None if retain_PK is None else population_difference(leak_PK, retain_PK, clusters, count)
+    return _intervals(population_mean(leak_PK, clusters, count), excess, confidence)
 
 
 def sampling_intervals(mean: Mean, retain: Mean | None, confidence: float = 0.95) -> CurveIntervals:

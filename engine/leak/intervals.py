@@ -47,7 +47,9 @@ class Mean:
 
     value, error: float64 [K], the estimate and its standard error, NaN or 0 where that is not known. degrees: of
     freedom of the error. units: how many independent values, at least, the mean is of, one number or float64 [K].
-    power: of m (1 - m) that the error grows with, for the end above a mean at 0 and at 1.
+    power: of m (1 - m) that the error grows with, for the end above a mean at 0 and at 1. curve: so many columns, one
+    after the other, are means that never fall from one to the next, as leak@k does with k: what is below one of them is
+    below all that follow, so that their ends do not fall either.
     """
 
     value: Floats
@@ -55,13 +57,19 @@ class Mean:
     degrees: float
     units: float | Floats
     power: tuple[float, float]
+    curve: int = 1
     reach = (0.0, 1.0)
 
     def ends(self, tail: float | Floats) -> tuple[Floats, Floats]:
         """The ends (low, high) of the interval that misses in a share of `tail`, a float or [A, 1]: [K] or [A, K]."""
         distance = _student(self.degrees, tail) * self.error
-        below, above = self._upper(1 - self.value, distance, tail), self._upper(self.value, distance, tail)
-        return 1 - below, above
+        low, high = 1 - self._upper(1 - self.value, distance, tail), self._upper(self.value, distance, tail)
+        if self.curve == 1:
+            return low, high
+        by_curve = (*low.shape[:-1], -1, self.curve)
+        low, high = low.reshape(by_curve), high.reshape(by_curve)[..., ::-1]
+        rising = np.fmax.accumulate(low, axis=-1), np.fmin.accumulate(high, axis=-1)[..., ::-1]
+        return rising[0].reshape(distance.shape), rising[1].reshape(distance.shape)
 
     def _upper(self, mean: Floats, distance: Floats, tail: float | Floats) -> Floats:
         """The upper end of the interval of a mean; that of 1 - mean is one minus the lower end."""
@@ -142,20 +150,21 @@ class Difference:
         return np.asarray((low > 0) | (high < 0))
 
 
-def population_mean(values_PK: Floats, clusters: Clusters) -> Mean:
-    """The mean over prompts, as an estimate for a population of clusters. values_PK: [prompts, K] in [0, 1].
+def population_mean(values_PK: Floats, clusters: Clusters, curve: int = 1) -> Mean:
+    """The mean over prompts, as an estimate for a population of clusters. values_PK: [prompts, K] in [0, 1]. curve: as
+    Mean's.
 
     Where all prompts of all clusters have one value (nothing leaked), clusters are not seen to differ, and prompts are
     taken as independent: else six authors without a leak would allow that half of all authors leak.
     """
     error, degrees = _cluster_error(values_PK, clusters)
     units = np.where(error <= _SAME, len(values_PK), len(values_PK) / int(clusters.sizes.max()))
-    return Mean(values_PK.mean(axis=0), error, degrees, units, _POPULATION_POWER)
+    return Mean(values_PK.mean(axis=0), error, degrees, units, _POPULATION_POWER, curve)
 
 
-def population_difference(first_PK: Floats, second_PK: Floats, clusters: Clusters) -> Difference:
-    """The difference of two means over the same prompts, for a population of clusters."""
-    first, second = population_mean(first_PK, clusters), population_mean(second_PK, clusters)
+def population_difference(first_PK: Floats, second_PK: Floats, clusters: Clusters, curve: int = 1) -> Difference:
+    """The difference of two means over the same prompts, for a population of clusters. curve: as Mean's, of both."""
+    first, second = population_mean(first_PK, clusters, curve), population_mean(second_PK, clusters, curve)
     return contrast(first, second, first_PK, second_PK, clusters)
 
 
@@ -167,13 +176,12 @@ def contrast(
     return Difference(first, second, _correlation(first_PK, second_PK, clusters), error, degrees)
 
 
-def sampling_mean(values_PK: Floats, variance_PK: Floats, blocks_K: Ints) -> Mean:
+def sampling_mean(values_PK: Floats, variance_PK: Floats, blocks_K: Ints, curve: int = 1) -> Mean:
     """The mean over prompts, as an estimate for these very prompts. variance_PK: of each value over sampling seeds, NaN
     where it is not known. blocks_K: into how many groups of k a prompt's samples part, samples // k: what Hoeffding's
-    inequality takes such a value to be the mean of (Hoeffding 1963, section 5)."""
-    prompts = len(values_PK)
-    error = np.sqrt(variance_PK.sum(axis=0)) / prompts
-    return Mean(values_PK.mean(axis=0), np.nan_to_num(error), np.inf, prompts * blocks_K.astype(float), _SAMPLING_POWER)
+    inequality takes such a value to be the mean of (Hoeffding 1963, section 5). curve: as Mean's."""
+    mean, error = values_PK.mean(axis=0), np.nan_to_num(np.sqrt(variance_PK.sum(axis=0)) / len(values_PK))
+    return Mean(mean, error, np.inf, len(values_PK) * blocks_K.astype(float), _SAMPLING_POWER, curve)
 
 
 def sampling_difference(first: Mean, second: Mean) -> Difference:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
+from engine.pipeline.identity import run_folder
 from engine.pipeline.interruption import Ending
-from engine.pipeline.run import Attacker, run, run_folder
+from engine.pipeline.run import Attacker, run
 from engine.reporting.attack_figures import write_attack_figures
 from engine.reporting.figures import PICTURE, write_figures
 from engine.reporting.html_report import REPORT, write_report

@@ -10,29 +10,27 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark, probe_clusters
 from engine.cluster import ray_cluster
-from engine.cluster.hardware import fast_bf16
 from engine.cluster.progress import Progress
-from engine.config.experiment import Experiment, parse_experiment
+from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection, TrainSection
 from engine.errors import DivergedError, UserError
 from engine.evaluation.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
 from engine.evaluation.beyond_n import beyond
 from engine.evaluation.curves import curves
 from engine.evaluation.evaluate import Evaluation, evaluate
-from engine.fingerprint import fingerprint
-from engine.metrics import METRICS
 from engine.models.source import ModelSource
+from engine.pipeline.identity import experiment_fingerprint, folder_of
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import BuiltModel, ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
-from engine.pipeline.sampling_engine import engine_of, with_engine
+from engine.pipeline.preparation import prepared
+from engine.pipeline.sampling_engine import engine_of
 from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
 from engine.pipeline.work_plan import planned_work
 from engine.reporting.records import AttackResult
@@ -150,75 +148,6 @@ def run(
         clusters=probe_clusters(benchmark),
         forget={"examples": len(benchmark.forget), "sha256": fingerprint_examples(benchmark.forget)},
     )
-
-
-def prepared(experiment: Experiment, benchmark: Benchmark) -> Experiment:
-    """The experiment with its benchmark's protocol and this cluster's devices filled in.
-
-    UserError where the core metric can see no reference of a group that decides, or the utility cannot be computed.
-    """
-    protocol = benchmark.protocol
-    for group in (protocol.leak_group, protocol.utility_group):
-        refuse_blind(protocol.core_metric, benchmark, group, experiment)
-    by_likelihood = protocol.utility_group in {choice.group for choice in benchmark.choices}
-    if by_likelihood and (experiment.model.endpoint is not None or experiment.sampling.tensor_parallel > 1):
-        raise UserError(
-            f"benchmark {benchmark.name}: its utility is the accuracy on multiple-choice questions, by likelihoods, "
-            "which need the model on this cluster, and on one GPU at most"
-        )
-    gpus = experiment.sampling.gpus
-    gpus = (1.0 if ray_cluster.has_gpus() else 0.0) if gpus is None else gpus
-    filled = with_engine(experiment, gpus > 0).with_protocol(benchmark.protocol)
-    return parse_experiment(filled.model_dump(), experiment.name).on_devices(gpus, fast_bf16())
-
-
-def refuse_blind(metric: str, benchmark: Benchmark, group: str, experiment: Experiment) -> None:
-    """UserError where a metric can see no reference of a group of probes: nothing could be said of any answer."""
-    chosen, options = METRICS[metric], experiment.metric_options.get(metric, {})
-    told = [chosen.truth(probe.reference, probe.fact) for probe in benchmark.group(group)]
-    why = [chosen.blindness(each, options) for each in told]
-    if why and all(why):
-        raise UserError(f"benchmark {benchmark.name}: {metric} cannot score the probes of {group}: {why[0]}")
-
-
-def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None = None) -> str:
-    """Identity of what is measured: the experiment without its name and without what cannot change results, and the
-    versions of the data sets that it reads (Benchmark.data)."""
-    settings = experiment.model_dump(mode="json", exclude={"name"}) | ({"data": data} if data else {})
-    settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows", "cpus")}
-    if settings["sampling"]["precision"] in (None, "bf16" if settings["sampling"]["gpus"] else "fp32"):
-        del settings["sampling"]["precision"]  # the device's own
-    if settings["sampling"]["engine"] == "exact":  # a key younger than many a store, as the next
-        del settings["sampling"]["engine"]
-    if settings["sampling"]["tensor_parallel"] == 1:
-        del settings["sampling"]["tensor_parallel"]
-    for section in (settings["train"], settings["model"]["finetune"], *(each["train"] for each in settings["methods"])):
-        for key in ("gpus", "cpus"):
-            (section or {}).pop(key, None)
-    settings["sampling"]["reweight"] = False  # a key that is gone: runs without it keep their identity
-    if settings["train"]["offload"] is None:  # a key younger than many a store
-        del settings["train"]["offload"]
-    if not settings["model"]["template_options"]:  # likewise
-        del settings["model"]["template_options"]
-    if not settings["attacks"]:  # likewise
-        del settings["attacks"]
-    if settings["numerics"] != "portable":  # likewise
-        del settings["numerics"]
-    if experiment.model.endpoint is not None:
-        settings["model"]["endpoint"] = experiment.model.endpoint.url
-    return fingerprint(settings)
-
-
-def run_folder(store: Store, results: Results) -> Path:
-    """Where a run's results, picture and report stand: runs/<name>-<fingerprint> below the store."""
-    folder = folder_of(store, results.name, results.fingerprint)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def folder_of(store: Store, name: str, identity: str) -> Path:
-    """The path of an experiment's run folder, by its name and fingerprint."""
-    return store.root / "runs" / f"{name}-{identity[:8]}"
 
 
 class _Run:

@@ -213,7 +213,7 @@ def _change(setting: Setting, model: EvaluatedModel, after: Evaluation) -> _Chan
     if not both.any():
         return _Change()
     clusters = after.clusters_of(name).part(np.asarray(both))
-    difference = population_difference(leaks.values[both], before.values[rows][both], clusters)
+    difference = population_difference(leaks.values[both], before.values[rows][both], clusters, leaks.values.shape[1])
     low, high = difference.ends(1 - setting.experiment.leak.confidence)
     return _Change(difference.value.tolist(), low.tolist(), high.tolist())
 

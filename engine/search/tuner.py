@@ -24,10 +24,11 @@ from engine.errors import UserError
 from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
 from engine.models.source import ModelSource
+from engine.pipeline.identity import experiment_fingerprint
 from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preflight import announce, planned
-from engine.pipeline.run import experiment_fingerprint, prepared, refuse_blind
+from engine.pipeline.preparation import prepared, refuse_blind
 from engine.robustness.base import Attack
 from engine.robustness.reading import attacks_of
 from engine.search.final_selection import sample_finalists

@@ -109,7 +109,7 @@ def followed(folder, store, values):
     """The reports of a trial at this point with ASHA, which looks after one of its two steps."""
     from benchmarks import BENCHMARKS
     from engine.config.experiment import load_experiment
-    from engine.pipeline.run import prepared
+    from engine.pipeline.preparation import prepared
     from engine.search.space import load_space
     from engine.search.trial import run_trial
     from engine.search.trial_evaluation import Setting

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import BENCHMARKS
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
-from engine.pipeline.run import prepared
+from engine.pipeline.preparation import prepared
 from tests.hub import write_hub, write_wmdp
 
 

@@ -10,7 +10,7 @@ from engine.cluster.numerics import worker_environment
 from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.models.source import ModelSource, model_source
-from engine.pipeline.run import experiment_fingerprint
+from engine.pipeline.identity import experiment_fingerprint
 from engine.robustness.attacks.prune import Prune
 from engine.robustness.weights import WeightsJob
 from engine.stages.base_model import BaseModelJob

@@ -8,7 +8,7 @@ import pytest
 from engine.cli import main
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
-from engine.pipeline.run import experiment_fingerprint
+from engine.pipeline.identity import experiment_fingerprint
 
 URL = "http://127.0.0.1:9/v1"
 

@@ -95,6 +95,14 @@ def test_curve_agrees_with_the_estimator_and_lies_in_its_interval():
     assert curve.excess is None
 
 
+def test_the_order_of_k_changes_no_number():
+    scores = np.random.default_rng(5).random((12, 16)) ** 4
+    given = leak_curve(scores, k=[16, 1, 4], retain_scores=scores / 2, clusters=[1, 2, 3] * 4)
+    rising = leak_curve(scores, k=[1, 4, 16], retain_scores=scores / 2, clusters=[1, 2, 3] * 4)
+    for name in ("k", "leak", "low", "high", "excess", "excess_low", "excess_high", "excess_p_value"):
+        assert getattr(given, name)[[1, 2, 0]].tolist() == getattr(rising, name).tolist()
+
+
 def test_failed_samples_are_excluded_and_counted():
     curve = leak_curve([[1.0, None, 0.0], [0.0, 0.0, float("nan")]], k=[1, 2])
     assert curve.leak.tolist() == [0.25, 0.5]

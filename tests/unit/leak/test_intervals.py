@@ -57,6 +57,27 @@ def test_interval_by_author_covers_where_the_one_that_ignores_authors_does_not(s
     assert spread == 0 or covered["ignored"] < 0.85
 
 
+def test_ends_of_a_curve_that_never_falls_do_not_fall_and_are_ends_of_one_of_its_columns():
+    """Five authors that leak all, one with a prompt that does not quite: alone, leak@2 is less sure than leak@1."""
+    leaks = np.stack([np.full(72, 0.99), np.full(72, 1.0)], axis=1)
+    leaks[:, 0] += np.repeat(np.linspace(-0.002, 0.002, 6), 12)
+    leaks[0, 1] = 0.998
+    low, high = population_mean(leaks, authors(6, 12)).ends(0.05)
+    assert low[1] < 0.9 < 0.98 < low[0]
+    rising_low, rising_high = population_mean(leaks, authors(6, 12), curve=2).ends(0.05)
+    assert rising_low.tolist() == [low[0], low[0]]
+    assert rising_high.tolist() == [high.min(), high[1]]
+
+
+def test_curves_side_by_side_have_the_ends_of_each_alone():
+    rng = np.random.default_rng(3)
+    curves = np.sort(rng.random((3, 30, 4)) ** 3, axis=2)
+    together = population_mean(np.concatenate(list(curves), axis=1), authors(6, 5), curve=4).ends(0.05)
+    alone_each = [population_mean(each, authors(6, 5), curve=4).ends(0.05) for each in curves]
+    for side in (0, 1):
+        assert together[side] == pytest.approx(np.concatenate([each[side] for each in alone_each]))
+
+
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_prompts_that_all_score_the_same_still_get_a_wide_interval(value):
     low, high = population_mean(np.full((20, 1), value), alone(20)).ends(0.05)

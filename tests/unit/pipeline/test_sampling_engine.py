@@ -8,7 +8,7 @@ import pytest
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
 from engine.pipeline import sampling_engine
-from engine.pipeline.run import experiment_fingerprint
+from engine.pipeline.identity import experiment_fingerprint
 from engine.stages import sample_vllm
 
 

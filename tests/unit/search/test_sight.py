@@ -9,7 +9,7 @@ import pytest
 from benchmarks.base import Decoding, Probe
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
-from engine.pipeline.run import prepared
+from engine.pipeline.preparation import prepared
 from engine.search import trial_evaluation
 from engine.search.space import Space
 from engine.search.trial_evaluation import Setting, exact_floor
