@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 REPORT_SECONDS = 0.25  # between two reports that are not forced
+ANSWER_SECONDS = 0.05  # in which a report is answered, mostly in a few thousandths
 Row = dict[str, float]
 
 
@@ -23,7 +24,7 @@ class Report(Protocol):
     def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None: ...
 
     def stopping(self) -> bool:
-        """Whether trainings are to save and stop; never waits."""
+        """Whether trainings are to save and stop; hardly waits."""
         ...
 
     def of(self, part: str) -> Report:
@@ -72,21 +73,27 @@ class Reporter:
         self.board, self.label, self.part = board, label, part
         self.last = 0.0
         self.answer: ObjectRef[bool] | None = None
+        self.told = False
 
     def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None:
         if row is not None:
             self.board.keep.remote(self.label, int(done), row)
         if force or time.monotonic() - self.last > REPORT_SECONDS:
+            self._hear(0.0)  # of the report before, whose answer would be lost
             self.last = time.monotonic()
             self.answer = self.board.put.remote(self.label, self.part, done, note)
 
     def stopping(self) -> bool:
-        """Whether the last report that was answered was answered so."""
+        """Whether a report was answered so. The last one, often just made, is given ANSWER_SECONDS."""
+        self._hear(ANSWER_SECONDS)
+        return self.told
+
+    def _hear(self, patience: float) -> None:
         import ray
 
-        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
-            return False
-        return bool(ray.get(self.answer))
+        if self.answer is not None and ray.wait([self.answer], timeout=patience)[0]:
+            self.told |= bool(ray.get(self.answer))
+            self.answer = None
 
     def of(self, part: str) -> Reporter:
         return Reporter(self.board, self.label, part)

@@ -72,10 +72,11 @@ def train_loop(job: TrainJob, backend: Backend, worker: Worker) -> JsonObject:
     state = resumed(job, backend, method, worker.checkpoints)
     backend.model.train()
     end, began = job.until or job.steps, time.monotonic() - state.seconds
+    alone = job.settings.alone
     try:
         while state.step < end and not _reached(state, job.settings):
             lr = job.settings.lr * lr_factor(state.step, job.steps, job.settings)
-            step = take_step(backend, method, batches, state, lr, worker.stopping())
+            step = take_step(backend, method, batches, state, lr, not alone and worker.stopping())
             state.history.append(step.losses | state.method)
             state.step += 1
             state.method = method.next_state(state.method, state.history[-1], batches.epochs(state.step))
@@ -85,11 +86,12 @@ def train_loop(job: TrainJob, backend: Backend, worker: Worker) -> JsonObject:
                 state.history[-1] |= {f"{WATCHED}{name}": value for name, value in measured.items()}
             _tell(worker.report, state, measured, end, job.settings)
             state.seconds = time.monotonic() - began
-            if (step.stop or state.step % job.settings.checkpoint_every == 0) and state.step < end:
+            stop = worker.stopping() if alone else step.stop  # workers agree in a step, one alone need not
+            if (stop or state.step % job.settings.checkpoint_every == 0) and state.step < end:
                 _check_weights(backend, state.step)
                 worker.checkpoints.save(backend, state)
                 state.saved = state.step
-                if step.stop:
+                if stop:
                     raise InterruptedTrainingError(f"stopped after step {state.step} of {job.steps}")
     except DivergedError as error:
         kept = f"; the checkpoint of step {state.saved} is kept in {worker.folder}" if state.saved else ""
