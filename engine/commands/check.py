@@ -63,7 +63,7 @@ def _counter(model: str | None) -> Callable[[str], int] | None:
     from engine.models.source import model_source
     from engine.models.tokenization import load_tokenizer
 
-    source = model_source(model, where="--model")
+    source = model_source(model, where="--model", identified=False)
     tokenizer = load_tokenizer(source.path, revision=source.revision)
     return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 

@@ -46,19 +46,27 @@ class ModelSource:
 
 
 def model_source(
-    path: str, revision: str | None = None, trust_remote_code: bool = False, where: str = "model.path"
+    path: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    where: str = "model.path",
+    identified: bool = True,
 ) -> ModelSource:
     """Resolve and check a model before work starts: a ModelSource whose identity is a digest or a hub commit.
 
-    A local folder is known by the bytes of its files, a hub name by the commit that it stands at now. UserError for a
-    folder without config, tokenizer or safetensors weights, or a name that the hub does not know.
+    A local folder is known by the bytes of its files, which takes minutes for 100 GB and is left out, with an empty
+    identity, unless it is to be `identified`; a hub name by the commit that it stands at now. UserError for a folder
+    without config, tokenizer or safetensors weights, or a name that the hub does not know.
     """
     folder = Path(path).expanduser()
     if folder.is_dir() and is_adapter(folder):
         check_adapter(folder)
-        below = model_source(*adapter_base(folder), trust_remote_code, f"{where}: base model of the adapter {folder}")
+        said = f"{where}: base model of the adapter {folder}"
+        below = model_source(*adapter_base(folder), trust_remote_code, said, identified)
         refuse_pointer(folder / ADAPTER_WEIGHTS, where)
         check_safetensors(folder / ADAPTER_WEIGHTS, where)
+        if not identified:
+            return ModelSource(str(folder.resolve()), "", None, trust_remote_code)
         files = [path for path in visible_files(folder) if _decides(path.relative_to(folder))]
         own = folder_digests([path for path in files if path.name != ADAPTER_CONFIG], folder)
         identity = fingerprint([below.identity, own, adapter_settings(folder)])
@@ -69,7 +77,7 @@ def model_source(
         for file in files:
             refuse_pointer(file, where)
         _check_weights(folder, where)
-        identity = fingerprint(folder_digests(files, folder))
+        identity = fingerprint(folder_digests(files, folder)) if identified else ""
         return ModelSource(str(folder.resolve()), identity, None, trust_remote_code)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"{where}: there is no folder {path}; give a model folder or a hub name such as org/model")

@@ -158,6 +158,13 @@ def sampling_memory(size: ModelSize, length: int, rows: int, half: bool) -> floa
     return size.parameters * width + rows * row
 
 
+def likelihood_memory(size: ModelSize, logits: int, copies: int, half: bool) -> float:
+    """Bytes of one worker that takes likelihoods: `copies` numbers a weight (in bfloat16: half), itself and its
+    gradients, and a batch of `logits` numbers with their logarithms and probabilities."""
+    width = 2 if half else 4
+    return (size.parameters * copies + 3 * logits) * width
+
+
 def checkpoint_bytes(size: ModelSize, settings: TrainSection) -> float:
     """Disk of one training at its height: two checkpoints, for a new one is whole before the old one goes."""
     trained = size.adapter(settings.lora) if settings.lora is not None else size.parameters

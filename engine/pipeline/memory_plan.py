@@ -16,6 +16,7 @@ from engine.cluster.hardware import Node
 from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
+from engine.evaluation.benchmark_metrics import likelihood_examples, wants_likelihoods
 from engine.pipeline.memory_model import (
     GIB,
     PROCESS,
@@ -23,10 +24,12 @@ from engine.pipeline.memory_model import (
     TrainingMemory,
     checkpoint_bytes,
     generation_bytes,
+    likelihood_memory,
     model_bytes,
     sampling_memory,
     training_memory,
 )
+from engine.stages.likelihood import BATCH_LOGITS
 
 CONTEXT = 0.8 * GIB  # of a GPU's memory: CUDA's context and what its allocator cannot use
 PROMPT_TOKENS = 256  # of a prompt, where only tokenising would tell
@@ -83,6 +86,8 @@ def plan(
         items += [training_item(each, size, nodes) for each in distinct.values()]
         if experiment.model.endpoint is None:
             items.append(sampling_item(experiment, size, nodes))
+            if wants_likelihoods(benchmark) and experiment.sampling.tensor_parallel == 1:
+                items.append(likelihood_item(experiment, benchmark, size, nodes))
     return [*items, disk_item(experiment, benchmark, wanted, size, nodes, kept)]
 
 
@@ -204,19 +209,38 @@ def sampling_item(experiment: Experiment, size: ModelSize, nodes: Sequence[Node]
             ]
             instead = (f"sampling {{engine: vllm, tensor_parallel: {enough[0]}}}",) if enough else ()
         detail = (
-            f"{shared if shared > 1 else gpus:g} GPUs a worker; weights and {LEAST_ROWS} rows, more as memory allows"
+            f"{_gpus(shared if shared > 1 else gpus)} a worker; weights and {LEAST_ROWS} rows, more as memory allows"
         )
         return Item("sample, a worker", need, have, fits, detail, instead)
     need += PROCESS
-    biggest = max(nodes, key=lambda node: node.memory)
-    workers = int(min(sampling.workers or biggest.cores, biggest.cores)) or 1
-    have = biggest.memory / workers
-    possible = int(biggest.memory // need)
+    have, workers = _beside(sampling.workers, nodes)
+    possible = int(have * workers // need)
     fits = "yes" if need <= have else "no"
     instead = (f"sampling.workers: {possible}",) if fits == "no" and possible else ()
     return Item(
         "sample, a worker", need, have, fits, f"{workers} at once on CPUs; {sampling.precision} weights", instead
     )
+
+
+def likelihood_item(experiment: Experiment, benchmark: Benchmark, size: ModelSize, nodes: Sequence[Node]) -> Item:
+    """Whether the workers that take likelihoods, and gradient norms where the benchmark reads them, fit."""
+    sampling, gradients = experiment.sampling, bool(likelihood_examples(benchmark)[1])
+    gpus, devices = sampling.gpus or 0.0, [gpu for node in nodes for gpu in node.gpus]
+    logits = BATCH_LOGITS["cuda" if gpus else "cpu"]
+    half = sampling.precision == "bf16"
+    need = likelihood_memory(size, logits, 3 if gradients else 1, half)  # tied weights gather two gradients at once
+    sure = likelihood_memory(size, 0, 2 if gradients else 1, half)
+    if gpus:
+        have = (min(gpu.memory for gpu in devices) - CONTEXT) * min(gpus, 1.0) if devices else 0.0
+        place = f"{_gpus(gpus)} a worker"
+    else:
+        need, sure = need + PROCESS, sure + PROCESS
+        have, workers = _beside(sampling.workers, nodes)
+        place = f"{workers} at once on CPUs"
+    fits = "unknown" if not have else "yes" if need <= have else "tight" if sure <= have else "no"
+    instead = ("benchmark.attacks without gradnorm",) if gradients and fits in ("tight", "no") else ()
+    detail = f"{place}; {sampling.precision} weights{', and gradients for their norms' if gradients else ''}"
+    return Item("likelihoods, a worker", need, have, fits, detail, instead)
 
 
 def disk_item(
@@ -273,6 +297,17 @@ def _room(workers: int, nodes: Sequence[Node]) -> float:
     if len(devices) >= workers:
         return max(0.0, devices[workers - 1] - CONTEXT)
     return _share(workers, nodes)
+
+
+def _gpus(count: float) -> str:
+    return f"{count:g} GPU{'s' if count > 1 else ''}"
+
+
+def _beside(workers: int | None, nodes: Sequence[Node]) -> tuple[float, int]:
+    """Main memory that each sampling worker has, and how many run side by side on the node with most of it."""
+    biggest = max(nodes, key=lambda node: node.memory)
+    count = int(min(workers or biggest.cores, biggest.cores)) or 1
+    return biggest.memory / count, count
 
 
 def _share(workers: int, nodes: Sequence[Node]) -> float:

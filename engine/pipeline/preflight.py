@@ -245,7 +245,7 @@ def _loaded(experiment: Experiment, benchmark: Benchmark) -> list[Check]:
 
 
 def _check_model(path: str, revision: str | None, model: ModelSection, key: str) -> None:
-    check_model(model_source(path, revision, model.trust_remote_code, key), model, key)
+    check_model(model_source(path, revision, model.trust_remote_code, key, identified=False), model, key)
 
 
 def _plan(experiment: Experiment, store: Store, machines: list[Node], imagined: bool = False) -> list[Check]:
@@ -278,7 +278,7 @@ def _plan(experiment: Experiment, store: Store, machines: list[Node], imagined: 
     with contextlib.ExitStack() as stack:
         source: ModelSource | None = None
         if model.path is not None and model.endpoint is None:
-            source = model_source(model.path, model.revision, model.trust_remote_code)
+            source = model_source(model.path, model.revision, model.trust_remote_code, identified=False)
         elif model.path is None:
             import tempfile
 

@@ -40,6 +40,19 @@ class Logged:
         return pyarrow.table({"unit": [unit], "value": [unit * unit]}), ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Waits:
+    """A unit that tells how threads of its process wait for each other."""
+
+    def compute(self, unit):
+        return pyarrow.table({"policy": [os.environ.get("OMP_WAIT_POLICY")]}), ""
+
+
+def test_threads_of_a_worker_do_not_spin_while_they_wait(tmp_path):
+    fan_out(Waits(), 1, tmp_path / "units", Silent(), cpus=2)
+    assert pyarrow.parquet.read_table(unit_path(tmp_path / "units", 0))["policy"].to_pylist() == ["PASSIVE"]
+
+
 def computed(log):
     """How often each unit was begun."""
     return Counter(int(line.split()[0]) for line in Path(log).read_text().splitlines())

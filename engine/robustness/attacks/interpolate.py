@@ -44,7 +44,7 @@ class Interpolate(ModelAttack):
                 "attacks: interpolate: nothing is unlearned here: the model before it is unknown; give it by `with`"
             )
         if self.other != "target":
-            model_source(self.other, where="attacks: interpolate: with")
+            model_source(self.other, where="attacks: interpolate: with", identified=False)
 
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource | None:
         if self.other == "target":

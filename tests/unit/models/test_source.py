@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
+from engine.models import source
 from engine.models.source import model_source
 
 
@@ -72,6 +73,15 @@ def refused(folder):
         model_source(str(folder))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_what_only_plans_with_a_model_reads_none_of_its_weights(folder, monkeypatch):
+    monkeypatch.setattr(source, "folder_digests", lambda *_: pytest.fail("the weights were read"))
+    assert model_source(str(folder), identified=False).path == str(folder.resolve())
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(UserError, match="safetensors"):
+        model_source(str(folder), identified=False)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])

@@ -15,7 +15,16 @@ from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.pipeline import preflight
 from engine.pipeline.memory_model import GIB, size_of
-from engine.pipeline.memory_plan import Training, disk_item, plan, refuse, sampling_item, training_item, trainings
+from engine.pipeline.memory_plan import (
+    Training,
+    disk_item,
+    likelihood_item,
+    plan,
+    refuse,
+    sampling_item,
+    training_item,
+    trainings,
+)
 
 H100 = Gpu("H100", 80 * GIB, 80 * GIB)
 LLAMA_8B = size_of(
@@ -110,6 +119,26 @@ def test_as_many_sampling_workers_as_memory_holds_are_proposed():
     assert workers == 3  # 8.03e9 float32 weights are 30 GiB
     fewer, _ = experiment(sampling={"gpus": 0, "workers": workers})
     assert sampling_item(fewer, LLAMA_8B, [machine(0, 96, 16)]).fits == "yes"
+
+
+GEMMA_270M = size_of(
+    {"hidden_size": 640, "intermediate_size": 2048, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+     "vocab_size": 262144, "num_hidden_layers": 18}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("attacks", "measured"), [(["loss"], 2.24), (["loss", "gradnorm"], 4.12)])
+def test_gradient_norms_are_planned_for(attacks, measured):
+    """measured: GiB, the peak of a process that takes likelihoods of TOFU's answers under Gemma-3-270M, float32."""
+    filled, benchmark = experiment(sampling={"gpus": 0})
+    benchmark.protocol = benchmark.protocol.model_copy(update={"attacks": tuple(attacks)})
+    benchmark.holdout = benchmark.retain
+    item = likelihood_item(filled, benchmark, GEMMA_270M, [machine(0, 24, 2)])
+    assert measured <= item.need / GIB <= 1.2 * measured
+    assert item.fits == "yes"
+    small = likelihood_item(filled, benchmark, GEMMA_270M, [machine(0, 5, 2)])
+    assert small.fits == ("no" if "gradnorm" in attacks else "yes")
+    assert small.instead == (("benchmark.attacks without gradnorm",) if "gradnorm" in attacks else ())
 
 
 LLAMA_70B = size_of(
