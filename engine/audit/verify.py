@@ -15,18 +15,14 @@ import numpy as np
 
 from engine.audit.claim import LEVELS, Asked, Audit, AuditedModel, Finding, ReadAudit, StageDigest
 from engine.audit.findings import ModelStages, counted_decodings, find
-from engine.audit.make import IMPORTED, identity_of, level_of, trained_on, with_their_texts
+from engine.audit.make import level_of, with_their_texts
+from engine.audit.provenance import check_asked, check_chain, check_stage, pairs, stages
 from engine.audit.sentences import does_not_follow, follows, judged
 from engine.errors import UserError, one_line
 from engine.evaluation.jobs import RUN_MODELS
-from engine.fingerprint import fingerprint
-from engine.jsonl import JsonObject
 from engine.metrics import METRICS
-from engine.reporting.formatting import without_folders
-from engine.reporting.results import generations_stage, scores_stage
 from engine.stages.score import GroupScores, ScoreJob, group_scores, scores_by_group
-from engine.store.files import matches
-from engine.store.manifest import MANIFEST, DamagedError, Manifest, parse_manifest
+from engine.store.manifest import Manifest
 from engine.store.replica import present
 
 NAMED = 3  # samples of one stage that are named one by one
@@ -55,125 +51,28 @@ def verify_audit(read: ReadAudit, store_root: Path) -> Verification:
 
 def _verified(read: ReadAudit, store_root: Path) -> Verification:
     audit = read.audit
-    stages = _stages(audit)
-    if not any(present(store_root / digest.folder).is_dir() for _, digest in stages):
+    every = stages(audit)
+    if not any(present(store_root / digest.folder).is_dir() for _, digest in every):
         raise UserError(f"{store_root}: has none of the audit's samples; name the store that has them by --store")
     differences = [] if read.unchanged else ["audit.json was changed after it was written: its own digest differs"]
     manifests: dict[str, Manifest] = {}
-    for label, digest in stages:
-        manifest, found = _check_stage(label, digest, store_root)
+    for label, digest in every:
+        manifest, found = check_stage(label, digest, store_root)
         differences += found
         if manifest is not None:
             manifests[digest.folder] = manifest
-    differences += _check_chain(audit, manifests)
-    differences += _check_asked(audit, manifests)
+    differences += check_chain(audit, manifests)
+    differences += check_asked(audit, manifests)
     rescored = _Rescored(audit.asked, store_root, manifests)
-    for label, generations, scores in _pairs(audit):
+    for label, generations, scores in pairs(audit):
         differences += rescored.check(label, generations, scores)
     numbers = 0
-    if all(scores.folder in rescored.scores for _, _, scores in _pairs(audit)):
+    if all(scores.folder in rescored.scores for _, _, scores in pairs(audit)):
         found, numbers = _check_numbers(audit, rescored, store_root)
         differences += found
     else:
         differences.append("the numbers were not computed again: some of the samples are not there or cannot be scored")
-    return Verification(differences, len(stages), rescored.samples, numbers)
-
-
-def _stages(audit: Audit) -> list[tuple[str, StageDigest]]:
-    """Every stage once, with what it is called."""
-    found: dict[str, tuple[str, StageDigest]] = {}
-    for model in audit.models:
-        for name, digest in model.stages.items():
-            found.setdefault(digest.folder, (f"{model.name}: {name}", digest))
-        for attack, of in model.attacks.items():
-            for name, digest in of.items():
-                found.setdefault(digest.folder, (f"{model.name} after {attack}: {name}", digest))
-    return list(found.values())
-
-
-def _pairs(audit: Audit) -> list[tuple[str, StageDigest, StageDigest]]:
-    """(what it is called, generations, their scores) of every sampling, each once."""
-    found: dict[str, tuple[str, StageDigest, StageDigest]] = {}
-    for model in audit.models:
-        for where, of in (("", model.stages), *((f" after {attack}", of) for attack, of in model.attacks.items())):
-            for name, scores in of.items():
-                if name.startswith("scores "):
-                    sampled = name.removeprefix("scores ").replace(f" {audit.asked.metric}", "", 1)
-                    generations = of[f"generations {sampled}"]
-                    found.setdefault(scores.folder, (f"{model.name}{where} {sampled}", generations, scores))
-    return list(found.values())
-
-
-def _check_stage(label: str, digest: StageDigest, store_root: Path) -> tuple[Manifest | None, list[str]]:
-    """The stage's manifest, None where it cannot be read, and what differs: manifest, files, fingerprint."""
-    folder = present(store_root / digest.folder)
-    if not folder.is_dir():
-        return None, [f"{label}: {digest.folder} is not in the store"]
-    try:
-        manifest = parse_manifest((folder / MANIFEST).read_text(encoding="utf-8"), digest.folder)
-    except (OSError, DamagedError, UnicodeDecodeError) as error:
-        return None, [f"{label}: {one_line(str(error))}"]
-    found = []
-    if manifest["sha256"] != digest.sha256:
-        found.append(
-            f"{label}: digest of {digest.folder} is {manifest['sha256'][:12]}, the audit has {digest.sha256[:12]}"
-        )
-    of_inputs = fingerprint({"kind": manifest.get("kind"), "inputs": manifest.get("inputs")})
-    if not of_inputs == manifest.get("fingerprint") == digest.fingerprint:
-        found.append(f"{label}: {digest.folder} was made of other inputs than its fingerprint, or the audit's, says")
-    for name, facts in manifest["files"].items():
-        try:
-            whole = matches(folder / name, facts)
-        except OSError:
-            whole = False
-        if not whole:
-            found.append(f"{label}: {digest.folder}/{name} is not the file that its digest says")
-    return manifest, found
-
-
-def _check_chain(audit: Audit, manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """What was made of what: scores of their generations, generations of the model and of the prompts."""
-    for label, generations, scores in _pairs(audit):
-        source = manifests.get(scores.folder, {}).get("inputs", {}).get("generations")
-        if source is not None and source != generations.fingerprint:
-            yield f"{label}: the scores are of other generations than the audit names"
-    for model in audit.models:
-        first = model.stages[generations_stage(counted_decodings(audit.asked)[0].name)]
-        manifest = manifests.get(first.folder)
-        if manifest is None:
-            continue
-        if identity_of(manifest) != model.identity:
-            yield f"{model.name}: digest of the model is {identity_of(manifest)}, the audit has {model.identity}"
-        inputs = manifest["inputs"]
-        prompts = inputs.get("probes", inputs.get("items"))
-        stated = audit.forgotten.data.get("prompts")
-        imported = manifest["kind"] == IMPORTED  # where each log's answers are part of it
-        if prompts != stated and not (imported and model is not audit.models[0]):
-            yield f"{model.name}: digest of the prompts is {prompts}, the audit has {stated}"
-        trained = manifests.get(model.stages["model"].folder) if "model" in model.stages else None
-        if trained is not None and trained_on(trained) != model.trained_on:
-            yield f"{model.name}: its training data have digests {trained_on(trained)}, in the audit {model.trained_on}"
-
-
-def _check_asked(audit: Audit, manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Where samples were drawn, or scored, otherwise than the audit says; of a log's answers it is not known."""
-    asked = audit.asked
-    settings: JsonObject = {name: getattr(asked, name) for name in ("max_new_tokens", "template", "system", "seed")}
-    if asked.adaptive is None:
-        settings["n"] = asked.n
-    if asked.template is not None:
-        settings["retokenise"] = asked.compat is not None
-    for model in audit.models:
-        for decoding in counted_decodings(asked):
-            stage = model.stages[generations_stage(decoding.name)]
-            drawn = manifests.get(stage.folder, {}).get("inputs", {})
-            for name, said in (settings | {"decoding": decoding.model_dump()}).items():
-                if name in drawn and drawn[name] != said:
-                    yield f"{model.name}: its samples were drawn with {name} {drawn[name]}, the audit says {said}"
-            scores = manifests.get(model.stages[scores_stage(decoding.name, asked.metric)].folder, {})
-            options = without_folders(scores.get("inputs", {}).get("options", {}))
-            if scores and options != asked.metric_options:
-                yield f"{model.name}: its samples were scored with {options}, the audit says {asked.metric_options}"
+    return Verification(differences, len(every), rescored.samples, numbers)
 
 
 class _Rescored:
@@ -270,7 +169,7 @@ def _model_differences(stated: AuditedModel, computed: AuditedModel) -> tuple[li
     if names[0] != names[1]:
         return [f"{stated.name}: the audit has findings {names[0]}, the samples give {names[1]}"], 0
     for one, other in zip(stated.findings, computed.findings, strict=True):
-        for place, said, given in _number_pairs(one, other):
+        for place, said, given in _numberpairs(one, other):
             numbers += 1
             if not _equal(said, given):
                 differences.append(
@@ -289,7 +188,7 @@ def _model_differences(stated: AuditedModel, computed: AuditedModel) -> tuple[li
     return differences, numbers
 
 
-def _number_pairs(stated: Finding, computed: Finding) -> Iterator[tuple[str, object, object]]:
+def _numberpairs(stated: Finding, computed: Finding) -> Iterator[tuple[str, object, object]]:
     """(name of the number, what the audit says, what was computed)."""
     for field in dataclasses.fields(Finding):
         said, given = getattr(stated, field.name), getattr(computed, field.name)
