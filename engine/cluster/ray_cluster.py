@@ -88,6 +88,8 @@ def _start(distributed_training: bool) -> None:
     # Threads that wait for each other must not spin: where cores are shared, if only with the driver, a worker of two
     # threads is else up to seven times slower than one of a single thread.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A worker that has read torch is worth keeping until the next stage: by default Ray ends it after one idle second.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
     if os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(**quiet)

@@ -8,7 +8,7 @@ import yaml
 
 from engine.cli import main
 
-pytestmark = pytest.mark.usefixtures("unrecorded")
+pytestmark = pytest.mark.usefixtures("unrecorded", "undrawn")
 
 EXPERIMENT = {
     "name": "requests",
@@ -27,7 +27,7 @@ EXPERIMENT = {
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory, undrawn):
     folder = tmp_path_factory.mktemp("requests")
     (folder / "e.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     assert main(["run", str(folder / "e.yaml"), "--store", str(folder / "store"), "--json"]) == 0
