@@ -18,7 +18,7 @@ EXPERIMENT = {
     "methods": [
         {"name": "grad_diff", "train": {"steps": 2}},
         {"name": "rule", "base": {"name": "npo"}, "rounds": 1, "samples": 4, "steps": 1, "tolerance": 0.0,
-         "threshold": 0.01, "metric": "rouge_l_recall", "control": True, "train": {"steps": 2}},
+         "threshold": 0.01, "metric": "rouge_l_recall", "control": False, "train": {"steps": 2}},
     ],
     "requests": [5, 7],
     "sampling": {"n": 4, "max_new_tokens": 8},
@@ -42,7 +42,7 @@ def prompts(model):
 def test_each_method_has_a_model_a_request_and_each_counts_the_requests_so_far(models):
     assert list(models) == [
         "target", "retain", "grad-diff-request1", "grad-diff-request2",
-        "rule-npo-request1", "npo-control-request1", "rule-npo-request2", "npo-control-request2",
+        "rule-npo-request1", "rule-npo-request2",
     ]  # fmt: skip
     both = {"forget": 12, "forget.request1": 5, "forget.request2": 7}
     of_all = both | {name.replace("forget", "forget_paraphrase"): count for name, count in both.items()}
@@ -58,7 +58,7 @@ def test_the_whole_is_the_mean_of_its_requests_by_size(models):
     assert curves["forget"]["leak"][1] == pytest.approx(parts)
 
 
-@pytest.mark.parametrize("name", ["grad-diff", "rule-npo", "npo-control"])
+@pytest.mark.parametrize("name", ["grad-diff", "rule-npo"])
 def test_a_request_starts_from_what_the_one_before_left(models, name):
     first, second = (Path(models[f"{name}-request{each}"]["stages"]["model"]).parent for each in (1, 2))
     manifest = second / "manifest.json"

@@ -37,7 +37,7 @@ def test_without_vllm_asking_for_it_is_one_line(monkeypatch):
 )
 def test_auto_takes_vllm_for_a_large_model_on_gpus(monkeypatch, installed, on_gpus, weights, expected):
     monkeypatch.setattr(sample_vllm, "installed", lambda: installed)
-    monkeypatch.setattr(sampling_engine, "model_source", lambda *_: None)  # no hub is asked
+    monkeypatch.setattr(sampling_engine, "model_source", lambda *_, **__: None)  # no hub is asked
     monkeypatch.setattr(sampling_engine, "weights_of", lambda source: weights)
     assert sampling_engine.engine_of(experiment(engine="auto"), on_gpus) == expected
 
