@@ -1,229 +1,46 @@
-"""Each loss equals its paper's formula, worked out here from the logits in float64, and its gradient is its slope."""
+"""Each loss equals its paper's formula, and its gradient is its slope."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from engine.models.tokenization import Encoded, collate
+from engine.models.tokenization import collate
 from methods import METHODS
 from methods.base import UnlearnBatch
-
-V, PAD = 23, 1  # the padding id is the end-of-text id, as in Llama-3's usual set-up
-FORGET = [Encoded([3, 4, 5, 6, 7, PAD], [-100, -100, 5, 6, 7, PAD]), Encoded([8, 9, PAD], [-100, 9, PAD])]
-RETAIN = [Encoded([10, 11, 12, PAD], [-100, 11, 12, PAD]), Encoded([13, 14, 15, 16, PAD], [-100, -100, 15, 16, PAD])]
-ALTERNATE = [Encoded([3, 4, 17, PAD], [-100, -100, 17, PAD]), Encoded([8, 18, 19, PAD], [-100, 18, 19, PAD])]
-FORGET_REFERENCE, ALTERNATE_REFERENCE = [-7.5, -3.25], [-5.0, -9.5]
-C, LAYER, SEED = 3.0, 0, 5
-
-
-def tiny(seed):
-    torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=V, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-    config.initializer_range = 0.3  # wide enough for distributions that are far from uniform
-    return LlamaForCausalLM(config).double().eval()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny(0)
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return tiny(1)
-
-
-def batch(reference, pad_side="right"):
-    return UnlearnBatch(
-        forget=collate(FORGET, PAD, FORGET_REFERENCE, pad_side=pad_side),
-        retain=collate(RETAIN, PAD, pad_side=pad_side),
-        alternate=collate(ALTERNATE, PAD, ALTERNATE_REFERENCE, pad_side=pad_side),
-        reference=reference,
-    )
-
-
-# The truth: one unpadded sequence at a time, numpy in float64.
-
-
-def log_probabilities(model, encoded):
-    """[(log-softmax over the vocabulary, label), ...] of the labelled tokens of one sequence, and the bare logits."""
-    with torch.no_grad():
-        logits = model(torch.tensor([encoded.input_ids])).logits[0].numpy()
-    positions = [position for position, label in enumerate(encoded.labels) if label != -100]
-    rows = logits[[position - 1 for position in positions]]
-    peak = rows.max(axis=1, keepdims=True)
-    logprobs = rows - peak - np.log(np.exp(rows - peak).sum(axis=1, keepdims=True))
-    return logprobs, [encoded.labels[position] for position in positions], rows
-
-
-def token_losses(model, encoded):
-    logprobs, labels, _ = log_probabilities(model, encoded)
-    return [-float(row[label]) for row, label in zip(logprobs, labels, strict=True)]
-
-
-def over_tokens(function, sequences):
-    """Mean of function(sequence) -> values of its labelled tokens, over all of them."""
-    return float(np.mean([value for each in sequences for value in function(each)]))
-
-
-def nll(model, sequences):
-    return over_tokens(lambda each: token_losses(model, each), sequences)
-
-
-def log_sigmoid(x):
-    return -np.log1p(np.exp(-x))
-
-
-def ratios(model, sequences, references):
-    return np.array([sum(token_losses(model, each)) for each in sequences]) + np.array(references)
-
-
-def npo(model, beta):
-    return -2 / beta * np.mean(log_sigmoid(beta * ratios(model, FORGET, FORGET_REFERENCE)))
-
-
-def simnpo(model, beta, delta):
-    means = np.array([np.mean(token_losses(model, each)) for each in FORGET])
-    return -2 / beta * np.mean(log_sigmoid(beta * means - delta))
-
-
-def dpo(model, beta):
-    log_p = [np.array([-sum(token_losses(model, each)) for each in of_set]) for of_set in (ALTERNATE, FORGET)]
-    win, lose = log_p[0] - ALTERNATE_REFERENCE, log_p[1] - FORGET_REFERENCE
-    return -2 / beta * np.mean(log_sigmoid(beta * (win - lose)))
-
-
-def weighted(model, weight):
-    return over_tokens(lambda each: [weight(np.exp(-loss)) * loss for loss in token_losses(model, each)], FORGET)
-
-
-def kl(reference, model):
-    def of_sequence(each):
-        p, q = log_probabilities(reference, each)[0], log_probabilities(model, each)[0]
-        return (np.exp(p) * (p - q)).sum(axis=1)
-
-    return over_tokens(of_sequence, RETAIN)
-
-
-def undial(reference, model, beta):
-    def of_sequence(each):
-        wanted, (logprobs, labels, _) = log_probabilities(reference, each)[2], log_probabilities(model, each)
-        for row, label in zip(wanted, labels, strict=True):
-            row[label] -= beta
-        wanted = np.exp(wanted) / np.exp(wanted).sum(axis=1, keepdims=True)
-        return -(wanted * logprobs).sum(axis=1)
-
-    return over_tokens(of_sequence, FORGET)
-
-
-def ceu(constant, model):
-    """constant: the model whose distribution is the goal; it is the model itself, held where it was."""
-
-    def of_sequence(each):
-        wanted, (logprobs, labels, _) = np.exp(log_probabilities(constant, each)[0]), log_probabilities(model, each)
-        for row, label in zip(wanted, labels, strict=True):
-            row[label] = 0
-        wanted /= wanted.sum(axis=1, keepdims=True)
-        return -(wanted * logprobs).sum(axis=1)[1:]
-
-    return over_tokens(of_sequence, FORGET)
-
-
-def peaks(model):
-    return over_tokens(
-        lambda each: [(row.max() - row.mean()) ** 2 for row in log_probabilities(model, each)[2]], FORGET
-    )
-
-
-def entropy(model, sequences):
-    return over_tokens(
-        lambda each: [-(np.exp(row) * row).sum() for row in log_probabilities(model, each)[0]], sequences
-    )
-
-
-def flat(model, activation, conjugate):
-    forget, alternate = (
-        np.array([np.mean(np.exp(-np.array(token_losses(model, each)))) for each in of_set])
-        for of_set in (FORGET, ALTERNATE)
-    )
-    return float(np.mean(conjugate(activation(forget))) - np.mean(activation(alternate)))
-
-
-def activations(model, sequences):
-    """Output of decoder layer LAYER at the labelled tokens of every sequence, [tokens, hidden]."""
-    found = []
-    for each in sequences:
-        with torch.no_grad():
-            hidden = model(torch.tensor([each.input_ids]), output_hidden_states=True).hidden_states[LAYER + 1][0]
-        found.append(hidden.numpy()[np.array(each.labels) != -100])
-    return np.concatenate(found)
-
-
-def rmu(reference, model, gamma, alpha):
-    u = torch.rand(16, generator=torch.Generator().manual_seed(SEED)).double().numpy()
-    forget = np.mean((activations(model, FORGET) - C * u / np.linalg.norm(u)) ** 2)
-    retain = np.mean((activations(model, RETAIN) - activations(reference, RETAIN)) ** 2)
-    return gamma * forget + alpha * retain
-
-
-def divergence(p, q):
-    """Jensen-Shannon divergence, in nats, of two distributions that may hold zeros."""
-
-    def kl_to_middle(one):
-        held = one > 0
-        return float((one[held] * np.log(one[held] / ((p + q) / 2)[held])).sum())
-
-    return kl_to_middle(p) / 2 + kl_to_middle(q) / 2
-
-
-def js_to_refusals(model):
-    def of_sequence(each):
-        logprobs, labels, _ = log_probabilities(model, each)
-        return [divergence(np.eye(V)[label], np.exp(row)) for row, label in zip(logprobs, labels, strict=True)]
-
-    return over_tokens(of_sequence, ALTERNATE)
-
-
-def js_to_reference(reference, model):
-    def of_sequence(each):
-        pairs = zip(log_probabilities(reference, each)[0], log_probabilities(model, each)[0], strict=True)
-        return [divergence(np.exp(wanted), np.exp(found)) for wanted, found in pairs]
-
-    return over_tokens(of_sequence, RETAIN)
-
-
-def palu(reference, model, prefix, k, c=None):
-    def of_answer(each):
-        wanted, found = log_probabilities(reference, each)[2][:prefix], log_probabilities(model, each)[2][:prefix]
-        highest = np.argsort(-wanted, axis=1)[:, :k]
-        level = np.take_along_axis(wanted, highest, 1).mean(axis=1, keepdims=True) if c is None else c
-        return float(((np.take_along_axis(found, highest, 1) - level) ** 2).mean())
-
-    return float(np.mean([of_answer(each) for each in FORGET]))
-
-
-def worst_case(model, beta, tau):
-    """max over weights of the mean NPO loss less tau KL(weights || equal ones), by its closed form for two samples."""
-    losses = -2 / beta * log_sigmoid(beta * ratios(model, FORGET, FORGET_REFERENCE))
-    weights = np.exp(losses / tau) / np.exp(losses / tau).sum()
-    return float(weights @ losses - tau * (weights * np.log(weights * len(weights))).sum())
-
-
-def slope_of_scale(model):
-    """d/dw of the mean NLL with w times the logits, by central differences."""
-
-    def scaled(w):
-        def of_sequence(each):
-            rows, labels = w * log_probabilities(model, each)[2], log_probabilities(model, each)[1]
-            return [np.log(np.exp(row).sum()) - row[label] for row, label in zip(rows, labels, strict=True)]
-
-        return over_tokens(of_sequence, RETAIN)
-
-    return (scaled(1 + 1e-5) - scaled(1 - 1e-5)) / 2e-5
-
+from tests.unit.methods.formulas import (
+    ALTERNATE,
+    ALTERNATE_REFERENCE,
+    FORGET,
+    FORGET_REFERENCE,
+    LAYER,
+    PAD,
+    RETAIN,
+    SEED,
+    C,
+    V,
+    batch,
+    ceu,
+    dpo,
+    entropy,
+    flat,
+    js_to_reference,
+    js_to_refusals,
+    kl,
+    nll,
+    npo,
+    palu,
+    peaks,
+    rmu,
+    simnpo,
+    slope_of_scale,
+    tiny,
+    token_losses,
+    undial,
+    weighted,
+    worst_case,
+)
 
 # name: hyperparameters, formula(reference model, constant, model); `constant` is the model before any step, for weights
 # through which no gradient flows.
@@ -395,79 +212,3 @@ def test_jensun_is_bounded_by_log_2_a_token(model):
     loss = METHODS["jensun"]().loss(far, batch(model))
     assert np.log(2) / 2 < float(loss.forget.detach()) <= np.log(2) + 1e-6
     assert 0 < float(loss.retain.detach()) <= np.log(2) + 1e-6
-
-
-# Methods over a base method.
-
-WRAPPERS = ("baldro", "sam", "ilu")
-PDU = {"name": "pdu", "eps": 0.5, "alpha": 1.5, "gamma": 0.1}
-
-
-def test_baldros_group_is_the_samples_that_the_model_knows_best(model, reference):
-    method = METHODS["baldro"](base={"name": "npo", "beta": 0.4}, variant="group", share=0.5)
-    known = int(np.argmin([np.mean(token_losses(model, each)) for each in FORGET]))
-    expected = -2 / 0.4 * log_sigmoid(0.4 * ratios(model, FORGET, FORGET_REFERENCE))[known]
-    assert float(method.loss(model, batch(reference)).forget.detach()) == pytest.approx(expected, rel=5e-6)
-
-
-def test_baldros_worst_case_lies_between_the_mean_and_the_worst_sample(model, reference):
-    losses = -2 / 0.1 * log_sigmoid(0.1 * ratios(model, FORGET, FORGET_REFERENCE))
-    for tau, expected in ((1e4, losses.mean()), (1e-3, losses.max())):
-        found = METHODS["baldro"](tau=tau).loss(model, batch(reference)).forget
-        assert float(found.detach()) == pytest.approx(expected, rel=2e-3)
-
-
-@pytest.mark.parametrize("pad_side", ["left", "right"])
-@pytest.mark.parametrize("variant", ["dv", "group"])
-@pytest.mark.parametrize("base", ["dpo", "jensun", "undial", "ceu", "flat", "grad_ascent"])
-def test_baldro_takes_alternates_and_references_of_the_same_samples(model, reference, base, variant, pad_side):
-    method = METHODS["baldro"](base={"name": base}, variant=variant, share=0.5, tau=1e-3)
-    given = batch(reference, pad_side)
-    each = [
-        METHODS[base]()
-        .loss(
-            model,
-            UnlearnBatch(
-                retain=given.retain,
-                forget=collate([FORGET[index]], PAD, [FORGET_REFERENCE[index]]),
-                alternate=collate([ALTERNATE[index]], PAD, [ALTERNATE_REFERENCE[index]]),
-                reference=reference,
-            ),
-        )
-        .forget.item()
-        for index in range(2)
-    ]
-    known = int(np.argmin([np.mean(token_losses(model, sequence)) for sequence in FORGET]))
-    expected = each[known] if variant == "group" else max(each)
-    assert float(method.forget_loss(model, given).detach()) == pytest.approx(expected, rel=1e-4, abs=1e-3)
-
-
-@pytest.mark.parametrize("name", WRAPPERS)
-def test_a_wrapper_needs_what_its_base_does_and_carries_its_state(model, reference, name):
-    over = METHODS[name](base=PDU)
-    own = {"sam": {"two_gradients"}}.get(name, set())
-    assert over.needs == {"retain"} | own
-    assert METHODS[name](base={"name": "jensun"}).needs == {"retain", "alternate", "reference_model"} | own
-    assert METHODS[name].needs == METHODS["npo"].needs | own  # of the class: over its default base
-    assert over.initial_state() == {"lambda": 1.5}
-    held = over.next_state({"lambda": 1.5}, {"retain": 2.5}, epoch=6.0)
-    assert held == {"lambda": 3.5}
-    plain = dataclasses.replace(batch(reference), state=held)
-    assert over.weights(held) == (0.1, 3.5)
-    assert float(over.loss(model, plain).total.detach()) > 0
-
-
-@pytest.mark.parametrize("name", WRAPPERS)
-@pytest.mark.parametrize("base", [{"name": "retrain"}, {"name": "task_vector"}, {"name": "rule"}, {}, {"name": "pdu"}])
-def test_a_wrapper_refuses_a_base_whose_forget_loss_it_cannot_change(name, base):
-    with pytest.raises(ValueError, match=r"base|eps"):
-        METHODS[name](base=base)
-
-
-def test_wrappers_stand_over_each_other(model, reference):
-    inner = {"name": "ilu", "lambda_invariance": 0.4, "base": {"name": "baldro", "tau": 0.6, "base": {"name": "npo"}}}
-    method = METHODS["sam"](rho=0.02, base=inner)
-    loss = method.loss(model, batch(reference))
-    assert float(loss.forget.detach()) == pytest.approx(worst_case(model, 0.1, 0.6), rel=5e-6)
-    assert float(loss.retain.detach()) == pytest.approx(nll(model, RETAIN) + 0.4 * slope_of_scale(model) ** 2, rel=5e-6)
-    assert METHODS["ilu"](base={"name": "sam", "rho": 0.02}).radius == method.radius == 0.02
