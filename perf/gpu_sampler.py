@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from engine.decode import prefix_tree, sampler
+from perf.generate import BATCH, generate
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -35,7 +36,6 @@ if not GPU:
     SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     SHAPE |= {"intermediate_size": 128, "vocab_size": 997, "head_dim": 16}
     PROMPTS, LENGTH, SAMPLES, NEW = 3, 10, 20, 8
-BATCH = 32  # of generate with the prompt repeated, the setting of the paper's released code
 EXACT_SAMPLES, CLASSES = (40_000, 100) if GPU else (2_000, 20)
 LOSS, TRAIN_SECONDS = 0.005, 25.0
 
@@ -186,30 +186,20 @@ def first_tokens_exact(name: str, model: Any, rows: Rows) -> None:
     rows.add(what=f"exactness, {name}", text=text)
 
 
-def generate(model: Any, repeated: bool, seconds: float) -> tuple[int, float, list[tuple[int, int]]]:
-    """Tokens, seconds and steps of Hugging Face generate, the prompt repeated in batches or num_return_sequences, of as
-    many prompts as the time allows."""
-    common = {"do_sample": True, "top_k": 0, "eos_token_id": END, "pad_token_id": END}
+def generated(model: Any, repeated: bool, seconds: float) -> tuple[int, float, list[tuple[int, int]]]:
+    """Tokens, seconds and steps of Hugging Face generate, of as many prompts as the time allows; every batch is
+    taken to run for all of its steps."""
+    generate(model, prompts()[:1], [END], BATCH, 4, repeated=repeated)  # warm
     tokens, spent, steps = 0, 0.0, list[tuple[int, int]]()
-    for warm in (True, False):
-        for prompt in prompts()[: 1 if warm else PROMPTS]:
-            for start in range(0, SAMPLES, BATCH if repeated else SAMPLES):
-                count = min(BATCH, SAMPLES - start) if repeated else SAMPLES
-                ids = torch.tensor([prompt] * (count if repeated else 1), device=DEVICE)
-                options = common | {"num_return_sequences": 1 if repeated else count}
-                options["max_new_tokens"] = 4 if warm else NEW
-                took, out = timed(
-                    lambda ids=ids, options=options: model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-                )
-                if warm:
-                    break
-                new = out[:, LENGTH:]
-                ended = (new == END).cumsum(dim=1)
-                tokens += int(((ended == 0) | ((new == END) & (ended == 1))).sum())
-                spent += took
-                steps += [(count, LENGTH + index) for index in range(1, new.shape[1])]
-            if spent > seconds:
-                return tokens, spent, steps
+    for prompt in prompts():
+        took, count = timed(lambda prompt=prompt: generate(model, [prompt], [END], SAMPLES, NEW, repeated=repeated))
+        tokens += count
+        spent += took
+        batch = BATCH if repeated else SAMPLES
+        for start in range(0, SAMPLES, batch):
+            steps += [(min(batch, SAMPLES - start), LENGTH + index) for index in range(1, NEW)]
+        if spent > seconds:
+            break
     return tokens, spent, steps
 
 
@@ -240,7 +230,7 @@ def measure(name: str, model: Any, rows: Rows, floor: Floor, seconds: float) -> 
     of_generate = []
     for how, repeated in (("generate, the prompt repeated 32 times", True), ("generate, num_return_sequences", False)):
         released()
-        count, took, of_steps = generate(model, repeated, seconds / 4)
+        count, took, of_steps = generated(model, repeated, seconds / 4)
         rate = count / took
         of_generate.append((how, rate, floor.shares(of_steps, took), peak_gib()))
     base = of_generate[0][1]

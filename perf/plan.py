@@ -1,6 +1,6 @@
-"""The plan's formulas against what training takes: peak memory of a worker, measured and planned.
+"""The plan's formulas against what training and likelihoods take: peak memory of a worker, measured and planned.
 
-python -m perf.plan
+python -m perf.plan [MODEL]         with a model's folder: likelihoods of that model too
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ NOTES = """\
 Peak resident size of the training worker that took most, in MiB: a process of its own for each case, with libraries;
 planned: engine/pipeline/memory_model.py's formulas, with the same libraries' share (the first row). CPU, float32 unless
 bf16, one thread a worker, two steps of full sequences. Llama of 8 layers, hidden size 512; batch x length as given over
-all workers. What is shared by processes, such as the mapped file of the weights, counts in the measurement.\
+all workers; likelihoods of answers of so many tokens. What is shared by processes, such as the mapped file of the
+weights, counts in the measurement.\
 """
 LENGTH = 128
 CASES: dict[str, dict[str, Any]] = {
@@ -35,15 +36,19 @@ CASES: dict[str, dict[str, Any]] = {
     "8 x 128, 2 workers, ZeRO 3": {"workers": 2, "zero_stage": 3},
     "8 x 128, 2 workers, ZeRO 3, offload": {"workers": 2, "zero_stage": 3, "offload": "parameters"},
 }
+# Copies of the weights that a worker holds, and how many answers it is given.
+LIKELIHOODS = {"likelihoods of 32 answers": (1, 32), "likelihoods and gradient norms of 2 answers": (3, 2)}
 
 
 def main() -> None:
     if len(sys.argv) == 3:
-        print(measure(sys.argv[1], Path(sys.argv[2])))
+        case, folder = sys.argv[1], Path(sys.argv[2])
+        print(measure(case, folder) if case in CASES else measure_likelihoods(*LIKELIHOODS[case], folder))
         return
     from engine.config.sections import TrainSection
     from engine.models.source import ModelSource
-    from engine.pipeline.memory_model import PROCESS, model_size, training_memory
+    from engine.pipeline.memory_model import PROCESS, likelihood_memory, model_size, training_memory
+    from engine.stages.likelihood import BATCH_LOGITS
     from methods import METHODS
     from perf.memory import _write_model
 
@@ -53,19 +58,36 @@ def main() -> None:
         size = model_size(ModelSource(str(Path(folder) / "model"), ""))
         assert size is not None
         for name, case in CASES.items():
-            command = [sys.executable, "-m", "perf.plan", name, folder]
-            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            measured = float(run.stdout.split()[-1])
+            measured = _apart(name, folder)
             planned = PROCESS / 2**20
             if case or name != next(iter(CASES)):
                 needs = METHODS[case.get("method", "grad_diff")].needs
                 graphs = 1 + ("retain" in needs)
                 memory = training_memory(size, TrainSection(**settings_of(case)), graphs, "reference_model" in needs)
                 planned += memory.whole / 2**20
-            rows.append([name, f"{measured:,.0f}", f"{planned:,.0f}", f"{planned / measured:.2f}"])
-            print(rows[-1], file=sys.stderr, flush=True)
-    headings = ["training", "measured, MiB", "planned, MiB", "planned / measured"]
-    write("plan", "Memory of training: planned and measured", "python -m perf.plan", NOTES, headings, rows)
+            rows.append(_row(name, measured, planned))
+        models = {f"{folder}/model": ""} | {path: f", {Path(path).name}" for path in sys.argv[1:]}
+        for path, said in models.items():
+            size = model_size(ModelSource(path, ""))
+            assert size is not None
+            for name, (copies, _) in LIKELIHOODS.items():
+                planned = (PROCESS + likelihood_memory(size, BATCH_LOGITS["cpu"], copies, half=False)) / 2**20
+                rows.append(_row(name + said, _apart(name, path), planned))
+    headings = ["work", "measured, MiB", "planned, MiB", "planned / measured"]
+    command = " ".join(["python -m perf.plan", *(Path(path).name for path in sys.argv[1:])])
+    write("plan", "Memory of trainings and likelihoods: planned and measured", command, NOTES, headings, rows)
+
+
+def _apart(name: str, folder: str) -> float:
+    """Peak resident size of a case, in MiB, in a process of its own."""
+    command = [sys.executable, "-m", "perf.plan", name, folder]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def _row(name: str, measured: float, planned: float) -> list[str]:
+    row = [name, f"{measured:,.0f}", f"{planned:,.0f}", f"{planned / measured:.2f}"]
+    print(row, file=sys.stderr, flush=True)
+    return row
 
 
 def settings_of(case: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +127,26 @@ def measure(name: str, folder: Path) -> float:
             train_alone(job, work, Silent())
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return _together(job, Path(work))
+
+
+def measure_likelihoods(copies: int, count: int, folder: Path) -> float:
+    """Peak resident size in MiB of a worker that takes the likelihoods of so many answers, and where it holds copies of
+    the weights their gradient norms."""
+    import resource
+
+    import torch
+
+    from benchmarks.base import Example
+    from engine.models.source import model_source
+    from engine.stages.likelihood import LikelihoodJob
+
+    torch.set_num_threads(1)
+    answer = "the name of the book and the city of " * (LENGTH // 9)
+    examples = tuple(Example(str(index), "Who wrote it?", answer) for index in range(count))
+    gradients = frozenset(each.id for each in examples) if copies > 1 else frozenset[str]()
+    job = LikelihoodJob(model_source(str(folder), identified=False), examples, gradients, template="plain")
+    job.compute(0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _together(job: Any, work: Path) -> float:

@@ -85,8 +85,8 @@ def _start(distributed_training: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that wait for each other must not spin: where cores are shared, if only with the driver, a worker of two
-    # threads is else up to seven times slower than one of a single thread.
+    # Threads that wait for each other must sleep: where cores are shared, if only with the driver, those that spin keep
+    # the one that they wait for from running.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A worker that has read torch is worth keeping until the next stage: by default Ray ends it after one idle second.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")

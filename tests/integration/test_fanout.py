@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
 import ray
 
 from engine.cluster.fan_out import fan_out
+from engine.cluster.ray_cluster import connect
 from engine.cluster.reporter import Silent
 from engine.cluster.units import unit_path
 from engine.errors import UserError
@@ -51,6 +53,21 @@ class Waits:
 def test_threads_of_a_worker_do_not_spin_while_they_wait(tmp_path):
     fan_out(Waits(), 1, tmp_path / "units", Silent(), cpus=2)
     assert pyarrow.parquet.read_table(unit_path(tmp_path / "units", 0))["policy"].to_pylist() == ["PASSIVE"]
+
+
+def test_workers_stay_warm_between_stages():
+    """More than there are cores: by default Ray ends those after one idle second."""
+    connect()
+
+    @ray.remote(num_cpus=0.25)
+    def born():
+        time.sleep(1.5)  # so that all run side by side
+        return psutil.Process().create_time()
+
+    ray.get([born.remote() for _ in range(6)])
+    time.sleep(4.0)
+    began = time.time()
+    assert max(ray.get([born.remote() for _ in range(6)])) < began
 
 
 def computed(log):
@@ -128,6 +145,7 @@ import sys
 from pathlib import Path
 import ray
 from engine.cluster.fan_out import fan_out
+from engine.cluster.ray_cluster import connect
 from engine.cluster.reporter import Silent
 from tests.integration.test_fanout import Logged
 ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, _temp_dir=sys.argv[2])  # no GPU is touched

@@ -1,4 +1,4 @@
-"""What methods are tested with, and the truth: each loss from the logits, a sequence at a time, unpadded, in float64."""
+"""What methods are tested with, and the truth: each loss from one sequence's logits at a time, unpadded, in float64."""
 
 import numpy as np
 import torch
