@@ -18,7 +18,7 @@ from engine.leak.extrapolation import leak_beyond_n
 from engine.leak.importance_weights import reweighted_leak
 from engine.models.source import ModelSource
 from engine.reporting.results import Results, read_results
-from engine.stages.reference import ReferenceJob, _logprobs
+from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.stages.sample import read_units
 from engine.stages.score import group_scores
 from perf.report import write
@@ -84,7 +84,7 @@ def wanted(model: Any, root: Path, drawn: dict[str, Any]) -> np.ndarray:
     distinct = list(dict.fromkeys(pairs))
     examples = tuple(Example(str(index), *pair) for index, pair in enumerate(distinct))
     source = ModelSource(model.stages["model"], model.name)
-    found = dict(zip(distinct, _logprobs(ReferenceJob(source, examples), False), strict=True))
+    found = dict(zip(distinct, answer_logprobs(ReferenceJob(source, examples), False), strict=True))
     return np.array([found[pair] for pair in pairs]).reshape(drawn["scores"].shape)
 
 

@@ -37,7 +37,7 @@ def table(runs: list[Results]) -> str:
         of_runs = [(model, curve) for run in runs for model, curve in run.headline if model.name == name]
         columns = [[model.greedy[curve.group] for model, curve in of_runs]]
         columns += [[curve.leak[curve.k.index(k)] for _, curve in of_runs] for k in (1, 8, 32, 128)]
-        columns.append([model.utility for model, _ in of_runs])
+        columns.append([model.utility for model, _ in of_runs if model.utility is not None])
         lines.append(f"| {name} | {' | '.join(map(spread, columns))} |")
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 GIB = 2**30
 END = 2
-SHAPE = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 SHAPE |= {"intermediate_size": 8192, "vocab_size": 128256, "head_dim": 64}
 PROMPTS, LENGTH, SAMPLES, NEW = 20, 30, 200, 64
 if not GPU:
@@ -85,7 +91,12 @@ def flat(dtype: torch.dtype = torch.bfloat16) -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
-    options = {"max_position_embeddings": 4096, "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": END}
+    options: dict[str, Any] = {
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": END,
+    }
     with torch.device(DEVICE):
         return AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, **options), dtype=dtype).eval()
 
@@ -192,7 +203,7 @@ def generated(model: Any, repeated: bool, seconds: float) -> tuple[int, float, l
     generate(model, prompts()[:1], [END], BATCH, 4, repeated=repeated)  # warm
     tokens, spent, steps = 0, 0.0, list[tuple[int, int]]()
     for prompt in prompts():
-        took, count = timed(lambda prompt=prompt: generate(model, [prompt], [END], SAMPLES, NEW, repeated=repeated))
+        took, count = timed(partial(generate, model, [prompt], [END], SAMPLES, NEW, repeated=repeated))
         tokens += count
         spent += took
         batch = BATCH if repeated else SAMPLES

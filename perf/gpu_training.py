@@ -87,7 +87,12 @@ def write_model(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     tokenizer = make_tokenizer()
-    shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    shape: dict[str, Any] = {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+    }
     shape |= {"num_key_value_heads": 8, "vocab_size": 128256, "head_dim": 64}
     if not GPU:
         shape |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -127,7 +132,10 @@ def measure(method: dict[str, Any], stage: int, source: ModelSource, folder: Pat
     work = folder / name.replace(", ", "-")
     work.mkdir()
     meter = Meter(folder / f"{work.name}.jsonl")
-    (run_training if stage else train_alone)(job, work if stage else str(work), meter)  # type: ignore[operator]
+    if stage:
+        run_training(job, work, meter)
+    else:
+        train_alone(job, str(work), meter)
     shutil.rmtree(work)
     seen = [json.loads(line) for line in meter.path.read_text().splitlines()]
     second = statistics.median(b["at"] - a["at"] for a, b in itertools.pairwise(seen[1:]))

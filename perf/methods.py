@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def main() -> None:
 
 def experiment_of(seed: int) -> Experiment:
     """Every method but retrain, which is the retain model's row, in the order of `leakatk methods`; RULE over NPO."""
-    document = demo_document(seed, everything=True)
+    document: dict[str, Any] = demo_document(seed, everything=True)
     methods = [
         each
         for each in document["methods"]
@@ -94,7 +95,7 @@ def table(runs: list[Results]) -> str:
         cells = [_spread([model.greedy[curve.group] for model, curve in models])]
         cells += [_interval([curve.at(k) for _, curve in models]) for k in (1, 32, 128)]
         cells.append("" if name == "retain" else _interval([curve.excess_at(128) for _, curve in models]))
-        cells.append(_spread([model.utility for model, _ in models]))
+        cells.append(_spread([model.utility for model, _ in models if model.utility is not None]))
         cells.append(f"{np.mean([model.steps for model, _ in models]):.0f}")
         cells.append(f"{np.mean([model.seconds for model, _ in models]):.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -37,7 +37,8 @@ def demo_models(folder: Path) -> dict[str, Any]:
         sources[name] = ModelSource(str(folder / name / "model"), name)
     (folder / "rmu").mkdir()
     unlearning = TrainSection.model_validate(benchmark.protocol.train | {"steps": 40})
-    sets = {"forget": tuple(benchmark.forget), "retain": tuple(benchmark.retain)}
-    train_alone(TrainJob(sources["target"], RMU, unlearning, seed=SEED, **sets), str(folder / "rmu"), Silent())
+    forget, retain = tuple(benchmark.forget), tuple(benchmark.retain)
+    job = TrainJob(sources["target"], RMU, unlearning, retain=retain, forget=forget, seed=SEED)
+    train_alone(job, str(folder / "rmu"), Silent())
     sources |= {"rmu": ModelSource(str(folder / "rmu" / "model"), "rmu"), "untrained": base}
     return {name: (load_model(source), load_tokenizer(source.path)) for name, source in sources.items()}

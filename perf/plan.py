@@ -42,8 +42,8 @@ LIKELIHOODS = {"likelihoods of 32 answers": (1, 32), "likelihoods and gradient n
 
 def main() -> None:
     if len(sys.argv) == 3:
-        case, folder = sys.argv[1], Path(sys.argv[2])
-        print(measure(case, folder) if case in CASES else measure_likelihoods(*LIKELIHOODS[case], folder))
+        wanted, given = sys.argv[1], Path(sys.argv[2])
+        print(measure(wanted, given) if wanted in CASES else measure_likelihoods(*LIKELIHOODS[wanted], given))
         return
     from engine.config.sections import TrainSection
     from engine.models.source import ModelSource
@@ -68,10 +68,10 @@ def main() -> None:
             rows.append(_row(name, measured, planned))
         models = {f"{folder}/model": ""} | {path: f", {Path(path).name}" for path in sys.argv[1:]}
         for path, said in models.items():
-            size = model_size(ModelSource(path, ""))
-            assert size is not None
+            of_model = model_size(ModelSource(path, ""))
+            assert of_model is not None
             for name, (copies, _) in LIKELIHOODS.items():
-                planned = (PROCESS + likelihood_memory(size, BATCH_LOGITS["cpu"], copies, half=False)) / 2**20
+                planned = (PROCESS + likelihood_memory(of_model, BATCH_LOGITS["cpu"], copies, half=False)) / 2**20
                 rows.append(_row(name + said, _apart(name, path), planned))
     headings = ["work", "measured, MiB", "planned, MiB", "planned / measured"]
     command = " ".join(["python -m perf.plan", *(Path(path).name for path in sys.argv[1:])])
@@ -159,7 +159,7 @@ def _together(job: Any, work: Path) -> float:
     ray_cluster.connect(distributed_training=True)
     own, launch.train_worker = launch.train_worker, _watched
     try:
-        launch.train_together(job, open_workplace(work), Silent(), False)
+        launch.train_together(job, open_workplace(work), Silent(), use_gpu=False, cpus=1)
     finally:
         launch.train_worker = own
     return max(json.loads(path.read_text()) for path in work.glob("peak*"))

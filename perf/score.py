@@ -36,7 +36,7 @@ def main() -> None:
             job = SampleJob(ModelSource("", ""), probes, Decoding(), args.samples, 24)
             responses, references = [], []
             for probe, samples in zip(probes, sample_probes(model, tokenizer, probes, job), strict=True):
-                responses += texts(samples, tokenizer, [()] * len(samples))
+                responses += [text or "" for text in texts(samples, tokenizer, [()] * len(samples))]
                 references += [probe.reference] * len(samples)
             rows.append([name, f"{len(set(responses)):,} of {len(responses):,}", *compare(responses, references)])
     write(
