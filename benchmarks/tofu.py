@@ -13,9 +13,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmarks.base import Attack, Benchmark, Decoding, Example, Facts, Probe, Protocol
 from benchmarks.hub import data_version, load_rows
@@ -39,7 +39,8 @@ class TofuOptions(BaseModel):
     """path: hub name or folder of its layout; split: which share of the authors is to be forgotten, in percent;
     revision: commit on the hub; core_metric: what counts as a leak (the paper's ES needs an NLI model from the hub;
     rouge_l_recall needs nothing); limit_authors: keep so many authors, of whom the split's share, at least one, is
-    forgotten, and the other sets in proportion: whatever the split they are the same authors, as in the whole; attacks:
+    forgotten, and the other sets in proportion: whatever the split they are the same authors, as in the whole;
+    forget_authors: forget so many of the split's authors instead of its share (intervals are by author); attacks:
     membership inference against the holdout set, [] for none (gradnorm takes a backward pass for each of its texts);
     fluency: report how little of the answers is gibberish (a classifier from the hub, or metric_options.fluency.model);
     utility_groups: sets that model utility is taken on; learn_paraphrases: where target and retain model are fine-tuned
@@ -51,10 +52,18 @@ class TofuOptions(BaseModel):
     revision: str | None = None
     core_metric: str = "entailment_es"
     limit_authors: int | None = Field(default=None, ge=2, le=AUTHORS)
+    forget_authors: int | None = Field(default=None, ge=1)
     attacks: tuple[Attack, ...] = ATTACKS
     fluency: bool = False
     utility_groups: tuple[UtilityGroup, ...] = tuple(UTILITY)
     learn_paraphrases: bool = False
+
+    @model_validator(mode="after")
+    def _authors_suffice(self) -> Self:
+        most = AUTHORS - FIRST[self.split]
+        if self.forget_authors and self.forget_authors > min(most, (self.limit_authors or AUTHORS) - 1):
+            raise ValueError(f"forget_authors: at most the {most} of {self.split}, and fewer than limit_authors")
+        return self
 
 
 class Tofu(Benchmark):
@@ -77,7 +86,7 @@ class Tofu(Benchmark):
         split, retain_split = options.split, RETAIN[options.split]
         self.data = {"path": data_version(options.path, options.revision)}
         share = (options.limit_authors or AUTHORS) / AUTHORS
-        forgotten, kept = _authors(options.limit_authors or AUTHORS, split)
+        forgotten, kept = _authors(options.limit_authors or AUTHORS, split, options.forget_authors)
 
         def rows(config: str, *columns: str) -> list[dict[str, Any]]:
             return load_rows(options.path, config, "train", ("question", "answer", *columns), options.revision)
@@ -162,8 +171,12 @@ class Tofu(Benchmark):
         return [text for each in self.finetune_target for text in (each.question, each.answer)]
 
 
-def _authors(limit: int, split: str) -> tuple[list[int], list[int]]:
-    """(forgotten, kept) authors of `limit` in all: the sets of all splits lie within each other, as in the whole."""
+def _authors(limit: int, split: str, forget: int | None) -> tuple[list[int], list[int]]:
+    """(forgotten, kept) authors of `limit` in all. The splits lie within each other, as in the whole, unless
+    `forget` says how many to forget."""
+    if forget is not None:
+        start = FIRST[split]
+        return list(range(start, start + forget)), list(range(min(limit - forget, start)))
     counts = {name: max(1, round(limit * (AUTHORS - first) / AUTHORS)) for name, first in FIRST.items()}
     ends = {"forget01": AUTHORS, "forget05": FIRST["forget01"], "forget10": FIRST["forget05"]}
     forgotten: dict[str, list[int]] = {}

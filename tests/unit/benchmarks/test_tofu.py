@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks import BENCHMARKS
 from engine.errors import UserError
@@ -82,6 +83,22 @@ def test_fewer_authors_keep_the_shape(forget10):
     assert (len(small.group("real_authors")), len(small.group("world_facts"))) == (20, 24)
     assert {probe.prompt for probe in small.group("retain")} <= {each.question for each in small.retain}
     assert len(BENCHMARKS["tofu"].load(path=str(TOFU), limit_authors=2, split="forget01").forget) == 20
+
+
+@real
+def test_more_authors_may_be_forgotten_than_the_splits_share_of_few(forget10):
+    options = {"path": str(TOFU), "limit_authors": 12, "attacks": []}
+    some = BENCHMARKS["tofu"].load(**options, forget_authors=4)
+    assert (some.forget, some.retain) == (forget10.forget[:80], forget10.retain[:160])
+    assert {probe.cluster for probe in some.group("forget_paraphrase")} == {f"author{180 + each}" for each in range(4)}
+    whole = BENCHMARKS["tofu"].load(path=str(TOFU), attacks=[], forget_authors=20)
+    assert (whole.forget, whole.retain) == (forget10.forget, forget10.retain)
+
+
+@pytest.mark.parametrize("options", [{"forget_authors": 21}, {"forget_authors": 4, "limit_authors": 4}])
+def test_more_authors_to_forget_than_there_are_are_refused(options):
+    with pytest.raises(ValidationError, match="forget_authors: at most the 20 of forget10"):
+        BENCHMARKS["tofu"].load(path="tofu", **options)
 
 
 @real
