@@ -107,6 +107,11 @@ class Method(BaseModel):
         return self
 
     @property
+    def layers(self) -> int | None:
+        """Decoder layers that its loss runs, from the first; None: all of them and the head."""
+        return None
+
+    @property
     def base_names(self) -> tuple[str, ...]:
         """Names of the methods that it is made over, if any, the outermost first."""
         return ()

@@ -29,6 +29,10 @@ class ILU(Wrapper):
     needs: ClassVar[frozenset[str]] = OwnAndBase("retain")  # type: ignore[assignment]
     lambda_invariance: float = Field(default=0.1, ge=0)
 
+    @property
+    def layers(self) -> None:
+        return None  # the penalty is of the logits
+
     def retain_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.retain is not None
         penalty = slope_of_scale(model, batch.retain).square()

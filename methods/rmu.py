@@ -38,6 +38,10 @@ class RMU(Weighted):
     c: float = 2.0
     seed: int = Field(default=0, ge=0)
 
+    @property
+    def layers(self) -> int:
+        return self.layer + 1
+
     def forget_loss(self, model: Any, batch: UnlearnBatch) -> Tensor:
         assert batch.forget is not None
         forget_BTH = hidden_states(model, batch.forget, self.layer)

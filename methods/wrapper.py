@@ -97,6 +97,10 @@ class Wrapper(WithBase):
         return self.base_method().radius
 
     @property
+    def layers(self) -> int | None:
+        return self.base_method().layers
+
+    @property
     def alternate_prompt(self) -> str | None:
         return self.base_method().alternate_prompt
 

@@ -31,7 +31,7 @@ from engine.pipeline.memory_model import model_size, training_memory
 from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.train.job import TrainJob
 from engine.train.launch import run_training, train_alone
-from methods import METHODS
+from methods import METHODS, make_method
 from methods.base import UnlearnBatch, sequence_nll
 from methods.npo import NPO
 from perf.gpu_sampler import Rows
@@ -121,7 +121,8 @@ def measure(method: dict[str, Any], stage: int, source: ModelSource, folder: Pat
     settings = TrainSection(
         steps=STEPS, batch_size=BATCH, lr=1e-5, max_length=LENGTH + 64, zero_stage=stage, precision="bf16"
     )
-    needs = METHODS[method["name"]].needs
+    made = make_method(method)
+    needs = made.needs
     known = None
     if "reference_logprob" in needs:
         known = tuple(answer_logprobs(ReferenceJob(source, forget, max_length=settings.max_length), on_gpu=GPU))
@@ -142,14 +143,13 @@ def measure(method: dict[str, Any], stage: int, source: ModelSource, folder: Pat
     longest = max(len(each.answer.split()) + len(each.question.split()) + 8 for each in forget)
     graphs, size = 1 + ("retain" in needs), model_size(source)
     assert size is not None
-    planned = training_memory(
-        size, settings.model_copy(update={"max_length": longest}), graphs, "reference_model" in needs
-    )
+    longer = settings.model_copy(update={"max_length": longest})
+    planned = training_memory(size, longer, graphs, "reference_model" in needs, layers=made.layers)
     rows.add(
         what="training",
         training=name,
         seconds_a_step=second,
-        tflops=6 * size.parameters * BATCH * graphs * longest / second / 1e12,
+        tflops=6 * size.reached(made.layers) * BATCH * graphs * longest / second / 1e12,
         peak_gib=max(each["peak"] for each in seen[1:]) / GIB if GPU else None,
         planned_gib=planned.on_device / GIB,
     )

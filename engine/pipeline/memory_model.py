@@ -36,6 +36,17 @@ class ModelSize:
     kv: int
     vocabulary: int
 
+    @property
+    def layer(self) -> int:
+        """Parameters of one decoder layer."""
+        return self.hidden * (2 * self.query + 2 * self.kv + 3 * self.intermediate + 2)
+
+    def reached(self, layers: int | None) -> int:
+        """Parameters that a loss of the first decoder layers gives gradients; None: of all layers and the head."""
+        if layers is None:
+            return self.parameters
+        return self.vocabulary * self.hidden + min(layers, self.layers) * self.layer
+
     def adapter(self, lora: LoraSection) -> int:
         """Parameters of a LoRA adapter: rank * (inputs + outputs) of each layer that gets one."""
         h, i, q, kv = self.hidden, self.intermediate, self.query, self.kv
@@ -94,9 +105,9 @@ def size_of(config: JsonObject) -> ModelSize:
     heads, inner = config["num_attention_heads"], config["intermediate_size"]
     width = config.get("head_dim") or hidden // heads
     query, kv = heads * width, (config.get("num_key_value_heads") or heads) * width
-    layer = hidden * (2 * query + 2 * kv + 3 * inner + 2)
+    size = ModelSize(0, layers, hidden, inner, query, kv, vocabulary)
     embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
-    return ModelSize(layers * layer + embeddings + hidden, layers, hidden, inner, query, kv, vocabulary)
+    return dataclasses.replace(size, parameters=layers * size.layer + embeddings + hidden)
 
 
 def stored_parameters(folder: Path) -> int:
@@ -111,23 +122,31 @@ def stored_parameters(folder: Path) -> int:
 
 
 def training_memory(
-    size: ModelSize, settings: TrainSection, graphs: int = 1, reference: bool = False, copies: int = 0
+    size: ModelSize,
+    settings: TrainSection,
+    graphs: int = 1,
+    reference: bool = False,
+    copies: int = 0,
+    layers: int | None = None,
 ) -> TrainingMemory:
     """What one worker holds at the height of a step.
 
     graphs: forward passes whose activations stand at once (forget, retain, alternate answers). reference: a second,
-    frozen model. copies: so many numbers more a trained weight, whole on every worker. Full sequences of max_length are
-    counted, so shorter data take less.
+    frozen model. copies: so many numbers more a trained weight, whole on every worker. layers: decoder layers that the
+    loss runs, None all of them and the head; without DeepSpeed the others have no gradients and no optimizer state.
+    Full sequences of max_length are counted, so shorter data take less.
     """
     every, workers, stage = size.parameters, settings.workers, settings.zero_stage
-    trained = size.adapter(settings.lora) if settings.lora is not None else every
     deepspeed = workers > 1 or stage > 0
+    reached = size.reached(layers)
+    adapter = size.adapter(settings.lora) if settings.lora is not None else 0
+    trained = adapter or (every if deepspeed else reached)
     half = settings.precision == "bf16"
     width = 2 if half and deepspeed else 4  # bytes of a stored weight; alone, bf16 means autocast
     share = workers if stage >= 3 else 1
-    held = every + (trained if settings.lora is not None else 0)
+    held = every + adapter
     gathered = min(LIVE, held) * width if stage >= 3 and workers > 1 else 0
-    weights = held * width / share + gathered + (2 * every if half and not deepspeed else 0)
+    weights = held * width / share + gathered + (2 * reached if half and not deepspeed else 0)
     gradients = trained * width / (workers if stage >= 2 else 1)
     if 1 <= stage <= 2:
         gradients += min(BUCKET, trained) * width
@@ -138,16 +157,19 @@ def training_memory(
     optimizer = trained * (8 + master) / (workers if stage >= 1 else 1)
     copy = every * width / share if reference and settings.lora is None else 0.0
     offloaded = {None: 0.0, "optimizer": optimizer, "parameters": optimizer + weights - gathered}[settings.offload]
-    held_bytes = activations(size, settings, width) * graphs
+    held_bytes = activations(size, settings, width, layers) * graphs
     return TrainingMemory(weights, gradients, optimizer, held_bytes, copy, offloaded)
 
 
-def activations(size: ModelSize, settings: TrainSection, width: int) -> float:
-    """Bytes that one forward pass of a micro-batch keeps for its backward pass, without checkpointing."""
+def activations(size: ModelSize, settings: TrainSection, width: int, layers: int | None) -> float:
+    """Bytes that one forward pass of a micro-batch keeps for its backward pass, without checkpointing; with `layers`,
+    of so many decoder layers without the head."""
     local = settings.batch_size // settings.workers
     tokens = (settings.micro_batch_size or local) * settings.max_length
     width = 2 if settings.precision == "bf16" else width
     layer = width * (7 * size.hidden + 4 * size.query + 3 * size.kv + 4 * size.intermediate) + 8 * size.hidden
+    if layers is not None:
+        return float(tokens * min(layers, size.layers) * layer)
     return tokens * (size.layers * layer + 12 * size.vocabulary)
 
 

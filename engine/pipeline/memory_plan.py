@@ -41,7 +41,8 @@ LEAST_ROWS = 16  # the sampler goes down to so many cache rows
 class Training:
     """One training of the experiment: its settings, forward passes held at once, whether a frozen model stands beside
     it, its steps, how often it is trained (RULE's rounds), whether its optimizer's state is kept, and how many numbers
-    more a trained weight each worker holds whole (two gradients, weights to come back to)."""
+    more a trained weight each worker holds whole (two gradients, weights to come back to), and the decoder layers that
+    its loss runs (None: all, and the head)."""
 
     label: str
     settings: TrainSection
@@ -51,6 +52,7 @@ class Training:
     times: int = 1
     keeps: bool = False
     copies: int = 0
+    layers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,8 @@ def plan(
     items = []
     if size is not None:
         distinct = {
-            each.settings.model_dump_json() + f"{each.graphs}{each.reference}{each.copies}": each for each in wanted
+            each.settings.model_dump_json() + f"{each.graphs}{each.reference}{each.copies}{each.layers}": each
+            for each in wanted
         }
         items += [training_item(each, size, nodes) for each in distinct.values()]
         if experiment.model.endpoint is None:
@@ -118,7 +121,8 @@ def _of_method(experiment: Experiment, section: MethodSection, examples: int) ->
     reference, steps = "reference_model" in needs, _steps(settings, examples)
     keeps = method.procedure == "rounds"
     copies = (GRADIENTS if "two_gradients" in needs else 0) + (1 if method.trained.radius else 0)
-    return Training(experiment.label(section), settings, graphs, reference, steps, times, keeps, copies)
+    layers = method.trained.layers
+    return Training(experiment.label(section), settings, graphs, reference, steps, times, keeps, copies, layers)
 
 
 def _steps(settings: TrainSection, examples: int) -> int:
@@ -149,7 +153,7 @@ def training_item(training: Training, size: ModelSize, nodes: Sequence[Node]) ->
 
 
 def _memory(training: Training, size: ModelSize, settings: TrainSection) -> TrainingMemory:
-    return training_memory(size, settings, training.graphs, training.reference, copies=training.copies)
+    return training_memory(size, settings, training.graphs, training.reference, training.copies, training.layers)
 
 
 def _instead(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Iterator[str]:

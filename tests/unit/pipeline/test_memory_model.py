@@ -16,6 +16,8 @@ from engine.pipeline.memory_model import (
     stored_parameters,
     training_memory,
 )
+from methods.base import TokenBatch
+from methods.rmu import hidden_states
 
 SHAPES = [
     {"num_key_value_heads": 4, "tie_word_embeddings": True},
@@ -35,6 +37,18 @@ def llama(**changes):
 def test_parameters_are_those_of_the_model(shape):
     config, model = llama(**shape)
     assert size_of(config.to_dict()).parameters == sum(each.numel() for each in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_loss_of_a_layers_output_reaches_what_gets_gradients(layer, tied):
+    config, _ = llama(tie_word_embeddings=tied)
+    model = LlamaForCausalLM(config)
+    batch = TokenBatch(*(torch.ones(2, 5, dtype=torch.long) for _ in range(3)))
+    hidden_states(model, batch, layer).sum().backward()
+    reached = sum(each.numel() for each in model.parameters() if each.grad is not None)
+    assert size_of(config.to_dict()).reached(layer + 1) == reached
+    assert size_of(config.to_dict()).reached(None) == sum(each.numel() for each in model.parameters())
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj")])

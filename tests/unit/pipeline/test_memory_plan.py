@@ -97,6 +97,29 @@ def test_what_a_step_along_two_gradients_holds_whole_is_counted(method, copies):
     assert item.fits == ("no" if copies else "yes")
 
 
+@pytest.mark.parametrize(
+    ("method", "layers"),
+    [
+        ({"name": "npo"}, None),
+        ({"name": "rmu"}, 8),
+        ({"name": "sam", "base": {"name": "rmu", "layer": 3}}, 4),
+        ({"name": "ilu", "base": {"name": "rmu"}}, None),  # its penalty is of the logits
+    ],
+)
+def test_layers_that_a_loss_does_not_run_are_not_planned_for(method, layers):
+    (training,) = trainings(*experiment(methods=[method]))
+    assert training.layers == layers
+
+
+@pytest.mark.parametrize(("method", "measured"), [("grad_diff", 31.1), ("npo", 31.1), ("rmu", 19.2)])
+def test_a_training_is_planned_as_it_was_measured_on_a_gpu(method, measured):
+    """measured: GiB, of sequences of 148 tokens in bf16, perf/results/gpu.md."""
+    settings = {"steps": 20, "batch_size": 16, "max_length": 148, "precision": "bf16"}
+    (training,) = trainings(*experiment(methods=[{"name": method}], train=settings))
+    size = dataclasses.replace(LLAMA_1B, query=2048, kv=512)
+    assert measured <= training_item(training, size, [machine(1)]).need / GIB <= 1.25 * measured
+
+
 def test_activations_alone_do_not_refuse_a_training():
     """They are an upper bound: sequences are mostly shorter than max_length."""
     item = training_item(Training("npo", TrainSection(batch_size=32), graphs=2), LLAMA_1B, [machine(1)])
