@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow.compute
 
 from benchmarks.base import Example
+from engine.cluster.units import read_units
 from engine.leak.estimator import leak_at_k
 from engine.leak.extrapolation import leak_beyond_n
 from engine.leak.importance_weights import reweighted_leak
 from engine.models.source import ModelSource
 from engine.reporting.results import Results, read_results
 from engine.stages.reference import ReferenceJob, answer_logprobs
-from engine.stages.sample import read_units
 from engine.stages.score import group_scores
 from perf.report import write
 

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import BENCHMARKS
+from engine.cluster.units import read_units
 from engine.leak.estimator import Floats, prompt_leak
 from engine.search.final_selection import sample_finalists
 from engine.search.prompt_split import rank
 from engine.search.space import TRAIN, Rung
 from engine.search.trial_evaluation import FEW, predict
 from engine.search.trial_report import LeakEstimate, TrialReport, short
-from engine.stages.sample import read_units
 from engine.stages.score import group_scores
 from perf.report import machine, table, write_page
 

@@ -79,7 +79,7 @@ def weights(folder):
 
 
 def tokens(folder):
-    from engine.stages.sample import read_units
+    from engine.cluster.units import read_units
 
     return digest(json.dumps(read_units(folder, ["token_ids"])["token_ids"].to_pylist()).encode())
 

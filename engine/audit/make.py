@@ -212,7 +212,7 @@ def with_their_texts(leaked: list[Leaked], asked: Asked, generations: Path, scor
     """The prompts with their texts and their highest-scoring sample, of the first round that was drawn."""
     import pyarrow.compute
 
-    from engine.stages.sample import read_units
+    from engine.cluster.units import read_units
 
     columns = ["group", "prompt_id", "prompt", "reference", "response"]
     table = read_units(present(generations), columns).append_column("score", read_units(present(scores))["score"])

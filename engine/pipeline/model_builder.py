@@ -10,6 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
+from engine.cluster.units import read_units
 from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
@@ -23,7 +24,6 @@ from engine.reporting.records import RuleRound
 from engine.stages.base import Stages, source_of
 from engine.stages.base_model import BaseModelJob, brings_model
 from engine.stages.reference import ReferenceJob, read_reference
-from engine.stages.sample import read_units
 from engine.stages.sample_endpoint import endpoint
 from engine.train.job import TrainJob, in_pieces
 from engine.train.launch import train

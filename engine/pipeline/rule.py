@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
+from engine.cluster.units import read_units
 from engine.config.experiment import Experiment
 from engine.evaluation.jobs import job_for, score
 from engine.leak.estimator import leak_at_k
@@ -21,7 +22,7 @@ from engine.pipeline.alternate_answers import alternates_like
 from engine.reporting.records import RuleRound
 from engine.stages.base import Stages, source_of
 from engine.stages.reference import ReferenceJob, read_reference
-from engine.stages.sample import SampleJob, read_units
+from engine.stages.sample import SampleJob
 from engine.stages.score import group_scores
 from engine.store.store import FinishedStage
 from engine.train.job import TrainJob

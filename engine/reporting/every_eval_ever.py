@@ -88,7 +88,7 @@ def every_eval_ever(results: Results, model: ModelResult, store_root: Path, orga
 
 def sample_rows(results: Results, model: ModelResult, store_root: Path, evaluation: JsonObject) -> Iterator[JsonObject]:
     """A row for each prompt of the headline's group with all its samples, of the first round that was drawn."""
-    from engine.stages.sample import read_units
+    from engine.cluster.units import read_units
 
     curve = model.find_curve(results.leak_group, results.core_metric)
     if curve is None:

@@ -36,7 +36,7 @@ def items_table(results: Results, store_root: Path) -> pandas.DataFrame:
 
 
 def _items(model: ModelResult, store_root: Path) -> Iterator[pandas.DataFrame]:
-    import pyarrow.parquet
+    from engine.cluster.units import read_units
 
     sampled = {(curve.decoding, curve.metric) for curve in model.curves}
     wanted = dict.fromkeys([*sorted(sampled), *sorted((GREEDY, metric) for _, metric in sampled)])
@@ -44,8 +44,7 @@ def _items(model: ModelResult, store_root: Path) -> Iterator[pandas.DataFrame]:
         number, before = 1, dict[tuple[str, str], int]()
         while (stage := scores_stage(decoding, metric, number)) in model.stages:
             folder = stage_folder(model, stage, store_root)
-            tables = [pyarrow.parquet.read_table(path) for path in sorted((folder / "units").glob("*.parquet"))]
-            frame = pyarrow.concat_tables(tables).to_pandas()
+            frame = read_units(folder).to_pandas()
             keys = list(zip(frame["group"], frame["prompt_id"], strict=True))
             frame["sample"] += [before.get(key, 0) for key in keys]  # of a later round: after those before it
             for key in keys:
@@ -84,8 +83,8 @@ def summary(log: Mapping[str, JsonValue]) -> dict[str, float]:
 
 def _greedy_rouge(model: ModelResult, store_root: Path) -> dict[str, list[JsonObject]]:
     """By group, each greedy answer with its ROUGE-L, in the order of the prompts; empty where none is in the store."""
+    from engine.cluster.units import read_units
     from engine.metrics import score
-    from engine.stages.sample import read_units
 
     stage = generations_stage(GREEDY)
     if stage not in model.stages:

@@ -164,7 +164,7 @@ def _best_samples(
     under this decoding."""
     import pyarrow.compute
 
-    from engine.stages.sample import read_units
+    from engine.cluster.units import read_units
 
     generations = generations_stage(curve.decoding)
     if generations not in model.stages:

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.base import Probe
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
-from engine.cluster.units import unit_seconds
+from engine.cluster.units import each_unit, read_unit, unit_seconds
 from engine.decode.beam_search import likely_answers
 from engine.decode.law import tie_inputs
 from engine.decode.logprobs import answer_log_probs
@@ -216,15 +216,14 @@ def _rows(
     answers: Path, sampled: Sequence[tuple[Path, Path]]
 ) -> Iterator[tuple[str, str, tuple[int, ...], float, float]]:
     import pyarrow.compute
-    import pyarrow.parquet
 
     columns = ["group", "prompt_id", "token_ids", "logprob"]
-    for path in sorted((answers / "units").glob("*.parquet")):
-        for row in pyarrow.parquet.read_table(path).to_pylist():
+    for table in each_unit(answers):
+        for row in table.to_pylist():
             yield row["group"], row["prompt_id"], tuple(row["token_ids"]), row["logprob"], row["score"]
     for generations, scores in sampled:
         for path in sorted((generations / "units").glob("*.parquet")):
-            score = pyarrow.parquet.read_table(scores / "units" / path.name, columns=["score"])["score"]
-            table = pyarrow.parquet.read_table(path, columns=columns).append_column("score", score)
+            score = read_unit(scores / "units" / path.name, ["score"])["score"]
+            table = read_unit(path, columns).append_column("score", score)
             for row in table.filter(pyarrow.compute.greater(table["score"], 0)).to_pylist():
                 yield row["group"], row["prompt_id"], tuple(row["token_ids"]), row["logprob"], row["score"]

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.base import Example
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
-from engine.cluster.units import counted, unit_counts, unit_seconds
+from engine.cluster.units import counted, read_units, unit_counts, unit_seconds
 from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
 from engine.models.chat_template import Options
@@ -215,8 +215,6 @@ class Likelihoods:
 
 def read_likelihoods(folder: Path, examples: Sequence[Example]) -> Likelihoods:
     """The likelihoods of a finished stage over `examples`."""
-    from engine.stages.sample import read_units
-
     return Likelihoods({(each.question, each.answer): row for row, each in enumerate(examples)}, read_units(folder))
 
 

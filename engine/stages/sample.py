@@ -281,14 +281,3 @@ def prompt_columns(probes: tuple[Probe, ...], n: int) -> dict[str, Array]:
     columns = {name: column.dictionary_encode() for name, column in columns.items()}
     columns["sample"] = pyarrow.array([index for _ in probes for index in range(n)], pyarrow.int32())
     return columns
-
-
-def read_units(folder: Path, columns: list[str] | None = None) -> Table:
-    """All units of a finished stage as one table, in the order of prompts and samples."""
-    import pyarrow
-    import pyarrow.parquet
-
-    tables = [
-        pyarrow.parquet.read_table(path, columns=columns) for path in sorted((folder / "units").glob("*.parquet"))
-    ]
-    return pyarrow.concat_tables(tables, promote_options="default")  # a unit has `failure` where a sample has one

@@ -15,14 +15,14 @@ import numpy as np
 from benchmarks.base import Decoding
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
-from engine.cluster.units import unit_path, unit_seconds
+from engine.cluster.units import read_unit, read_units, unit_path, unit_seconds
 from engine.decode.law import tie_inputs
 from engine.decode.logprobs import decoded_log_probs
 from engine.jsonl import JsonObject
 from engine.models.loading import worker_model
 from engine.stages.base import Stage
 from engine.stages.prompting import encoded_prompts
-from engine.stages.sample import SampleJob, read_units
+from engine.stages.sample import SampleJob
 from engine.store.replica import readable
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ class RelogJob(Stage):
     def compute(self, unit: int) -> tuple[Table, str]:
         """One row a sample: prompt_id, group and a column of float64 for each decoding, named by its index."""
         import pyarrow
-        import pyarrow.parquet
 
         from engine.models.chat_template import stop_token_ids
 
@@ -84,7 +83,7 @@ class RelogJob(Stage):
         size = self.sampling.unit_size
         prompts = encoded_prompts(tokenizer, self.sampling.probes[unit * size : (unit + 1) * size], self.sampling)
         columns = ["prompt_id", "group", "token_ids", "tokens"]
-        table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)), columns=columns)
+        table = read_unit(readable(unit_path(Path(self.generations) / "units", unit)), columns)
         rows = zip(table["token_ids"].to_pylist(), table["tokens"].to_pylist(), strict=True)
         outcomes = [(tuple(tokens), drawn > len(tokens)) for tokens, drawn in rows]  # with its end token or without
         ends = stop_token_ids(tokenizer, self.sampling.template_options)

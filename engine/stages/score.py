@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.cluster.fan_out import fan_out
 from engine.cluster.reporter import Report
-from engine.cluster.units import counted, unit_counts, unit_path, unit_seconds
+from engine.cluster.units import counted, each_unit, read_unit, unit_counts, unit_path, unit_seconds
 from engine.jsonl import JsonObject
 from engine.stages.base import Stage, portable_inputs
 from engine.store.replica import manifest_of, readable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 SCORE_VERSION = 3  # part of every scoring's fingerprint: raise it when scores or what is noted with them change
-ASCII_VERSION = 2  # of scorings whose texts are all ASCII, which version 3 gives the same scores: they are found again
 QUICK = ("exact", "rouge")  # modules of metrics that compare texts alone, thousands in a tenth of a second
 FEW_TEXTS = 2**21  # bytes of distinct responses that such a metric scores sooner than Ray begins a task
 
@@ -54,24 +53,9 @@ class ScoreJob(Stage):
             "generations": manifest_of(Path(self.generations))["fingerprint"],
             "metric": self.metric,
             "options": self.options,
-            "version": ASCII_VERSION if self._ascii() else SCORE_VERSION,
+            "version": SCORE_VERSION,
             **portable_inputs(self.portable),
         }
-
-    def _ascii(self) -> bool:
-        """Whether no text that is scored holds a character beyond ASCII."""
-        import pyarrow.compute
-        import pyarrow.parquet
-
-        columns = ["response", "reference", "fact"]
-        for unit in range(self.files):
-            path = readable(unit_path(Path(self.generations) / "units", unit))
-            table = pyarrow.parquet.read_table(path, columns=columns)
-            for column in table.columns:
-                texts = column.cast(pyarrow.string()).unique().drop_null()
-                if not pyarrow.compute.all(pyarrow.compute.string_is_ascii(texts)).as_py() and len(texts):
-                    return False
-        return True
 
     def _quick(self) -> bool:
         """Whether the texts are scored sooner than Ray begins a task."""
@@ -107,11 +91,10 @@ class ScoreJob(Stage):
     def compute(self, unit: int) -> tuple[Table, str]:
         """The scores of one unit's samples as a table, in their order."""
         import pyarrow
-        import pyarrow.parquet
 
         from engine.metrics import METRICS, score_counted
 
-        table = pyarrow.parquet.read_table(readable(unit_path(Path(self.generations) / "units", unit)))
+        table = read_unit(readable(unit_path(Path(self.generations) / "units", unit)))
         responses = table["response"].to_pylist()
         told = zip(table["reference"].to_pylist(), table["fact"].to_pylist(), strict=True)
         references = [METRICS[self.metric].truth(reference, fact) for reference, fact in told]
@@ -144,9 +127,7 @@ class GroupScores:
 
 def group_scores(folder: Path) -> dict[str, GroupScores]:
     """The scores of a finished stage by group, prompts in their order. Holds the numbers, and one unit's table."""
-    import pyarrow.parquet
-
-    return scores_by_group(pyarrow.parquet.read_table(path) for path in sorted((folder / "units").glob("*.parquet")))
+    return scores_by_group(each_unit(folder))
 
 
 def scores_by_group(units: Iterable[Table]) -> dict[str, GroupScores]:

@@ -53,7 +53,7 @@ def muse(model, tmp_path_factory):
 
 
 def test_muse_unlearns_running_text_and_asks_it_in_two_ways(muse, capsys):
-    from engine.stages.sample import read_units
+    from engine.cluster.units import read_units
 
     folder, document = muse
     assert run(folder, document) == 0
@@ -167,7 +167,7 @@ def label(response):
 
 
 def test_open_questions_leak_what_the_judge_grades(wmdp):
-    from engine.stages.sample import read_units
+    from engine.cluster.units import read_units
 
     _, row, store, asked = wmdp
     graded = {}

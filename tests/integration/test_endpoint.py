@@ -16,8 +16,9 @@ import scipy.stats
 from benchmarks.base import Decoding, Probe
 from engine.cli import main
 from engine.cluster.reporter import Silent
+from engine.cluster.units import read_units
 from engine.errors import UserError
-from engine.stages.sample import SampleJob, read_units
+from engine.stages.sample import SampleJob
 from engine.stages.sample_endpoint import EndpointJob, endpoint
 from tests.chat_server import ChatServer, asked, words
 

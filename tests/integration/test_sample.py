@@ -10,9 +10,10 @@ import ray
 
 from benchmarks.base import Decoding
 from engine.cluster.reporter import Silent
+from engine.cluster.units import read_units
 from engine.errors import DivergedError
 from engine.models.source import model_source
-from engine.stages.sample import SampleJob, fill_grid, read_units
+from engine.stages.sample import SampleJob, fill_grid
 from engine.stages.score import ScoreJob, group_scores
 
 

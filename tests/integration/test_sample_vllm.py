@@ -22,13 +22,14 @@ pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm")
 from benchmarks.base import Decoding
 from engine.cli import main
 from engine.cluster.reporter import Silent
+from engine.cluster.units import read_units
 from engine.decode.logprobs import answer_log_probs
 from engine.leak.estimator import leak_at_k
 from engine.models.chat_template import stop_token_ids
 from engine.models.loading import cached_model
 from engine.models.source import model_source
 from engine.stages.prompting import encoded_prompts
-from engine.stages.sample import SampleJob, read_units
+from engine.stages.sample import SampleJob
 from engine.stages.sample_vllm import VllmJob
 
 N = 2_000

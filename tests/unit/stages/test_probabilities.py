@@ -8,10 +8,10 @@ import pyarrow.parquet
 import pytest
 
 from benchmarks.base import Decoding, Probe
-from engine.cluster.units import unit_path
+from engine.cluster.units import read_units, unit_path
 from engine.models.source import model_source
 from engine.stages.known_answers import AnswersJob, known_answers
-from engine.stages.sample import SampleJob, read_units
+from engine.stages.sample import SampleJob
 from engine.stages.sample_logprobs import RelogJob, read_relog
 from engine.stages.score import ScoreJob, group_scores
 
