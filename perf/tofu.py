@@ -24,16 +24,17 @@ from perf.report import machine, table
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"forget": "original questions", "forget_paraphrase": "paraphrased questions"}
-KS = (1, 8, 32)
 FINDINGS = "## What this run showed"  # written by hand below the tables; kept when the page is written again
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """One page: its example's name, title, what is trained on what, how to read it, and the changes of each run."""
+    """One page: its example's name, title, the k shown, what is trained on what, how to read it, the changes of each
+    run."""
 
     example: str
     title: str
+    ks: tuple[int, ...]
     text: str
     reading: str
     runs: tuple[tuple[str, ...], ...] = ((),)
@@ -48,6 +49,7 @@ PAGES = {
     "small": Page(
         "tofu-small",
         "TOFU from scratch on two cores",
+        (1, 8, 32),
         """\
 A Llama of three million parameters with a tokenizer of its own learns {limit_authors} of TOFU's authors by heart, from
 scratch, questions and paraphrased questions; then it is to forget some of them, trained on the original questions alone
@@ -61,6 +63,7 @@ samples. Real authors and world facts are left out of model utility: this model 
     "gemma": Page(
         "tofu-gemma",
         "TOFU on a pretrained model",
+        (1, 4, 16),
         """\
 Gemma-3-270M is fine-tuned on the original questions of {limit_authors} of TOFU's authors until it recites them,
 then made to forget {forget_authors} of them, all on two CPU cores
@@ -101,17 +104,17 @@ def written(page: Page, name: str, results: Sequence[Results]) -> str:
     lines = [f"# {page.title}", "", machine(f"python -m perf.tofu {name} --path FOLDER_OF_TOFU"), ""]
     lines += [page.text.format(**values), "", f"{sampled} {COMMON}", "", page.reading, ""]
     for result in results:
-        lines += _run(result)
+        lines += _run(result, page.ks)
     return "\n".join(lines)
 
 
-def _run(result: Results) -> list[str]:
+def _run(result: Results, ks: tuple[int, ...]) -> list[str]:
     these = {model.name: model for model in result.for_these().models}
     lines = [f"## {result.benchmark['split']}", ""]
-    header = ["model", "greedy", *(f"leak@{k}" for k in KS), f"excess@{KS[-1]}, authors", "these questions", "utility"]
+    header = ["model", "greedy", *(f"leak@{k}" for k in ks), f"excess@{ks[-1]}, authors", "these questions", "utility"]
     for group, title in GROUPS.items():
         prompts = result.models[0].curve(group, result.core_metric).prompts
-        rows = [_row(model, these[model.name], group, result.core_metric) for model in result.models]
+        rows = [_row(model, these[model.name], group, result.core_metric, ks) for model in result.models]
         lines += [f"leak@k on the {prompts} {title}:", "", table([*header, "steps"], rows), ""]
     values = [[name, *row] for name, row in metric_rows(result)]
     lines += ["The metrics of TOFU:", "", table(["metric", *(model.name for model in result.models)], values), ""]
@@ -121,11 +124,11 @@ def _run(result: Results) -> list[str]:
     return [*lines, f"Training, sampling and scoring: {spent:,.0f} seconds, added up over workers.", ""]
 
 
-def _row(model: ModelResult, these: ModelResult, group: str, metric: str) -> list[str]:
+def _row(model: ModelResult, these: ModelResult, group: str, metric: str, ks: tuple[int, ...]) -> list[str]:
     curve = model.curve(group, metric)
-    cells = [model.name, f"{model.greedy[group]:.3f}", *(_interval(curve.at(k)) for k in KS)]
+    cells = [model.name, f"{model.greedy[group]:.3f}", *(_interval(curve.at(k)) for k in ks)]
     for each in (curve, these.curve(group, metric)):
-        cells.append(_interval(each.excess_at(KS[-1])) if model.role != "retain" else "")
+        cells.append(_interval(each.excess_at(ks[-1])) if model.role != "retain" else "")
     return [*cells, f"{model.utility:.3f}", str(model.steps)]
 
 
