@@ -79,11 +79,11 @@ chaos: .venv/installed-test
 	$(PYTHON) -m venv .venv || python3 -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable .
 	touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,docs]'
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[test,docs]'
 	touch $@ .venv/installed
 
 # The extra `docs` alone, without what leakatk itself needs

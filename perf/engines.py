@@ -1,6 +1,7 @@
 """Tokens a second of the exact sampler, of vLLM and of Hugging Face generate on models that lie here, in turns.
 
     python -m perf.engines FOLDER [FOLDER ...] --tofu DATA [--samples 32,200] [--prompts 1] [--repeats 3]
+        [--only NAME --only NAME] [--page NAME]
 
 In the environment of `make test-vllm`, which has vLLM. Prompts are TOFU's first forget questions, in the plain form;
 24 tokens at T = 1, nothing cut off; bfloat16, and the exact sampler in float32 too. vLLM's start is left out.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +57,9 @@ def vllm_engine(source: ModelSource, prompts: Ids, ends: list[int]) -> Callable[
     return draw
 
 
-def ways_of(path: str, probes: Sequence[Probe], only: str) -> dict[str, Callable[[int], int]]:
+def ways_of(path: str, probes: Sequence[Probe], only: tuple[str, ...]) -> dict[str, Callable[[int], int]]:
     """By name, what draws so many samples of each probe from the model and says how many tokens they took; those whose
-    names begin with `only`."""
+    names begin with one of `only`."""
     tokenizer, source = load_tokenizer(path), model_source(path)
     prompts = [encode_prompt(tokenizer, probe.prompt) for probe in probes]
     ends = stop_token_ids(tokenizer)
@@ -95,14 +97,17 @@ def main() -> None:
     parser.add_argument("--samples", default="32,200")
     parser.add_argument("--prompts", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="", metavar="NAME", help="the ways whose names begin so, as exact")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="ways whose names begin so, as exact (again: more)"
+    )
+    parser.add_argument("--page", default="engines", help="name of the page in perf/results")
     args = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     probes = BENCHMARKS["tofu"].load(path=args.tofu, split="forget10", attacks=[]).group("forget")[: args.prompts]
     rows = []
     for path in args.models:
-        ways = ways_of(path, probes, args.only)
+        ways = ways_of(path, probes, tuple(args.only or [""]))
         for n in args.samples.split(","):
             rates = measured(ways, int(n), args.repeats)
             rows += [
@@ -111,12 +116,12 @@ def main() -> None:
             ]
             print(rows[-len(ways) :], flush=True)
     names = " ".join(Path(path).name for path in args.models)
-    options = f"--samples {args.samples} --prompts {args.prompts} --repeats {args.repeats}" + (
-        f" --only {args.only}" if args.only else ""
-    )
+    options = f"--samples {args.samples} --prompts {args.prompts} --repeats {args.repeats}"
+    options += "".join(f" --only {shlex.quote(each)}" for each in args.only or ())
+    options += f" --page {args.page}" if args.page != "engines" else ""
     notes = f"{threads} threads; TOFU questions ({args.prompts}), {MAX_NEW_TOKENS} tokens at T = 1; medians, in turns."
     header = ["model", "n", "engine", "tokens/s", "of vLLM"]
-    write("engines", "Engines: tokens a second", f"python -m perf.engines {names} {options}", notes, header, rows)
+    write(args.page, "Engines: tokens a second", f"python -m perf.engines {names} {options}", notes, header, rows)
 
 
 if __name__ == "__main__":

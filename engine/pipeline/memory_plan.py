@@ -8,13 +8,12 @@ that they alone make it "tight". Knows nothing of Ray.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.base import Benchmark
 from engine.cluster.hardware import Node
 from engine.config.experiment import Experiment
-from engine.config.sections import MethodSection, TrainSection
+from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import likelihood_examples, wants_likelihoods
 from engine.pipeline.memory_model import (
@@ -29,30 +28,12 @@ from engine.pipeline.memory_model import (
     sampling_memory,
     training_memory,
 )
+from engine.pipeline.planned_parts import Training, model_samples, models_evaluated, trainings
 from engine.stages.likelihood import BATCH_LOGITS
 
 CONTEXT = 0.8 * GIB  # of a GPU's memory: CUDA's context and what its allocator cannot use
 PROMPT_TOKENS = 256  # of a prompt, where only tokenising would tell
-GRADIENTS = 3  # that a step along two gradients holds: the two and their combination
 LEAST_ROWS = 16  # the sampler goes down to so many cache rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """One training of the experiment: its settings, forward passes held at once, whether a frozen model stands beside
-    it, its steps, how often it is trained (RULE's rounds), whether its optimizer's state is kept, and how many numbers
-    more a trained weight each worker holds whole (two gradients, weights to come back to), and the decoder layers that
-    its loss runs (None: all, and the head)."""
-
-    label: str
-    settings: TrainSection
-    graphs: int = 1
-    reference: bool = False
-    steps: int = 0
-    times: int = 1
-    keeps: bool = False
-    copies: int = 0
-    layers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,34 +80,6 @@ def refuse(items: Sequence[Item]) -> None:
     for item in items:
         if item.fits == "no":
             raise UserError(str(item))
-
-
-def trainings(experiment: Experiment, benchmark: Benchmark) -> list[Training]:
-    """All trainings of an experiment, the fine-tuning of target and retain model first."""
-    found = []
-    finetune = experiment.finetune_section
-    if finetune is not None:
-        sets = {"target": [*benchmark.finetune_forget, *benchmark.finetune_retain], "retain": benchmark.finetune_retain}
-        found = [Training(name, finetune, steps=_steps(finetune, len(each))) for name, each in sets.items()]
-    return found + [_of_method(experiment, each, len(benchmark.forget)) for each in experiment.methods]
-
-
-def _of_method(experiment: Experiment, section: MethodSection, examples: int) -> Training:
-    from methods import make_method
-
-    method = make_method(section.method)
-    needs, settings = method.trained.needs, experiment.train_section(section)
-    times = method.trainings * len(experiment.requests or (1,))
-    graphs = 1 + ("retain" in needs) + ("alternate" in needs)
-    reference, steps = "reference_model" in needs, _steps(settings, examples)
-    keeps = method.procedure == "rounds"
-    copies = (GRADIENTS if "two_gradients" in needs else 0) + (1 if method.trained.radius else 0)
-    layers = method.trained.layers
-    return Training(experiment.label(section), settings, graphs, reference, steps, times, keeps, copies, layers)
-
-
-def _steps(settings: TrainSection, examples: int) -> int:
-    return settings.steps or math.ceil(settings.epochs * examples / settings.batch_size)
 
 
 def training_item(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Item:
@@ -273,22 +226,6 @@ def disk_item(
     fits = "unknown" if not have else "yes" if need <= have else "tight" if sure <= have else "no"
     instead = () if fits in ("yes", "unknown") else ("a larger disk by --store", "train.lora", "fewer methods")
     return Item("disk of the store", need, have, fits, detail, instead)
-
-
-def model_samples(experiment: Experiment, benchmark: Benchmark) -> int:
-    """Samples drawn from one model, over all decodings."""
-    leaking = sum(probe.group.startswith("forget") for probe in benchmark.probes)
-    drawn = [each for each in experiment.sampling.decoding or () if each.temperature > 0]
-    return leaking * (experiment.sampling.n or 1) * len(drawn) + len(benchmark.probes)
-
-
-def models_evaluated(experiment: Experiment) -> int:
-    """Models of the experiment's table."""
-    model, requests = experiment.model, len(experiment.requests or (1,))
-    controls = sum(bool(each.hyperparameters.get("control")) for each in experiment.methods)
-    return (
-        1 + (model.retain is not None or model.finetune is not None) + requests * (len(experiment.methods) + controls)
-    )
 
 
 def _on_gpus(settings: TrainSection, nodes: Sequence[Node]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from benchmarks.base import Benchmark
 from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection
-from engine.pipeline.memory_plan import Training, model_samples, trainings
+from engine.pipeline.planned_parts import Training, model_samples, trainings
 
 
 def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -38,6 +38,7 @@ SAMPLE_VERSION = 4  # part of every sampling's fingerprint: raise it when the sa
 UNIT_ROWS = 2048
 UNIT_PROMPTS = 64
 UNIT_SECONDS = 60.0  # that a unit takes at most, about: what a kill loses, and what a worker idles at the end
+STEP_ROWS = 256  # that a step computes in little more time than fewer: a unit has as many, whatever it takes
 # Tokens a second times weights, of one core (74 tokens/s of 270 million weights) and of a GPU.
 SPEED = {False: 2e10, True: 2e13}
 
@@ -193,10 +194,10 @@ def _facts(job: SampleJob, work: Path) -> JsonObject:
 
 
 def unit_prompts(n: int, tokens: int = 1, weights: float = 0.0, on_gpu: bool = False) -> int:
-    """Prompts a unit, the same for any number of workers: bounded in prompts, in samples and in the time that one
-    worker takes for samples of at most so many tokens from a model of so many weights."""
+    """Prompts a unit, the same for any number of workers: bounded in prompts, in samples and, beyond a step's rows, in
+    the time that one worker takes for samples of at most so many tokens from a model of so many weights."""
     quick = int(UNIT_SECONDS * SPEED[on_gpu] / (weights * n * tokens)) if weights else UNIT_PROMPTS
-    return max(1, min(UNIT_PROMPTS, UNIT_ROWS // n, quick))
+    return max(1, min(UNIT_PROMPTS, UNIT_ROWS // n, max(quick, STEP_ROWS // n)))
 
 
 def sample_probes(

@@ -16,15 +16,14 @@ from engine.errors import UserError
 from engine.pipeline import preflight
 from engine.pipeline.memory_model import GIB, size_of
 from engine.pipeline.memory_plan import (
-    Training,
     disk_item,
     likelihood_item,
     plan,
     refuse,
     sampling_item,
     training_item,
-    trainings,
 )
+from engine.pipeline.planned_parts import Training, trainings
 
 H100 = Gpu("H100", 80 * GIB, 80 * GIB)
 LLAMA_8B = size_of(
