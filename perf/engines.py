@@ -116,7 +116,7 @@ def main() -> None:
             ]
             print(rows[-len(ways) :], flush=True)
     names = " ".join(Path(path).name for path in args.models)
-    options = f"--samples {args.samples} --prompts {args.prompts} --repeats {args.repeats}"
+    options = f"--tofu TOFU --samples {args.samples} --prompts {args.prompts} --repeats {args.repeats}"
     options += "".join(f" --only {shlex.quote(each)}" for each in args.only or ())
     options += f" --page {args.page}" if args.page != "engines" else ""
     notes = f"{threads} threads; TOFU questions ({args.prompts}), {MAX_NEW_TOKENS} tokens at T = 1; medians, in turns."

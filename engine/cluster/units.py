@@ -30,7 +30,7 @@ def unit_path(folder: Path, unit: int) -> Path:
 def read_unit(path: Path | BytesIO, columns: list[str] | None = None, checked: bool = False) -> Table:
     """The table of a unit, or some of its columns; checked: OSError where it is damaged.
 
-    pyarrow's read_table does the same through data sets and threads, which takes four times as long for small files.
+    Units are small files: pyarrow's read_table, which goes through data sets and threads, takes longer.
     """
     import pyarrow.parquet
 
@@ -47,9 +47,8 @@ def read_units(stage: Path, columns: list[str] | None = None) -> Table:
     """All units of a finished stage as one table, in the order of prompts and samples."""
     import pyarrow
 
-    return pyarrow.concat_tables(
-        each_unit(stage, columns), promote_options="default"
-    )  # some units may have a column more
+    tables = each_unit(stage, columns)
+    return pyarrow.concat_tables(tables, promote_options="default")  # a unit has `failure` where a sample has one
 
 
 def whole(path: Path) -> bool:

@@ -71,16 +71,19 @@ class Training(Stage):
             "template": job.template,
             "system": job.system,
             "seed": job.seed,
-            "watch": fingerprint_probes(job.watch),
-            "watch_utility": fingerprint_probes(job.watch_utility),
-            "watch_metric": job.watch_metric,
-            "watch_options": job.watch_options,
-            "watch_tokens": job.watch_tokens,
             "continue_from": Path(job.continue_from).name if job.continue_from else None,
             "keep_state": job.keep_state,
             "version": TRAIN_VERSION,
             **portable_inputs(job.portable and job.settings.alone),
         }
+        if job.watch or job.watch_utility:
+            inputs |= {
+                "watch": fingerprint_probes(job.watch),
+                "watch_utility": fingerprint_probes(job.watch_utility),
+                "watch_metric": job.watch_metric,
+                "watch_options": job.watch_options,
+                "watch_tokens": job.watch_tokens,
+            }
         options = {"template_options": job.template_options} if job.template_options else {}
         return inputs | options | ({} if job.until is None else {"until": job.until})
 

@@ -15,7 +15,7 @@ from engine.stages.sample import SampleJob, unit_prompts
         (200, 24, 140e3, False, 10),  # bounded by 2,048 samples
         (1, 24, 140e3, False, 64),  # by 64 prompts
         (32, 24, 270e6, False, 8),  # 20 x 32 samples of 24 tokens were one unit of half an hour; 8 are a step's rows
-        (16, 64, 270e6, False, 16),  # of one prompt each, they took twice as long
+        (16, 64, 270e6, False, 16),  # a step's rows too
         (200, 200, 270e6, False, 1),
         (200, 200, 8e9, True, 3),
         (200, 200, 0.0, True, 10),  # of a hub name nothing is known
