@@ -108,9 +108,9 @@ def _start(distributed_training: bool) -> None:
 
 
 def connected() -> bool:
-    """Whether this process has joined a cluster; does not import Ray to find out."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
+    """Whether this process has joined a cluster; does not import Ray to find out, which another thread may do."""
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
+    return is_initialized is not None and bool(is_initialized())
 
 
 def has_gpus() -> bool:
