@@ -5,11 +5,12 @@ Knows nothing of how it is shown, or of what the work is.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ray import ObjectRef
     from ray.actor import ActorHandle
 
 REPORT_SECONDS = 0.25  # between two reports that are not forced
@@ -67,12 +68,16 @@ class Board:
 
 
 class Reporter:
-    """A Report to the driver's Board."""
+    """A Report to the driver's Board.
+
+    Answers are heard through futures: a task that waits by ray.get or ray.wait, however shortly, hands its CPU back
+    meanwhile, which Ray gives to the next task at once, so that more work than fits would run side by side.
+    """
 
     def __init__(self, board: ActorHandle[Board], label: str, part: str = "") -> None:
         self.board, self.label, self.part = board, label, part
         self.last = 0.0
-        self.answer: ObjectRef[bool] | None = None
+        self.answer: Future[bool] | None = None
         self.told = False
 
     def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None:
@@ -81,7 +86,7 @@ class Reporter:
         if force or time.monotonic() - self.last > REPORT_SECONDS:
             self._hear(0.0)  # of the report before, whose answer would be lost
             self.last = time.monotonic()
-            self.answer = self.board.put.remote(self.label, self.part, done, note)
+            self.answer = self.board.put.remote(self.label, self.part, done, note).future()
 
     def stopping(self) -> bool:
         """Whether a report was answered so. The last one, often just made, is given ANSWER_SECONDS."""
@@ -89,11 +94,10 @@ class Reporter:
         return self.told
 
     def _hear(self, patience: float) -> None:
-        import ray
-
-        if self.answer is not None and ray.wait([self.answer], timeout=patience)[0]:
-            self.told |= bool(ray.get(self.answer))
-            self.answer = None
+        if self.answer is not None:
+            with contextlib.suppress(TimeoutError):
+                self.told |= self.answer.result(patience)
+                self.answer = None
 
     def of(self, part: str) -> Reporter:
         return Reporter(self.board, self.label, part)
