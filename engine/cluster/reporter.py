@@ -80,6 +80,9 @@ class Reporter:
         self.answer: Future[bool] | None = None
         self.told = False
 
+    def __reduce__(self) -> tuple[type[Reporter], tuple[ActorHandle[Board], str, str]]:
+        return Reporter, (self.board, self.label, self.part)  # where it is sent to, no answer is awaited yet
+
     def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None:
         if row is not None:
             self.board.keep.remote(self.label, int(done), row)

@@ -1,5 +1,6 @@
 """Whether a training that takes long steps hears that it is to stop."""
 
+import pickle
 import types
 from concurrent.futures import Future
 
@@ -49,3 +50,12 @@ def test_a_training_that_is_not_to_stop_goes_on(board):
     for step in range(3):
         told(step)
         assert not told.stopping()
+
+
+def test_a_reporter_that_awaits_an_answer_can_be_sent_to_a_worker():
+    board = types.SimpleNamespace(put=types.SimpleNamespace(remote=lambda *_: types.SimpleNamespace(future=Future)))
+    told = Reporter(board, "target train", "1")
+    told(1)
+    told.board = "board"
+    sent = pickle.loads(pickle.dumps(told))
+    assert (sent.board, sent.label, sent.part, sent.answer) == ("board", "target train", "1", None)
