@@ -40,6 +40,7 @@ SHARED_MODEL = (
 SURE_METRICS = ("exact_fact", "rouge_l_recall", "rouge_l_f1")  # a reference that they see scores 1 by these itself
 Key = tuple[str, str, str]  # group, metric, decoding
 Leaks = dict[Key, PromptLeaks]
+Scored = dict[str, dict[str, GroupScores]]  # all scores at one decoding, by metric and group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,23 +108,25 @@ def evaluate(
     bounded = [each for each in samplings if bounds and not served and not each.greedy]
     answers = {each.decoding.name: _answers(subject, each) for each in bounded}
     likelihoods = None if served or not wants_likelihoods(benchmark) else _likelihoods(subject)
-    prompt_ids = _prompt_ids(samplings, benchmark.protocol.core_metric)
+    scored = [{metric: sampling.scores(metric) for metric in sampling.metrics} for sampling in samplings]
+    core_metric = benchmark.protocol.core_metric
+    prompt_ids = {group: scores.prompt_ids for group, scores in scored[0][core_metric].items() if is_leak_group(group)}
     beside = [*answers.values(), *([likelihoods] if likelihoods is not None else [])]
     return Evaluation(
         samplings=samplings,
-        leaks=_leaks(subject, samplings),
+        leaks=_leaks(subject, samplings, scored),
         greedy={
             (group, metric): scores
-            for metric in samplings[-1].metrics
-            for group, scores in _scores(subject, samplings[-1], metric).items()
+            for metric, by_group in scored[-1].items()
+            for group, scores in _seen(by_group, metric == core_metric).items()
         },
         prompt_ids=prompt_ids,
         known=_known(subject, samplings, answers, prompt_ids),
         tokens=sum(each.tokens for each in samplings),
         seconds=sum(each.seconds for each in samplings) + sum(stage.facts["seconds"] for stage in beside),
         stages=_folders(stages.store.root, samplings, answers, likelihoods),
-        failures=_failures(samplings, benchmark.protocol.core_metric),
-        notes=_notes(subject, samplings, likelihoods),
+        failures=_failures(samplings, core_metric),
+        notes=_notes(subject, samplings, scored, likelihoods),
         likelihoods=None
         if likelihoods is None
         else read_likelihoods(likelihoods.path, likelihood_job(experiment, benchmark, model).examples),
@@ -145,29 +148,23 @@ def _likelihoods(subject: Subject) -> FinishedStage:
     return subject.stages.run(subject.label, likelihood_job(subject.experiment, subject.benchmark, subject.model))
 
 
-def _prompt_ids(samplings: Sequence[Sampling], metric: str) -> dict[str, list[str]]:
-    """The ids of each leak group's prompts."""
-    return {group: scores.prompt_ids for group, scores in samplings[0].scores(metric).items() if is_leak_group(group)}
-
-
-def _leaks(subject: Subject, samplings: Sequence[Sampling]) -> Leaks:
+def _leaks(subject: Subject, samplings: Sequence[Sampling], scored: Sequence[Scored]) -> Leaks:
     """leak@k of each prompt, from all that was sampled; where only greedy answers were asked for, leak@1 of these."""
-    counted = [each for each in samplings if not each.greedy] or list(samplings)
+    core_metric = subject.benchmark.protocol.core_metric
+    greedy_alone = all(each.greedy for each in samplings)
     return {
         (group, metric, sampling.decoding.name): prompt_leaks(subject.experiment, scores.scores)
-        for sampling in counted
-        for metric in sampling.metrics
-        for group, scores in _scores(subject, sampling, metric).items()
+        for sampling, by_metric in zip(samplings, scored, strict=True)
+        if greedy_alone or not sampling.greedy
+        for metric, by_group in by_metric.items()
+        for group, scores in _seen(by_group, metric == core_metric).items()
         if is_leak_group(group)
     }
 
 
-def _scores(subject: Subject, sampling: Sampling, metric: str) -> dict[str, GroupScores]:
-    """By group of probes; a metric beside the core metric that could score nothing of a group is left out there."""
-    scores = sampling.scores(metric)
-    if metric == subject.benchmark.protocol.core_metric:
-        return scores
-    return {group: of_group for group, of_group in scores.items() if not np.isnan(of_group.scores).all()}
+def _seen(by_group: dict[str, GroupScores], core: bool) -> dict[str, GroupScores]:
+    """The scores by group; of a metric beside the core metric without the groups of which it could score nothing."""
+    return {group: of_group for group, of_group in by_group.items() if core or not np.isnan(of_group.scores).all()}
 
 
 def prompt_leaks(experiment: Experiment, scores_PN: Floats) -> PromptLeaks:
@@ -228,16 +225,22 @@ def _failures(samplings: Sequence[Sampling], metric: str) -> dict[str, int]:
     return dict(failures)
 
 
-def _notes(subject: Subject, samplings: Sequence[Sampling], likelihoods: FinishedStage | None) -> list[str]:
+def _notes(
+    subject: Subject,
+    samplings: Sequence[Sampling],
+    scored: Sequence[Scored],
+    likelihoods: FinishedStage | None,
+) -> list[str]:
     """What a reader of the results must know of how they came about, each once."""
     notes = [NO_LIKELIHOOD] if isinstance(subject.model, Endpoint) else []
     if subject.experiment.sampling.tensor_parallel > 1:
         notes.append(SHARED_MODEL)
-    for sampling in samplings:
+    core_metric = subject.benchmark.protocol.core_metric
+    for sampling, by_metric in zip(samplings, scored, strict=True):
         for each in sampling.rounds:
             notes += each.generations.facts.get("notes", [])
-        for metric in sampling.metrics:
-            blank = set(sampling.scores(metric)) - set(_scores(subject, sampling, metric))
+        for metric, by_group in by_metric.items():
+            blank = set(by_group) - set(_seen(by_group, metric == core_metric))
             why = tally(sampling.rounds[0].scores[metric].facts["failures"])
             notes += [f"no score of {group} by {metric}: {why}" for group in sorted(blank)]
     if likelihoods is not None and (cut := likelihoods.facts.get("truncated")):
