@@ -118,9 +118,10 @@ def _attack_scores(asked: Asked, attack: str, stages: Mapping[str, str], scores_
     else:
         families = {_family(of_group): of_group for of_group in by_group.values()}
         named = [family for family in families if family and attack.endswith(f"-{family}")]
-        scores = families[max(named, key=len)] if named else by_group[asked.leak_group]
-    ids = [origin(each) if "~" in each else each for each in scores.prompt_ids]
-    return {(attack, asked.metric, decoding): GroupScores(ids, scores.scores)}
+        scores = by_group[asked.leak_group] if not named else families[max(named, key=len)]
+        if named:
+            scores = GroupScores([origin(each) for each in scores.prompt_ids], scores.scores)
+    return {(attack, asked.metric, decoding): scores}
 
 
 def _family(scores: GroupScores) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.reporting.attack_table import NO_ATTACK, attack_names, attack_rows
+from engine.reporting.attack_table import NO_ATTACK, attack_names, attack_rows, judged_models
 from engine.reporting.figures import COLOURS, GREY, STYLE, save
 from engine.reporting.results import Results
 
@@ -44,16 +44,16 @@ def attack_heat_map(results: Results, narrow: bool = False) -> Figure:
 
 
 def attack_curves(results: Results, narrow: bool = False) -> Figure:
-    """A small picture for each attack: leak@k against k of every unlearned model, dashed as it was before the attack,
-    and of the retain model in grey."""
+    """A small picture for each attack: leak@k against k of every judged model, dashed as it was before the attack, and
+    of the retain model in grey."""
     import matplotlib
     from matplotlib.figure import Figure
 
     attacks = attack_names(results)
     columns = 2 if narrow else min(4, len(attacks))
     rows = -(-len(attacks) // columns)
-    shown = [model for model in results.models if model.role in ("retain", "unlearned")]
-    unlearned = [model.name for model in shown if model.role == "unlearned"]
+    judged = [model.name for model in judged_models(results)]
+    shown = [model for model in results.models if model.role == "retain" or model.name in judged]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.7 if narrow else 2.3 * columns + 0.4, 2.1 * rows + 0.6), layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -64,7 +64,7 @@ def attack_curves(results: Results, narrow: bool = False) -> Figure:
                 if after is None or before is None:
                     continue
                 retain = model.role == "retain"
-                colour = GREY if retain else COLOURS[unlearned.index(model.name) % len(COLOURS)]
+                colour = GREY if retain else COLOURS[judged.index(model.name) % len(COLOURS)]
                 label = model.name if axes is grid.flat[0] else None
                 axes.plot(before.k, before.leak, color=colour, linewidth=1, linestyle=(0, (2, 2)))
                 axes.plot(after.curve.k, after.curve.leak, color=colour, linewidth=1.8, label=label)
@@ -75,7 +75,7 @@ def attack_curves(results: Results, narrow: bool = False) -> Figure:
             axes.grid(axis="y", alpha=0.25)
         for axes in list(grid.flat)[len(attacks) :]:
             axes.set_visible(False)
-        ks = shown[0].curves[0].k
+        ks = results.headline[0][1].k
         grid[0, 0].set_xticks([ks[0], ks[-1]], [str(ks[0]), str(ks[-1])])
         figure.supxlabel("k samples", fontsize=9)
         figure.supylabel("leak@k; dashed: before the attack", fontsize=9)

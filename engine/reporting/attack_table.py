@@ -64,25 +64,30 @@ def _row(model: ModelResult, attack: AttackResult) -> AttackRow:
 
 
 def headline(results: Results) -> list[str]:
-    """What attacks say of the run in at most two sentences: the most that one got out of an unlearned model while
-    telling something, and which models it could be told of. Empty where nothing unlearned was attacked."""
-    told = [(model, attack) for model, attack in _unlearned(results) if not attack.uninformative]
+    """What attacks say of the run in at most two sentences: the most that one got out of a judged model while telling
+    something, and which models it could be told of. Empty where no such model was attacked."""
+    told = [(model, attack) for model, attack in _judged(results) if not attack.uninformative]
     worst = max(told, key=lambda pair: _beyond(pair[1]), default=None)
     sentences = [_sentence(results, *worst)] if worst is not None else []
     return [*sentences, *who_stays_forgotten(results)]
 
 
 def headlines(results: Results) -> list[str]:
-    """One sentence an attack: what the unlearned model that gives most gives, beside the retain model."""
+    """One sentence an attack: what the judged model that gives most gives, beside the retain model."""
     worst: dict[str, tuple[ModelResult, AttackResult]] = {}
-    for model, attack in _unlearned(results):
+    for model, attack in _judged(results):
         if attack.attack not in worst or attack.curve.leak[-1] > worst[attack.attack][1].curve.leak[-1]:
             worst[attack.attack] = (model, attack)
     return [_sentence(results, *worst[name]) for name in attack_names(results) if name in worst]
 
 
-def _unlearned(results: Results) -> list[tuple[ModelResult, AttackResult]]:
-    return [(model, attack) for model in results.models if model.role == "unlearned" for attack in model.attacks]
+def judged_models(results: Results) -> list[ModelResult]:
+    """The models that attacks are told of: the unlearned ones without controls, or the one that was given."""
+    return [model for model, _ in results.judged if model.role != "control"]
+
+
+def _judged(results: Results) -> list[tuple[ModelResult, AttackResult]]:
+    return [(model, attack) for model in judged_models(results) for attack in model.attacks]
 
 
 def _beyond(attack: AttackResult) -> float:
@@ -100,7 +105,7 @@ def _sentence(results: Results, model: ModelResult, attack: AttackResult) -> str
     if beside is not None:
         sentence += f", the retain model {beside.curve.leak[-1]:.2f}{_before(beside)}"
     if attack.uninformative:
-        sentence += "; uninformative, the attack taught the retain model as much"
+        sentence += "; uninformative: the attack raised the retain model too, and intervals do not tell the two apart"
     return f"{sentence}."
 
 
@@ -110,9 +115,9 @@ def _before(attack: AttackResult) -> str:
 
 
 def who_stays_forgotten(results: Results) -> list[str]:
-    """Of how many attacks each unlearned model gives more than the retain model, as far as the intervals tell."""
+    """Of how many attacks each judged model gives more than the retain model, as far as the intervals tell."""
     found: dict[str, list[bool]] = {}
-    for model, attack in _unlearned(results):
+    for model, attack in _judged(results):
         if attack.curve.excess_low is not None:
             found.setdefault(model.name, []).append(attack.curve.excess_low[-1] > 0)
     if not found:
@@ -123,7 +128,7 @@ def who_stays_forgotten(results: Results) -> list[str]:
     if not gives:
         return [f"Under no attack does {', '.join(never)} give more than the retain model, as far as intervals tell."]
     sentence = f"Attacks under which a model gives more than the retain model does: {', '.join(gives)}"
-    return [f"{sentence}; under none {', '.join(never)}." if never else f"{sentence}."]
+    return [f"{sentence}; under none, as far as intervals tell: {', '.join(never)}." if never else f"{sentence}."]
 
 
 def attacks_json(model: ModelResult) -> list[JsonObject]:

@@ -80,7 +80,8 @@ class PromptAttack(Attack):
 
     on_servers: ClassVar[bool] = True
 
-    def asked(self, benchmark: Benchmark) -> dict[str, list[Probe]]:
+    def asked(self, benchmark: Benchmark, served: bool = False) -> dict[str, list[Probe]]:
         """By family, the probes that ask for the benchmark's leak group in another way; the id of each is that of the
-        probe it stands for, a tilde and the family."""
+        probe it stands for, a tilde and the family. served: the model stands behind a server, which begins its answers
+        itself."""
         raise NotImplementedError

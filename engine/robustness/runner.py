@@ -93,7 +93,7 @@ def _outcomes(futures: dict[Key, Future[_Outcome | None]]) -> tuple[dict[Key, _O
     for key, future in futures.items():
         try:
             outcomes[key] = future.result()
-        except DivergedError as error:
+        except (DivergedError, UserError) as error:
             outcomes[key], failed[" ".join(key)] = None, str(error)
     return outcomes, failed
 
@@ -116,6 +116,7 @@ def _attacked(setting: Setting, attack: Attack, model: EvaluatedModel) -> _Outco
         return None
     judged = copy.copy(setting.benchmark)
     judged.probes = attack.judged(setting.benchmark)
+    judged.protocol = judged.protocol.model_copy(update={"attacks": (), "forget_group": None})  # read by nothing here
     evaluation = evaluate(setting.stages, setting.experiment, judged, source, label, bounds=False)
     protocol = judged.protocol
     beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(judged)}
@@ -126,7 +127,7 @@ def _attacked(setting: Setting, attack: Attack, model: EvaluatedModel) -> _Outco
 
 def _asked(setting: Setting, attack: PromptAttack, model: EvaluatedModel, label: str) -> _Outcome:
     """The model's own utility stands: its weights are as they were."""
-    families = attack.asked(setting.benchmark)
+    families = attack.asked(setting.benchmark, setting.experiment.model.endpoint is not None)
     asked = copy.copy(setting.benchmark)
     asked.probes = [probe for probes in families.values() for probe in probes]
     asked.choices = ()
@@ -135,28 +136,29 @@ def _asked(setting: Setting, attack: PromptAttack, model: EvaluatedModel, label:
         evaluate(setting.stages, setting.experiment, asked, model.source, label, bounds=False),
         clusters=probe_clusters(setting.benchmark),  # rows are known by the prompts that were attacked
     )
-    rows = {
-        f"{attack.title}-{family}": _one_group(evaluation, probes[0].group, f"{attack.title}-{family}")
-        for family, probes in families.items()
-        if probes
-    }
-    if len(rows) > 1:
-        rows[f"{attack.title}-{JOINT}"] = _joint(setting, evaluation, f"{attack.title}-{JOINT}")
+    rows = {}
+    for family, probes in families.items():
+        row = _one_group(evaluation, probes[0].group, name := f"{attack.title}-{family}")
+        rows[name] = dataclasses.replace(row, prompt_ids={name: [origin(each) for each in row.prompt_ids[name]]})
+    if len(rows) > 1 and (joint := _joint(setting, evaluation, f"{attack.title}-{JOINT}")) is not None:
+        rows[f"{attack.title}-{JOINT}"] = joint
     return _Outcome(rows, model.utility)
 
 
 def _one_group(evaluation: Evaluation, group: str, name: str) -> Evaluation:
     """The evaluation with one of its leak groups alone, under another name."""
     leaks = {(name, metric, decoding): each for (of, metric, decoding), each in evaluation.leaks.items() if of == group}
-    ids = [origin(prompt_id) if "~" in prompt_id else prompt_id for prompt_id in evaluation.prompt_ids[group]]
-    return dataclasses.replace(evaluation, leaks=leaks, prompt_ids={name: ids}, known={})
+    return dataclasses.replace(evaluation, leaks=leaks, prompt_ids={name: evaluation.prompt_ids[group]}, known={})
 
 
-def _joint(setting: Setting, evaluation: Evaluation, name: str) -> Evaluation:
-    """All families as one: k samples are drawn at random over the families, the prompts that all of them have."""
+def _joint(setting: Setting, evaluation: Evaluation, name: str) -> Evaluation | None:
+    """All families as one: k samples are drawn at random over the families, the prompts that all of them have; None
+    where there are none."""
     ((_, metric, decoding), *_) = evaluation.leaks
     scores = evaluation.sampling(decoding).scores(metric)
     joint = pooled({group: scores[group] for group in evaluation.prompt_ids})
+    if not joint.prompt_ids:
+        return None
     k, confidence = np.array(setting.experiment.leak.k), setting.experiment.leak.confidence
     leaks = {(name, metric, decoding): leaks_of_scores(joint.scores, k, confidence)}
     return dataclasses.replace(evaluation, leaks=leaks, prompt_ids={name: joint.prompt_ids}, known={})
@@ -177,7 +179,7 @@ def _result(
     (curve,) = curves(setting.experiment, evaluation, other)
     change = _change(setting, model, evaluation)
     taught = _change(setting, retain, other) if retain is not None and other is not None else None
-    unlearned = model.role not in ("target", "retain")
+    judged = model.role not in ("target", "retain") or (model.role == "target" and not setting.experiment.methods)
     return AttackResult(
         attack=name,
         curve=curve,
@@ -185,7 +187,7 @@ def _result(
         change=change.value,
         change_low=change.low,
         change_high=change.high,
-        uninformative=unlearned and taught is not None and _uninformative(curve, taught),
+        uninformative=judged and taught is not None and _uninformative(curve, taught),
         done=attack.done(name.removeprefix(attack.title).removeprefix("-")),
         judges=attack.judges,
         stages=evaluation.stages,

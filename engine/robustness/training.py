@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from benchmarks.base import Example
 from engine.config.experiment import Experiment
 from engine.config.sections import TrainSection
-from engine.errors import validated
+from engine.errors import UserError, validated
 from engine.models.source import ModelSource
 from engine.train.job import TrainJob, in_pieces
 
 # What ends a training early, or looks at it, belongs to unlearning.
 PLAIN = {"stop_at_greedy": None, "stop_at_leak": None, "eval_samples": None}
+OWN = {"steps": "the attack's own `steps`", "epochs": "the attack's own `steps`"}
+OWN |= dict.fromkeys(PLAIN, "`steps` alone: an attack's training does not end early")
 
 
 def fine_tuning(
@@ -28,6 +30,7 @@ def fine_tuning(
         retain=in_pieces(list(examples), model, settings),
         template=experiment.model.template,
         system=experiment.model.system,
+        template_options=experiment.model.template_options or None,
         seed=seed,
         portable=experiment.portable,
     )
@@ -35,5 +38,7 @@ def fine_tuning(
 
 def settings_of(experiment: Experiment, attack: str, changes: dict[str, object], steps: int) -> TrainSection:
     """The experiment's `train` with the attack's `changes` and `steps`. UserError for a key or value that is wrong."""
+    for key in sorted(OWN.keys() & changes.keys()):
+        raise UserError(f"attacks: {attack}: train: {key}: give {OWN[key]}")
     values = experiment.train.model_dump() | PLAIN | changes | {"steps": steps}
     return validated(TrainSection, values, f"attacks: {attack}: train")

@@ -6,13 +6,13 @@ Runs as one task; the result is a plain model in float32, so that everything els
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from engine.cluster import ray_cluster
 from engine.cluster.numerics import worker_environment
 from engine.cluster.reporter import Report
+from engine.errors import UserError
 from engine.jsonl import JsonObject
 from engine.models.loading import load_model
 from engine.models.source import ModelSource
@@ -32,7 +32,7 @@ class ChangesWeights(Protocol):
         """Change the model's weights in place; `other`: the second model that the attack reads."""
         ...
 
-    def model_dump(self) -> dict[str, object]: ...
+    def model_dump(self, *, exclude: set[str]) -> dict[str, object]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class WeightsJob(Stage):
 
     def inputs(self) -> JsonObject:
         return {
-            "attack": {"name": self.name, **self.attack.model_dump()},
+            "attack": {"name": self.name, **self.attack.model_dump(exclude={"seed"})},  # nothing of it is random
             "model": self.model.identity,
             "other": self.other.identity if self.other is not None else None,
             "version": WEIGHTS_VERSION,
@@ -63,7 +63,7 @@ class WeightsJob(Stage):
         }
 
     def run(self, work: Path, report: Report) -> JsonObject:
-        """Write `model/`; returns the share of the linear layers' weights that were changed."""
+        """Write `model/`."""
         import ray
 
         task = ray.remote(at_work).options(
@@ -74,37 +74,42 @@ class WeightsJob(Stage):
             runtime_env=worker_environment(self.portable),
         )
         place = open_workplace(work)
-        changed = ray.get(task.remote(place, _change, self, work / "model"))
+        ray.get(task.remote(place, _change, self, work / "model"))
         place.receive()
-        return {"changed": changed}
+        return {}
 
 
-def _change(job: WeightsJob, folder: Path) -> float:
+def _change(job: WeightsJob, folder: Path) -> None:
     import torch
 
     from engine.models.tokenization import load_tokenizer
 
     model = load_model(job.model)
-    before = {name: layer.weight.detach().clone() for name, layer in linear_layers(model)}
     with torch.no_grad():
         job.attack.change(model, load_model(job.other) if job.other is not None else None)
-    changed = sum(int((layer.weight != before[name]).sum()) for name, layer in linear_layers(model))
     model.save_pretrained(folder)
     load_tokenizer(job.model.path, job.model.trust_remote_code, job.model.revision).save_pretrained(folder)
-    return changed / max(1, sum(weight.numel() for weight in before.values()))
 
 
-def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers by name, without the output head, which quantisation and pruning leave alone (it is often the
-    embedding too)."""
+def linear_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Views [out, in] of the weights of all linear layers, by name: to be read, and changed in place.
+
+    Those of a mixture's experts, which stand in one tensor, are rows one below the other. Without the output head,
+    which quantisation and pruning leave alone (it is often the embedding too). UserError where none is found.
+    """
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()  # type: ignore[operator]
+    found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
-            yield name, module
-
-
-def replace_weights(layer: nn.Linear, weight: Tensor) -> None:
-    """Put `weight` in the place of the layer's own."""
-    layer.weight.data.copy_(weight)
+            found[name] = module.weight.data
+        elif isinstance(module, Conv1D):  # a linear layer of GPT-2, [in, out]
+            found[name] = module.weight.data.t()
+        elif not isinstance(module, nn.modules.conv._ConvNd):
+            experts = {key: each for key, each in module.named_parameters(recurse=False) if each.ndim == 3}
+            found |= {f"{name}.{key}": each.data.flatten(0, 1) for key, each in experts.items()}
+    if not found:
+        raise UserError(f"attacks: {type(model).__name__} has no linear layers that could be rounded or pruned")
+    return found

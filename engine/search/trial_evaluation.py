@@ -221,7 +221,7 @@ def _sampled_after_attack(
         attacked = _attacked(setting, stages, benchmark, model)
         return _sampled(setting, stages, benchmark, attacked, rung, setting.decoding)
     chosen = {probe.id for probe in _share(setting, benchmark, rung)}
-    families = setting.attack.asked(benchmark).values()
+    families = setting.attack.asked(benchmark, setting.experiment.model.endpoint is not None).values()
     probes = [probe for family in families for probe in family if origin(probe.id) in chosen]
     scores, tokens = _scored(setting, stages, model, probes, setting.decoding, rung.n)
     return pooled(scores), tokens

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,16 +28,18 @@ from engine.robustness.base import PromptAttack
 
 Family = Literal["paraphrase", "prefix", "few_shot", "instruction", "cloze"]
 INSTRUCTIONS = Path(__file__).with_name("instructions.txt")
+USUAL: tuple[Family, ...] = ("paraphrase", "prefix", "few_shot", "instruction")
 GIVES_TOKENS = ("prefix", "cloze")  # families that a server's chat cannot be asked by: it begins the answer itself
 JOINT = "joint"
 
 
 class Prompts(PromptAttack):
-    """families: which. prefix: how many tokens of the reference are given, each number a family of its own. shots:
+    """families: which (default: paraphrase, prefix, few_shot and instruction, as far as the benchmark and the model can
+    be asked by them). prefix: how many tokens of the reference are given, each number a family of its own. shots:
     retain questions before the question, fewer where the model's context is too short. file: further wrappers, a line
     each with {question} in it."""
 
-    families: Annotated[tuple[Family, ...], Field(min_length=1)] = ("paraphrase", "prefix", "few_shot", "instruction")
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] | None = None
     prefix: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 4)
     shots: int = Field(default=3, ge=1)
     file: str | None = None
@@ -58,8 +61,9 @@ class Prompts(PromptAttack):
         }[kind]
 
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
-        if experiment.model.endpoint is not None and (given := [f for f in self.families if f in GIVES_TOKENS]):
-            others = ", ".join(each for each in self.families if each not in GIVES_TOKENS)
+        families, served = self.families or (), experiment.model.endpoint is not None
+        if served and (given := [each for each in families if each in GIVES_TOKENS]):
+            others = ", ".join(each for each in families if each not in GIVES_TOKENS)
             raise UserError(
                 f"attacks: prompts: a model behind a server cannot be asked by {', '.join(given)}; give "
                 f"families: [{others or 'paraphrase'}]"
@@ -69,13 +73,14 @@ class Prompts(PromptAttack):
                 f"attacks: prompts: benchmark {benchmark.name} asks by running text, which has no other wording; "
                 "take a benchmark of questions"
             )
-        self.asked(benchmark)
+        self.asked(benchmark, served)
 
-    def asked(self, benchmark: Benchmark) -> dict[str, list[Probe]]:
+    def asked(self, benchmark: Benchmark, served: bool = False) -> dict[str, list[Probe]]:
+        usual = [family for family in USUAL if not (served and family in GIVES_TOKENS)]
         found: dict[str, list[Probe]] = {}
-        for family in dict.fromkeys(self.families):
-            made = dict(self._family(family, benchmark))
-            if not any(made.values()):
+        for family in dict.fromkeys(self.families or usual):
+            made = {name: probes for name, probes in self._family(family, benchmark) if probes}
+            if self.families and not made:
                 raise UserError(
                     f"attacks: prompts: benchmark {benchmark.name} cannot be asked by {family}; "
                     "leave it out of families"
@@ -92,9 +97,8 @@ class Prompts(PromptAttack):
                 name = f"prefix-{tokens}"
                 yield name, [_named(probe, name, given_tokens=tokens) for probe in probes]
         elif family == "few_shot":
-            chosen = random.Random(f"few_shot {self.seed}").sample(
-                [each for each in benchmark.retain if each.question], min(self.shots, len(benchmark.retain))
-            )
+            questions = [each for each in benchmark.retain if each.question]
+            chosen = random.Random(f"few_shot {self.seed}").sample(questions, min(self.shots, len(questions)))
             shots = tuple((each.question, each.answer) for each in chosen)
             yield family, [_named(probe, family, shots=shots) for probe in probes] if shots else []
         elif family == "instruction":
@@ -121,14 +125,17 @@ class Prompts(PromptAttack):
                 raise UserError(f"attacks: prompts: file: {self.file} cannot be read ({error})") from error
         wrappers = [line for line in lines if line.strip()]
         for line in wrappers:
-            try:
-                if line.format(question="?") == line.format(question="!"):
-                    raise ValueError("no {question}")
-            except (ValueError, LookupError) as error:
-                raise UserError(
-                    f"attacks: prompts: file: {line[:60]!r}: expected one {{question}} and no other braces"
-                ) from error
+            if _fields(line) != {("question", "", None)}:
+                raise UserError(f"attacks: prompts: file: {line[:60]!r}: expected {{question}} and no other braces")
         return wrappers
+
+
+def _fields(line: str) -> set[tuple[str, str | None, str | None]]:
+    """What stands in the braces of a line: name, format and conversion; nothing where braces do not match."""
+    try:
+        return {(name, form, kind) for _, name, form, kind in string.Formatter().parse(line) if name is not None}
+    except ValueError:
+        return set()
 
 
 def _named(probe: Probe, family: str, **changes: object) -> Probe:
@@ -137,11 +144,12 @@ def _named(probe: Probe, family: str, **changes: object) -> Probe:
 
 def _paraphrases(benchmark: Benchmark, probes: list[Probe]) -> list[Probe]:
     """The benchmark's other wordings: probes of its other leak groups about the same forget items."""
-    about = {benchmark.example_of(probe): probe for probe in probes}
+    about = {item: probe for probe in probes if (item := benchmark.example_of(probe)) is not None}
     others = [each for each in benchmark.probes if is_leak_group(each.group) and each.group != probes[0].group]
     found = {}
     for each in others:
-        probe = about.get(benchmark.example_of(each))
+        item = benchmark.example_of(each)
+        probe = about.get(item) if item is not None else None
         if probe is not None and each.prompt != probe.prompt and probe.id not in found:
             found[probe.id] = dataclasses.replace(each, id=f"{probe.id}~paraphrase", group="forget_paraphrased")
     return list(found.values())

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from engine.models.source import ModelSource
 from engine.robustness.base import ModelAttack, Setting
-from engine.robustness.weights import WeightsJob, linear_layers
+from engine.robustness.weights import WeightsJob, linear_weights
 from engine.stages.base import source_of
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Prune(ModelAttack):
         return source_of(setting.stages.run(label, job))
 
     def change(self, model: nn.Module, other: nn.Module | None) -> None:
-        from torch.nn.utils import prune
+        from torch.nn.utils.prune import L1Unstructured
 
-        for _, layer in linear_layers(model):
-            prune.l1_unstructured(layer, "weight", amount=self.sparsity)  # type: ignore[no-untyped-call]
-            prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
+        smallest = L1Unstructured(self.sparsity)  # type: ignore[no-untyped-call]
+        for weight in linear_weights(model).values():
+            weight.copy_(smallest.prune(weight))  # type: ignore[no-untyped-call]

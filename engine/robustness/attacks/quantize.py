@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from engine.models.source import ModelSource
 from engine.robustness.base import ModelAttack, Setting
-from engine.robustness.weights import WeightsJob, linear_layers, replace_weights
+from engine.robustness.weights import WeightsJob, linear_weights
 from engine.stages.base import source_of
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Quantize(ModelAttack):
         return source_of(setting.stages.run(label, job))
 
     def change(self, model: nn.Module, other: nn.Module | None) -> None:
-        for _, layer in linear_layers(model):
-            replace_weights(layer, self.rounded(layer.weight.data))
+        for weight in linear_weights(model).values():
+            weight.copy_(self.rounded(weight.contiguous()))
 
     def rounded(self, weight: Tensor) -> Tensor:
         """The weights [out, in] rounded to the scheme's grid, in their own precision."""

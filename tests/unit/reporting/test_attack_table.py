@@ -55,7 +55,8 @@ def test_the_model_that_gives_most_stands_beside_the_retain_model(results):
         "After 50 steps on 10% of the facts, npo gives back 0.41 of the others in 4 samples (0.05 before), "
         "the retain model 0.05 (0.02 before).",
         "Under finetune-9, simnpo gives back 0.92 of the facts in 4 samples (0.00 before), the retain model 0.90 "
-        "(0.02 before); uninformative, the attack taught the retain model as much.",
+        "(0.02 before); uninformative: the attack raised the retain model too, and intervals do not tell the two "
+        "apart.",
     ]
 
 
@@ -63,7 +64,7 @@ def test_the_headline_is_of_the_worst_that_tells_something_and_of_who_stays_forg
     found = two_attacks(results)
     first, second = headline(found)
     assert first.startswith("After 50 steps on 10% of the facts, npo gives back 0.41 of the others")
-    assert second.endswith("than the retain model does: npo (1 of 2); under none simnpo.")
+    assert second.endswith("than the retain model does: npo (1 of 2); under none, as far as intervals tell: simnpo.")
     page = write_report(found, tmp_path, tmp_path).read_text()
     assert page.index(first) < page.index('id="leak"')
     print_attacks(found)
@@ -81,3 +82,15 @@ def test_where_no_model_gives_more_the_headline_says_so(results):
 def test_without_attacks_nothing_is_said(results):
     found = results(retain=[], npo=[], simnpo=[])
     assert (attack_rows(found), headline(found), headlines(found)) == ([], [], [])
+
+
+@pytest.mark.parametrize("retain", [True, False])
+def test_a_model_that_was_only_evaluated_is_the_one_that_attacks_are_told_of(results, tmp_path, retain):
+    attacks = [(("relearn-0.1", 0.4, 0.1, 0.3, 0.2), RELEARN)]
+    found = results(retain=attacks, npo=attacks, simnpo=attacks)
+    kept = [model for model in found.models if model.name == "npo" or (retain and model.name == "retain")]
+    alone = [dataclasses.replace(model, role="target" if model.name == "npo" else "retain") for model in kept]
+    found = dataclasses.replace(found, models=ModelResults(alone))
+    (said,) = headlines(found)
+    assert said.startswith("After 50 steps on 10% of the facts, npo gives back 0.40 of the others")
+    assert said in write_report(found, tmp_path, tmp_path).read_text()

@@ -1,9 +1,11 @@
 """Families of prompts, against the tokens that a tokenizer gives and facts found by eye."""
 
+import copy
+
 import numpy as np
 import pytest
 
-from benchmarks.base import Probe
+from benchmarks.base import Example, Probe
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
 from engine.models.tokenization import encode_prompt
@@ -81,7 +83,9 @@ def test_each_wrapper_is_a_family_that_holds_the_question(fictional, tmp_path):
     assert asked[f"instruction-{len(lines) + 1}"][0].prompt == f"Tell me, {first.prompt}"
 
 
-@pytest.mark.parametrize("line", ["no place for it", "{question} {0}", "{"])
+@pytest.mark.parametrize(
+    "line", ["no place for it", "{question} {0}", "{", "{question.x}", "{question[0]}", "{question!r}", "{question:>9}"]
+)
 def test_a_wrapper_without_a_question_is_refused(fictional, tmp_path, line):
     own = tmp_path / "own.txt"
     own.write_text(line, encoding="utf-8")
@@ -95,6 +99,21 @@ def test_a_server_is_not_asked_to_go_on_with_a_begun_answer(fictional):
     with pytest.raises(UserError, match="behind a server"):
         Prompts(families=("prefix",)).check(experiment, fictional)
     Prompts(families=("paraphrase", "instruction")).check(experiment, fictional)
+    Prompts().check(experiment, fictional)
+    assert not [name for name in Prompts().asked(fictional, served=True) if name.startswith("prefix")]
+    assert [name for name in Prompts().asked(fictional) if name.startswith("prefix")]
+
+
+def test_what_a_benchmark_cannot_be_asked_by_is_left_out_unless_it_was_named(fictional):
+    """Probes of an evaluation set need not say which forget item they are about: no question is another's wording."""
+    apart = copy.copy(fictional)
+    apart.forget, apart.retain = [], [Example("a", "", "running text alone")]
+    names = set(Prompts().asked(apart))
+    assert names
+    assert not names & {"paraphrase", "few_shot"}
+    for family in ("paraphrase", "few_shot"):
+        with pytest.raises(UserError, match=f"cannot be asked by {family}"):
+            Prompts(families=(family,)).asked(apart)
 
 
 def test_families_are_put_together_by_the_prompt_that_they_stand_for():

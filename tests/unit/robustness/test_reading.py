@@ -36,7 +36,7 @@ def test_the_same_attack_twice_needs_a_label(fictional):
         ({"name": "quantize"}, METHODS | {"requests": [36, 36]}, "request after request"),
         ({"name": "quantize"}, SERVED, "behind a server"),
         (
-            {"name": "prompts"},
+            {"name": "prompts", "families": ["prefix", "paraphrase", "few_shot", "instruction"]},
             SERVED,
             r"cannot be asked by prefix; give families: \[paraphrase, few_shot, instruction\]",
         ),

@@ -19,7 +19,12 @@ def test_fine_tuning_takes_questions_and_texts_of_a_file(fictional, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"on": "/nowhere.jsonl"}, "attacks: finetune: on"), ({"train": {"lrr": 1}}, "did you mean 'lr'")],
+    [
+        ({"on": "/nowhere.jsonl"}, "attacks: finetune: on"),
+        ({"train": {"lrr": 1}}, "did you mean 'lr'"),
+        ({"train": {"steps": 5}}, "train: steps: give the attack's own"),
+        ({"train": {"stop_at_greedy": 0.1}}, "train: stop_at_greedy"),
+    ],
 )
 def test_a_mistake_is_one_line_before_any_work(fictional, options, message):
     with pytest.raises(UserError, match=message):

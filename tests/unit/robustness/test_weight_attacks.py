@@ -5,6 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.errors import UserError
 from engine.models.loading import load_model
@@ -12,7 +13,7 @@ from engine.models.source import model_source
 from engine.robustness.attacks.interpolate import Interpolate
 from engine.robustness.attacks.prune import Prune
 from engine.robustness.attacks.quantize import NF4_LEVELS, Quantize
-from engine.robustness.weights import linear_layers
+from engine.robustness.weights import linear_weights
 
 
 @pytest.fixture
@@ -71,21 +72,49 @@ def test_int4_has_16_evenly_spaced_levels_in_each_group(weight):
 
 def test_the_output_head_stays_whole_and_every_other_linear_layer_changes(model):
     head = model.get_output_embeddings().weight.detach().clone()
-    before = {name: layer.weight.detach().clone() for name, layer in linear_layers(model)}
+    before = {name: weight.clone() for name, weight in linear_weights(model).items()}
     Quantize(scheme="nf4").change(model, None)
     assert torch.equal(model.get_output_embeddings().weight, head)
     assert before
-    assert all(not torch.equal(layer.weight, before[name]) for name, layer in linear_layers(model))
+    assert all(not torch.equal(weight, before[name]) for name, weight in linear_weights(model).items())
 
 
 def test_pruning_zeroes_the_smallest_share_and_nothing_else(model):
-    before = {name: layer.weight.detach().clone() for name, layer in linear_layers(model)}
+    before = {name: weight.clone() for name, weight in linear_weights(model).items()}
     Prune(sparsity=0.3).change(model, None)
-    for name, layer in linear_layers(model):
-        given, kept = before[name].abs(), layer.weight != 0
+    for name, weight in linear_weights(model).items():
+        given, kept = before[name].abs(), weight != 0
         assert int((~kept).sum()) == round(0.3 * given.numel())
         assert given[~kept].max() <= given[kept].min()
-        assert torch.equal(layer.weight[kept], before[name][kept])
+        assert torch.equal(weight[kept], before[name][kept])
+
+
+def test_layers_of_other_kinds_are_rounded_along_their_inputs():
+    """GPT-2's layers hold [in, out]; a mixture's experts stand in one tensor."""
+    shape = {"vocab_size": 11, "num_hidden_layers": 1, "num_attention_heads": 2}
+    gpt2 = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", hidden_size=8, n_inner=12, **shape))
+    layer = gpt2.transformer.h[0].mlp.c_fc.weight
+    given = layer.detach().clone()
+    Quantize(scheme="int8").change(gpt2, None)
+    for row, before in zip(layer.detach().T, given.T, strict=True):
+        whole = row / (before.abs().max() / 127)
+        torch.testing.assert_close(whole, whole.round(), atol=1e-3, rtol=0)
+    experts = {"hidden_size": 8, "intermediate_size": 12, "num_local_experts": 3, "num_key_value_heads": 2}
+    mixture = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **experts, **shape))
+    before = {name: each.detach().clone() for name, each in mixture.named_parameters() if "experts" in name}
+    assert before
+    Prune(sparsity=0.5).change(mixture, None)
+    for name, each in before.items():
+        assert int((mixture.get_parameter(name) == 0).sum()) == round(0.5 * each.numel())
+
+
+def test_a_model_without_linear_layers_is_refused_in_one_line():
+    class Nothing(torch.nn.Module):
+        def get_output_embeddings(self):
+            return None
+
+    with pytest.raises(UserError, match="no linear layers"):
+        Quantize().change(Nothing(), None)
 
 
 def test_interpolation_is_exact(model, base_model):
