@@ -96,6 +96,7 @@ def fan_out(
     for unit in missing:
         work.attempts(unit).unlink(missing_ok=True)
     if here:
+        report.begin()
         for unit in missing:
             _commit(unit, work)
         return
@@ -182,6 +183,7 @@ def _compute(batch: Batch, work: Work) -> Batch:
     """Compute the unit of a batch and commit it by a rename. Errors that the engine knows come back as data: through
     Ray Data's own exceptions their class would be lost."""
     try:
+        work.report.begin()
         work.place.arrive()
         for folder in work.folders:
             folder.mkdir(exist_ok=True)  # there already on every node that sees the driver's

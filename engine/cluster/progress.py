@@ -29,13 +29,15 @@ MOST_SHOWN = 6  # subjects in a plain line
 
 @dataclasses.dataclass
 class Running:
-    """A stage under way: of which subject (a model, mostly), what kind of work, how far it is and a note."""
+    """A stage that was asked for: of which subject (a model, mostly), what kind of work, how far it is, a note, and
+    whether a worker is at it or it waits."""
 
     subject: str
     kind: str
     total: float
     done: float = 0.0
     note: str = ""
+    begun: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {self.done:.0f}/{self.total:.0f}"
@@ -116,7 +118,7 @@ class Progress:
                 self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=ray_cluster.ANYWHERE).remote()
             self.subjects.setdefault(subject, "")
             self.running[key] = Running(subject, kind, total)
-            self.time_left.begin(key, subject, kind, amount)
+            self.time_left.ask(key, subject, kind, amount)
         try:
             yield Reporter(self.board, key)
         finally:
@@ -172,16 +174,21 @@ class Progress:
             return
         with self.lock:
             for key, running in self.running.items():
-                running.done, running.note = state.get(key, (0.0, ""))
+                if key not in state:
+                    continue
+                running.begun = True
+                running.done, running.note = state[key]
+                self.time_left.begin(key)
                 if running.total:
                     self.time_left.advance(key, running.done / running.total)
 
     def _states(self) -> list[tuple[str, list[Running], str]]:
-        """By subject: what runs, and what became of it, else that it waits."""
+        """By subject: what workers are at, and what became of it, else that it waits."""
         with self.lock:
             under_way: dict[str, list[Running]] = {}
             for each in self.running.values():
-                under_way.setdefault(each.subject, []).append(each)
+                if each.begun:
+                    under_way.setdefault(each.subject, []).append(each)
             return [(name, under_way.get(name, []), said or "waits") for name, said in self.subjects.items()]
 
     def _left(self) -> str:

@@ -24,6 +24,10 @@ class Report(Protocol):
 
     def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None: ...
 
+    def begin(self) -> None:
+        """A worker has begun: until then the work waits for its turn on the cluster."""
+        ...
+
     def stopping(self) -> bool:
         """Whether trainings are to save and stop; hardly waits."""
         ...
@@ -37,6 +41,7 @@ class Board:
     """What the workers have reported, held by a small actor: per label, per part, units of work done, and a note."""
 
     def __init__(self) -> None:
+        self.begun: set[str] = set()
         self.done: dict[str, dict[str, float]] = {}
         self.notes: dict[str, str] = {}
         self.rows: list[tuple[str, int, Row]] = []
@@ -48,6 +53,10 @@ class Board:
         if note:
             self.notes[label] = note
         return self.stopping
+
+    def begin(self, label: str) -> None:
+        """Note that a worker is at it."""
+        self.begun.add(label)
 
     def stop(self) -> None:
         """From now on every report is answered that trainings are to stop."""
@@ -63,8 +72,8 @@ class Board:
         return rows
 
     def read(self) -> dict[str, tuple[float, str]]:
-        """By label: units of work done, and the latest note."""
-        return {label: (sum(parts.values()), self.notes.get(label, "")) for label, parts in self.done.items()}
+        """By label of what has begun: units of work done, and the latest note."""
+        return {label: (sum(self.done.get(label, {}).values()), self.notes.get(label, "")) for label in self.begun}
 
 
 class Reporter:
@@ -91,6 +100,9 @@ class Reporter:
             self.last = time.monotonic()
             self.answer = self.board.put.remote(self.label, self.part, done, note).future()
 
+    def begin(self) -> None:
+        self.board.begin.remote(self.label)
+
     def stopping(self) -> bool:
         """Whether a report was answered so. The last one, often just made, is given ANSWER_SECONDS."""
         self._hear(ANSWER_SECONDS)
@@ -110,6 +122,9 @@ class Silent:
     """A Report that tells nobody."""
 
     def __call__(self, done: float, note: str = "", force: bool = False, row: Row | None = None) -> None:
+        pass
+
+    def begin(self) -> None:
         pass
 
     def stopping(self) -> bool:

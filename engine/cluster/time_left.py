@@ -1,7 +1,8 @@
 """How long the rest of a run takes: from the work that is planned and the time that work of each kind has taken so far.
 
 Amounts of planned work come in by subject (a model) and kind (training, sampling), each kind in a unit of its own; then
-what begins, how far it is, and what ends. Seconds come out. Knows nothing of what the work is or who does it.
+what is asked for, what begins, how far it is, and what ends. Seconds come out. Knows nothing of what the work is or who
+does it.
 
 Two bounds are known of work in chains, one a subject (Graham 1966): it takes at least the whole work at the machine's
 full speed, and at least its longest chain at a chain's own speed; it takes at most their sum. The machine's full speed
@@ -27,12 +28,13 @@ class _Piece:
     subject: str
     kind: str
     amount: float
+    begun: bool = False
     share: float = 0.0
     seconds: float = 0.0
 
 
 class TimeLeft:
-    """`plan`, then `begin`, `advance` and `end` of each piece of work by its key, and `finish` of a subject."""
+    """`plan`, then `ask`, `begin`, `advance` and `end` of each piece of work by its key, and `finish` of a subject."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -50,11 +52,17 @@ class TimeLeft:
         """What there is to do. Kinds that are not planned are taken to cost every subject the same time."""
         self.planned = planned
 
-    def begin(self, key: str, subject: str, kind: str, amount: float) -> None:
-        """A piece of `amount`, as planned for its kind, begins."""
-        self._share_time()
+    def ask(self, key: str, subject: str, kind: str, amount: float) -> None:
+        """A piece of `amount`, as planned for its kind, is asked for. While it waits for its turn it takes no time."""
         self.pieces[key] = _Piece(subject, kind, amount)
-        self.most_at_once = max(self.most_at_once, len(self.pieces))
+
+    def begin(self, key: str) -> None:
+        """Somebody is at the piece."""
+        piece = self.pieces.get(key)
+        if piece is not None and not piece.begun:
+            self._share_time()
+            piece.begun = True
+            self.most_at_once = max(self.most_at_once, len(self._under_way()))
 
     def advance(self, key: str, share: float) -> None:
         """So much of the piece, in 0..1, is done."""
@@ -103,7 +111,7 @@ class TimeLeft:
 
     def _one_after_the_other(self, chains: Mapping[str, float]) -> float:
         """When the last chain ends, those under way first, as many at once as there ever were."""
-        busy = {piece.subject for piece in self.pieces.values()}
+        busy = {piece.subject for piece in self._under_way()}
         ends = [0.0] * self.most_at_once
         for subject in sorted(chains, key=lambda each: each not in busy):
             heapq.heapreplace(ends, ends[0] + chains[subject])
@@ -112,7 +120,8 @@ class TimeLeft:
     def _add(self, piece: _Piece, share: float) -> None:
         amount = piece.amount * (share - piece.share)
         piece.share = share
-        self.worked[piece.kind] += amount
+        if piece.begun:
+            self.worked[piece.kind] += amount
         self.done[piece.subject, piece.kind] += amount
 
     def _shared(self, kind: str) -> float:
@@ -140,6 +149,10 @@ class TimeLeft:
     def _share_time(self) -> None:
         now = self.clock()
         passed, self.last = now - self.last, now
-        for piece in self.pieces.values():
+        under_way = self._under_way()
+        for piece in under_way:
             piece.seconds += passed
-            self.spent[piece.subject, piece.kind] += passed / len(self.pieces)
+            self.spent[piece.subject, piece.kind] += passed / len(under_way)
+
+    def _under_way(self) -> list[_Piece]:
+        return [piece for piece in self.pieces.values() if piece.begun]

@@ -74,7 +74,7 @@ class WeightsJob(Stage):
             runtime_env=worker_environment(self.portable),
         )
         place = open_workplace(work)
-        ray.get(task.remote(place, _change, self, work / "model"))
+        ray.get(task.remote(place, report.begin, _change, self, work / "model"))
         place.receive()
         return {}
 

@@ -54,7 +54,7 @@ class BaseModelJob(Stage):
             num_cpus=1, scheduling_strategy=ray_cluster.ANYWHERE, runtime_env=worker_environment(self.portable)
         )
         place = open_workplace(work)
-        ray.get(task.remote(place, self.benchmark.base_model, work / "model", self.seed))
+        ray.get(task.remote(place, report.begin, self.benchmark.base_model, work / "model", self.seed))
         place.receive()
         return {}
 

@@ -70,7 +70,7 @@ class ReferenceJob(Stage):
             scheduling_strategy=ray_cluster.ANYWHERE,
             runtime_env=worker_environment(self.portable, gpus),
         )
-        values = ray.get(task.remote(open_workplace(work), answer_logprobs, self, gpus > 0))
+        values = ray.get(task.remote(open_workplace(work), report.begin, answer_logprobs, self, gpus > 0))
         (work / "logprobs.json").write_text(json.dumps(values))
         return {"examples": len(values)}
 

@@ -74,8 +74,12 @@ class Workplace:
         return f"result{self.token}-"  # what a killed driver's workers delivered is not mixed with ours
 
 
-def at_work(place: Workplace, function: Callable[..., Any], *arguments: object) -> Any:  # as Ray types a task
-    """Of a worker: `function` of these arguments, with what it reads at hand, and what it writes delivered."""
+def at_work(
+    place: Workplace, begin: Callable[[], None], function: Callable[..., Any], *arguments: object
+) -> Any:  # as Ray types a task
+    """Of a worker: `function` of these arguments, with what it reads at hand, and what it writes delivered. begin: says
+    that a worker is at it."""
+    begin()
     place.arrive()
     result = function(*arguments)
     place.deliver()

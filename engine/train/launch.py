@@ -122,7 +122,7 @@ def run_training(job: TrainJob, work: Path, report: Report) -> JsonObject:
             runtime_env=worker_environment(job.portable, gpus),
         )
         try:
-            facts = ray.get(task.remote(place, train_alone, job, str(work), report))
+            facts = ray.get(task.remote(place, report.begin, train_alone, job, str(work), report))
             place.receive()
         except ray.exceptions.RayTaskError as error:
             known = isinstance(error.cause, (*ENDS, StorageError))
@@ -227,5 +227,6 @@ def train_sharded(job: TrainJob, work: Path, given: Report, device: str, rank: i
     apart = "two_gradients" in make_method(job.method).needs
     backend = DeepSpeedBackend(job.model, job.settings, accumulation(job.settings), device, job.seed, rank, apart)
     report = given if rank == 0 else Silent()
+    report.begin()
     checked = Claim(work).checked(report) if rank == 0 else report
     return train_loop(job, backend, Worker(rank, work, checked, report.stopping, RayTrainCheckpoints(rank)))

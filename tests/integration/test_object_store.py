@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.cli import main
+from engine.cluster.reporter import Silent
 from engine.errors import StorageError, UserError
 from engine.store import replica
 from engine.store.manifest import digest_of
@@ -219,7 +220,7 @@ def test_what_a_worker_of_another_node_made_reaches_the_driver(s3, machine, tmp_
         other = Workplace(
             str(elsewhere / work.relative_to(here.root)), replica.Mirror(here.url, str(elsewhere)), place.token
         )
-        at_work(other, write_model, Path(other.folder))
+        at_work(other, Silent().begin, write_model, Path(other.folder))
         place.receive()
         return {}
 
@@ -231,7 +232,7 @@ def test_what_a_worker_of_another_node_made_reaches_the_driver(s3, machine, tmp_
 def test_a_worker_on_the_drivers_disk_delivers_nothing(s3, machine):
     def build(work):
         place = open_workplace(work)
-        at_work(place, write_model, work)
+        at_work(place, Silent().begin, write_model, work)
         assert not remote(s3).sizes("train")
         return {}
 

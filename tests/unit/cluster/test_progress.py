@@ -11,8 +11,9 @@ from engine.cluster.progress import Progress, Running, clock_time
 def progress():
     shown = Progress()
     shown.plan({"target": {"sample": 4.0}, "npo": {"sample": 4.0}, "rmu": {"sample": 4.0}})
-    shown.running["train npo"] = Running("npo", "train", 60, 20, "loss 1.5")
-    shown.running["sample npo T1-p1"] = Running("npo", "sample", 15, 4)
+    shown.running["train npo"] = Running("npo", "train", 60, 20, "loss 1.5", begun=True)
+    shown.running["sample npo T1-p1"] = Running("npo", "sample", 15, 4, begun=True)
+    shown.running["train rmu"] = Running("rmu", "train", 60)  # asked for, not begun
     shown.finish("target")
     return shown
 
@@ -39,7 +40,7 @@ def test_many_models_at_once_stay_one_line():
     shown = Progress()
     for number in range(9):
         shown.subjects[f"m{number}"] = ""
-        shown.running[f"train m{number}"] = Running(f"m{number}", "train", 10)
+        shown.running[f"train m{number}"] = Running(f"m{number}", "train", 10, begun=True)
     assert shown._line().count("train") == 6
     assert "3 more at work" in shown._line()
 

@@ -15,13 +15,17 @@ class Clock:
         return self.now
 
 
-def played(pieces, cores, planned, step=0.5):
+def played(pieces, cores, planned, step=0.5, asked_at_once=False):
     """Estimates at each moment, and when all was done. pieces: (subject, kind, amount, seconds alone), begun in order,
-    at most as many at once as there are cores and each in time after the one before it of its subject."""
+    at most as many at once as there are cores and each in time after the one before it of its subject; asked for just
+    before that, or all at once."""
     clock = Clock()
     left = TimeLeft(clock)
     left.plan(planned)
     waiting, running, seen = list(enumerate(pieces)), {}, []
+    if asked_at_once:
+        for number, piece in waiting:
+            left.ask(str(number), *piece[:3])
     while waiting or running:
         busy = {pieces[number][0] for number in running}
         for number, piece in list(waiting):
@@ -29,7 +33,9 @@ def played(pieces, cores, planned, step=0.5):
                 busy.add(piece[0])
                 waiting.remove((number, piece))
                 running[number] = 0.0
-                left.begin(str(number), *piece[:3])
+                if not asked_at_once:
+                    left.ask(str(number), *piece[:3])
+                left.begin(str(number))
         clock.now += step
         for number in list(running):
             running[number] += step
@@ -61,9 +67,11 @@ def run_of(models, rng):
 
 @pytest.mark.parametrize("cores", [1, 2, 8])
 @pytest.mark.parametrize("seed", range(5))
-def test_after_a_third_it_is_never_off_by_more_than_twice(cores, seed):
+@pytest.mark.parametrize("asked_at_once", [False, True])
+def test_after_a_third_it_is_never_off_by_more_than_twice(cores, seed, asked_at_once):
     rng = random.Random(seed)
-    seen, end = played(*_with_cores(run_of([f"m{number}" for number in range(10)], rng), cores))
+    run = _with_cores(run_of([f"m{number}" for number in range(10)], rng), cores)
+    seen, end = played(*run, asked_at_once=asked_at_once)
     for now, seconds in seen:
         rest = end - now
         if now > end / 3 and rest > 8:
@@ -81,12 +89,14 @@ def test_nothing_is_told_before_work_of_each_kind_has_begun():
     left = TimeLeft(clock)
     assert left.seconds() is None
     left.plan({"a": {"train": 10.0, "sample": 10.0}})
-    left.begin("1", "a", "train", 10.0)
+    left.ask("1", "a", "train", 10.0)
+    left.begin("1")
     clock.now = 5.0
     left.advance("1", 0.5)
     assert left.seconds() is None  # nothing is known of sampling
     left.end("1")
-    left.begin("2", "a", "sample", 10.0)
+    left.ask("2", "a", "sample", 10.0)
+    left.begin("2")
     clock.now = 7.0
     left.advance("2", 0.5)
     assert left.seconds() == pytest.approx(2.0)
@@ -98,7 +108,8 @@ def test_what_was_found_finished_takes_no_time():
     left.plan({"a": {"sample": 10.0}, "b": {"sample": 10.0}, "c": {"sample": 10.0}})
     left.found("a", "sample", 10.0)
     left.finish("a")
-    left.begin("1", "b", "sample", 10.0)
+    left.ask("1", "b", "sample", 10.0)
+    left.begin("1")
     clock.now = 4.0
     left.end("1")
     assert left.seconds() == pytest.approx(4.0)
