@@ -104,7 +104,7 @@ def fan_out(
         ray_cluster.check_fits(workers, gpus, "sampling.workers")
     finished = set()
     for row in _dataset(
-        work, missing, workers, gpus, cpus or _cpus(units, workers, portable), portable, actors
+        work, missing, workers, gpus, _cpus(units, workers, cpus, portable), portable, actors
     ).iter_rows():
         if row["error"]:
             raise KNOWN_ERRORS[row["error"]](row["message"])
@@ -112,11 +112,11 @@ def fan_out(
     _check_all_here(work, missing, finished, units)
 
 
-def _cpus(units: int, workers: int | None, portable: bool) -> int:
+def _cpus(units: int, workers: int | None, cpus: int | None, portable: bool) -> int:
     """CPUs of each worker of a stage of so many units, those that a killed run left finished among them: the number of
-    threads decides last bits."""
-    if portable:
-        return 1
+    threads decides last bits. As given, but one where arithmetic is portable."""
+    if portable or cpus is not None:
+        return 1 if portable else cpus or 1
     at_once = min(units, workers or units, int(ray_cluster.resources()[0]))
     return max(1, min(MOST_CPUS, ray_cluster.cores_of_a_node(), int(ray_cluster.resources()[0]) // max(1, at_once)))
 

@@ -198,6 +198,7 @@ def parse_experiment(document: dict[str, object], source: str) -> Experiment:
         validated(TrainSection, experiment.model.finetune, f"{source}: model.finetune")
     _check_endpoint(experiment, source)
     _check_methods(experiment, source)
+    _check_adapters(experiment, source)
     _check_metrics(experiment, source)
     return experiment
 
@@ -239,6 +240,22 @@ def _check_methods(experiment: Experiment, source: str) -> None:
     for label in labels:
         if labels.count(label) > 1 or label in ("target", "retain"):
             raise UserError(f"{source}: methods: the name {label} is taken; give this method a `label` of its own")
+
+
+def _check_adapters(experiment: Experiment, source: str) -> None:
+    """UserError where methods would start from an adapter that cannot be started from."""
+    finetune = experiment.finetune_section
+    if finetune is None or finetune.lora is None or finetune.lora.merge:
+        return
+    for index, method in enumerate(experiment.methods):
+        settings = experiment.train_section(method)
+        if settings.zero_stage == 3:
+            why = f"methods[{index}] loads the target model in shards (ZeRO-3), into which no adapter can be merged"
+        elif settings.lora is not None and not settings.lora.merge and experiment.sampling.engine == "vllm":
+            why = "vLLM serves one adapter beside a whole model, not a method's adapter on the target's"
+        else:
+            continue
+        raise UserError(f"{source}: model.finetune.lora: {why}; set model.finetune.lora.merge: true")
 
 
 def _check_metrics(experiment: Experiment, source: str) -> None:

@@ -269,6 +269,7 @@ def reference_logprobs(
         section.system,
         options,
         max_length=MAX_LENGTH,
+        gpus=experiment.sampling.gpus or 0.0,
         portable=experiment.portable,
     )
     logprobs: dict[str, list[float]] = {}

@@ -31,11 +31,7 @@ def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32"
     logging.set_verbosity_error()
     present(source.path)
     if is_adapter(Path(source.path)):
-        path, revision = adapter_base(Path(source.path))
-        mirror = mirror_of(Path(source.path))
-        path = str(at_home(Path(path), Path(mirror.root))) if mirror is not None else path
-        base = load_model(ModelSource(path, "", revision, source.trust_remote_code), device, precision)
-        return merged(base, Path(source.path)).eval()
+        return merged(load_model(below(source), device, precision), Path(source.path)).eval()
     loader: Any = AutoModelForCausalLM  # typed as if it gave no loading info
     try:
         model, found = loader.from_pretrained(
@@ -58,6 +54,14 @@ def load_model(source: ModelSource, device: str = "cpu", precision: str = "fp32"
             "the weights of this configuration?"
         )
     return model.to(device).eval()
+
+
+def below(adapter: ModelSource) -> ModelSource:
+    """The model that an adapter folder was trained on, where it stands on this machine."""
+    path, revision = adapter_base(Path(adapter.path))
+    mirror = mirror_of(Path(adapter.path))
+    path = str(at_home(Path(path), Path(mirror.root))) if mirror is not None else path
+    return ModelSource(path, "", revision, adapter.trust_remote_code)
 
 
 def context_length(model: Any) -> int | None:

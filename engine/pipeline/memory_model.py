@@ -91,6 +91,15 @@ def model_size(source: ModelSource) -> ModelSize | None:
     return dataclasses.replace(size, parameters=counted) if counted else size
 
 
+def parameters_of(source: ModelSource) -> int:
+    """How many parameters a model has, by its files or else its configuration; 0 where neither says."""
+    folder = Path(source.path)
+    if folder.is_dir() and not is_adapter(folder) and (stored := stored_parameters(folder)):
+        return stored
+    size = model_size(source)
+    return 0 if size is None else size.parameters
+
+
 def _config_file(source: ModelSource) -> Path:
     if Path(source.path).is_dir():
         return Path(source.path) / "config.json"

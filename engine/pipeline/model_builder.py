@@ -210,6 +210,7 @@ class ModelBuilder:
                     model.system,
                     model.template_options or None,
                     max_length=settings.max_length,
+                    gpus=self.experiment.sampling.gpus or 0.0,
                     portable=self.experiment.portable,
                 )
                 if examples:

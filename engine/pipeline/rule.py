@@ -157,6 +157,7 @@ class Rule:
             self.base.system,
             self.base.template_options,
             max_length=settings.max_length,
+            gpus=self.experiment.sampling.gpus or 0.0,
             portable=self.base.portable,
         )
         return known + (read_reference(self.stages.run(f"{self.label} round {number}", job).path) if wanted else ())

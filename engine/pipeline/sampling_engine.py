@@ -6,7 +6,8 @@ Knows nothing of how either samples.
 from __future__ import annotations
 
 from engine.config.experiment import Experiment
-from engine.models.source import model_source, weights_of
+from engine.models.source import model_source
+from engine.pipeline.memory_model import parameters_of
 from engine.stages import sample_vllm
 
 # Above it vLLM's kernels outweigh what computing shared prefixes once saves: assumed, for nothing of the kind was
@@ -25,7 +26,7 @@ def engine_of(experiment: Experiment, on_gpus: bool) -> tuple[str, str]:
         return "exact", "vLLM is not installed"
     if not on_gpus:
         return "exact", "there is no GPU"
-    weights = 0.0 if path is None else weights_of(model_source(path, experiment.model.revision, identified=False))
+    weights = 0 if path is None else parameters_of(model_source(path, experiment.model.revision, identified=False))
     size = f"the model has {weights / 1e9:.1f} billion weights" if weights else "the model's size is not known here"
     return ("vllm", size) if weights >= LARGE else ("exact", f"{size}, vLLM is taken from {LARGE / 1e9:g} billion on")
 

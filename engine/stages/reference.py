@@ -16,7 +16,7 @@ from engine.jsonl import JsonObject
 from engine.models.chat_template import Options
 from engine.models.loading import worker_model
 from engine.models.source import ModelSource
-from engine.stages.base import Stage, fingerprint_examples, portable_inputs
+from engine.stages.base import Stage, fingerprint_examples, numerics, portable_inputs
 from engine.store.work_dir import at_work, open_workplace
 
 REFERENCE_VERSION = 4  # part of every such stage's fingerprint: raise it when the numbers change
@@ -25,8 +25,8 @@ REFERENCE_BATCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceJob(Stage):
-    """Answers whose log-probability under `model` is wanted, encoded as the training encodes them. portable: in
-    arithmetic that CPUs share (engine/cluster/numerics.py)."""
+    """Answers whose log-probability under `model` is wanted, encoded as the training encodes them. gpus: of the worker,
+    which computes in bfloat16 there. portable: in arithmetic that CPUs share (engine/cluster/numerics.py)."""
 
     model: ModelSource
     examples: tuple[Example, ...]
@@ -34,6 +34,7 @@ class ReferenceJob(Stage):
     system: str | None = None
     template_options: Options | None = None
     max_length: int = 512
+    gpus: float = 0.0
     portable: bool = False
     kind: ClassVar[str] = "reference"
     title: ClassVar[str] = "reference log-probabilities"
@@ -51,7 +52,7 @@ class ReferenceJob(Stage):
             **({"template_options": self.template_options} if self.template_options else {}),
             "max_length": self.max_length,
             "version": REFERENCE_VERSION,
-            **portable_inputs(self.portable),
+            **({"numerics": numerics(self.gpus, bf16=True)} if self.gpus else portable_inputs(self.portable)),
         }
 
     def run(self, work: Path, report: Report) -> JsonObject:
@@ -61,16 +62,15 @@ class ReferenceJob(Stage):
         from engine.cluster import ray_cluster
         from engine.cluster.numerics import worker_environment
 
-        gpus = 1.0 if ray_cluster.resources()[1] >= 1 else 0.0
         task = ray.remote(at_work).options(
             name="reference",
             num_cpus=1,
-            num_gpus=gpus,
+            num_gpus=self.gpus,
             max_retries=3,
             scheduling_strategy=ray_cluster.ANYWHERE,
-            runtime_env=worker_environment(self.portable, gpus),
+            runtime_env=worker_environment(self.portable, self.gpus),
         )
-        values = ray.get(task.remote(open_workplace(work), report.begin, answer_logprobs, self, gpus > 0))
+        values = ray.get(task.remote(open_workplace(work), report.begin, answer_logprobs, self, self.gpus > 0))
         (work / "logprobs.json").write_text(json.dumps(values))
         return {"examples": len(values)}
 

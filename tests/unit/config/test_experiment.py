@@ -187,3 +187,23 @@ def test_bfloat16_on_a_cpu_is_not_portable():
     document = {"name": "x", "benchmark": {"name": "fictional"}, "sampling": {"precision": "bf16"}}
     with pytest.raises(UserError, match="set numerics: native"):
         parse_experiment(document | {"numerics": "portable"}, "x.yaml").on_devices(0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("finetune", "train", "sampling", "refused"),
+    [
+        ({"lora": {}}, {"zero_stage": 3, "workers": 2}, {}, "in shards"),
+        ({"lora": {}}, {"lora": {}}, {"engine": "vllm"}, "one adapter beside a whole model"),
+        ({"lora": {"merge": True}}, {"zero_stage": 3, "workers": 2, "lora": {}}, {"engine": "vllm"}, None),
+        ({"lora": {}}, {"lora": {"merge": True}}, {"engine": "vllm"}, None),
+        ({"lora": {}}, {"lora": {}}, {}, None),
+    ],
+)
+def test_methods_start_from_an_adapter_only_where_that_can_be(finetune, train, sampling, refused):
+    document = {"benchmark": {"name": "fictional"}, "model": {"path": "m", "finetune": finetune}, "train": train}
+    document |= {"methods": [{"name": "npo"}], "sampling": sampling}
+    if refused is None:
+        parse_experiment(document, "x.yaml")
+        return
+    with pytest.raises(UserError, match=rf"{refused}.*; set model\.finetune\.lora\.merge: true"):
+        parse_experiment(document, "x.yaml")

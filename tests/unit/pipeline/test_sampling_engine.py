@@ -7,7 +7,8 @@ import pytest
 
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
-from engine.pipeline import sampling_engine
+from engine.models.source import ModelSource
+from engine.pipeline import memory_model, sampling_engine
 from engine.pipeline.identity import experiment_fingerprint
 from engine.stages import sample_vllm
 
@@ -27,18 +28,22 @@ def test_without_vllm_asking_for_it_is_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("installed", "on_gpus", "weights", "expected"),
+    ("installed", "on_gpus", "layers", "expected"),
     [
-        (False, True, 8e9, ("exact", "vLLM is not installed")),
-        (True, False, 8e9, ("exact", "there is no GPU")),
-        (True, True, 1e9, ("exact", "the model has 1.0 billion weights, vLLM is taken from 3 billion on")),
-        (True, True, 8e9, ("vllm", "the model has 8.0 billion weights")),
+        (False, True, 80, ("exact", "vLLM is not installed")),
+        (True, False, 80, ("exact", "there is no GPU")),
+        (True, True, 2, ("exact", "the model has 1.7 billion weights, vLLM is taken from 3 billion on")),
+        (True, True, 80, ("vllm", "the model has 18.7 billion weights")),
     ],
 )
-def test_auto_takes_vllm_for_a_large_model_on_gpus(monkeypatch, installed, on_gpus, weights, expected):
+def test_auto_takes_vllm_for_a_large_model_on_gpus(monkeypatch, tmp_path, installed, on_gpus, layers, expected):
+    """By its configuration, as a model of the hub has it here."""
+    shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"num_hidden_layers": layers, "vocab_size": 300_000, **shape}))
     monkeypatch.setattr(sample_vllm, "installed", lambda: installed)
-    monkeypatch.setattr(sampling_engine, "model_source", lambda *_, **__: None)  # no hub is asked
-    monkeypatch.setattr(sampling_engine, "weights_of", lambda source: weights)
+    monkeypatch.setattr(sampling_engine, "model_source", lambda path, *_, **__: ModelSource(path, ""))
+    monkeypatch.setattr(memory_model, "_config_file", lambda source: config)
     assert sampling_engine.engine_of(experiment(engine="auto"), on_gpus) == expected
 
 
