@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.cli import switch_reports_off
 from engine.config.experiment import Experiment, evaluation_of, load_experiment
+from engine.errors import UserError
 from engine.store.store import Store
 
 if TYPE_CHECKING:
@@ -96,4 +97,6 @@ def _experiment(given: Experiment | Path | str) -> Experiment:
 def _store(given: Where) -> Store:
     from engine.store.location import store_path
 
+    if not isinstance(given, Store | str | Path | None):
+        raise UserError(f"store: give a folder, s3://BUCKET/PREFIX or a leakatk.Store, found {given!r}")
     return given if isinstance(given, Store) else Store(store_path(given))

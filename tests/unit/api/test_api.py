@@ -110,6 +110,7 @@ def test_overrides_are_texts_or_values(tmp_path):
     ("mistake", "says"),
     [
         (lambda: leakatk.run("nowhere.yaml"), "nowhere.yaml: cannot be read"),
+        (lambda: leakatk.run("nowhere.yaml", store=5), "store: give a folder, .* found 5"),
         (lambda: leakatk.evaluate("m", benchmark="tofuu"), "did you mean 'tofu'"),
         (lambda: leakatk.evaluate("m", benchmark="tofu", set={"sampling.m": 1}), "unknown key 'sampling.m'"),
     ],
