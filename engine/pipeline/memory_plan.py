@@ -63,11 +63,7 @@ def plan(
     wanted = trainings(experiment, benchmark)
     items = []
     if size is not None:
-        distinct = {
-            each.settings.model_dump_json() + f"{each.graphs}{each.reference}{each.copies}{each.layers}": each
-            for each in wanted
-        }
-        items += [training_item(each, size, nodes) for each in distinct.values()]
+        items += [training_item(each, size, nodes) for each in _distinct(wanted)]
         if experiment.model.endpoint is None:
             items.append(sampling_item(experiment, size, nodes))
             if wants_likelihoods(benchmark) and experiment.sampling.tensor_parallel == 1:
@@ -80,6 +76,15 @@ def refuse(items: Sequence[Item]) -> None:
     for item in items:
         if item.fits == "no":
             raise UserError(str(item))
+
+
+def _distinct(wanted: Sequence[Training]) -> list[Training]:
+    """Those that take the same memory as one, under the names of all."""
+    alike: dict[str, list[Training]] = {}
+    for each in wanted:
+        key = each.settings.model_dump_json() + f"{each.graphs}{each.reference}{each.copies}{each.layers}"
+        alike.setdefault(key, []).append(each)
+    return [dataclasses.replace(some[0], label=", ".join(each.label for each in some)) for some in alike.values()]
 
 
 def training_item(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Item:
@@ -95,7 +100,8 @@ def training_item(training: Training, size: ModelSize, nodes: Sequence[Node]) ->
         host = memory.offloaded + PROCESS
         if host > _share(settings.workers, nodes):
             fits, need, have = "no", host, _share(settings.workers, nodes)
-    instead = tuple(_instead(training, size, nodes)) if fits in ("no", "tight") else ()
+    too_few = 0 < _gpus_of(nodes) < settings.workers  # which refuses it, whatever memory there is
+    instead = tuple(_instead(training, size, nodes)) if too_few or fits in ("no", "tight") else ()
     workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
     place = "a GPU each" if on_gpu else "on CPUs"
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
@@ -112,12 +118,14 @@ def _memory(training: Training, size: ModelSize, settings: TrainSection) -> Trai
 def _instead(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Iterator[str]:
     """Settings that would fit, as they are written in an experiment file, the mildest first."""
     settings = training.settings
-    gpus = sum(len(node.gpus) for node in nodes)
+    gpus = _gpus_of(nodes)
     most = gpus or int(sum(node.cores for node in nodes))
     more = max((count for count in range(1, most + 1) if settings.batch_size % count == 0), default=1)
-    spread = {"workers": max(more, settings.workers)}
+    spread: dict[str, object] = {"workers": more if gpus else max(more, settings.workers)}
+    fewer: dict[str, object] = spread if 0 < gpus < settings.workers else {}
     changes: list[dict[str, object]] = [
-        {"micro_batch_size": 1},
+        *([fewer] if fewer else []),
+        {"micro_batch_size": 1, **fewer},
         {"zero_stage": 2, **spread},
         {"zero_stage": 3, **spread},
         {"zero_stage": 3, "micro_batch_size": 1, **spread},
@@ -127,7 +135,8 @@ def _instead(training: Training, size: ModelSize, nodes: Sequence[Node]) -> Iter
             {"zero_stage": 2, "offload": "optimizer", "micro_batch_size": 1, **spread},
             {"zero_stage": 3, "offload": "parameters", "micro_batch_size": 1, **spread},
         ]
-    changes += [{"lora": {"rank": 16}}, {"lora": {"rank": 16}, "micro_batch_size": 1}]
+    if settings.lora is None:
+        changes += [{"lora": {"rank": 16}, **fewer}, {"lora": {"rank": 16}, "micro_batch_size": 1, **fewer}]
     for change in changes:
         try:
             tried = TrainSection.model_validate(settings.model_dump() | {"retain_batch_size": None} | change)
@@ -229,7 +238,11 @@ def disk_item(
 
 
 def _on_gpus(settings: TrainSection, nodes: Sequence[Node]) -> bool:
-    return sum(len(node.gpus) for node in nodes) >= settings.workers
+    return _gpus_of(nodes) >= settings.workers
+
+
+def _gpus_of(nodes: Sequence[Node]) -> int:
+    return sum(len(node.gpus) for node in nodes)
 
 
 def _room(workers: int, nodes: Sequence[Node]) -> float:

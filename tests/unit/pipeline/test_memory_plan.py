@@ -68,6 +68,20 @@ def test_what_is_proposed_instead_fits(size, settings, nodes):
         assert training_item(dataclasses.replace(training, settings=changed), size, nodes).fits == "yes", each
 
 
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_no_more_workers_than_there_are_gpus_are_proposed(gpus):
+    settings = TrainSection(batch_size=32, workers=8, zero_stage=3, precision="bf16", lora={"rank": 16})
+    item = training_item(Training("npo", settings, graphs=2), LLAMA_8B, [machine(gpus, 1000, 96)])
+    assert item.instead
+    assert all(f"workers: {gpus}}}" in each and "lora" not in each for each in item.instead)
+
+
+def test_trainings_that_take_the_same_memory_are_one_line_under_all_their_names():
+    asked, benchmark = experiment(methods=[{"name": "grad_diff"}, {"name": "simnpo"}, {"name": "rmu"}])
+    named = [item.what for item in plan(asked, benchmark, LLAMA_1B, [machine(1)]) if item.what.startswith("train")]
+    assert named == ["train grad-diff, simnpo", "train rmu"]
+
+
 def test_a_training_whose_states_are_too_large_is_refused_in_one_line():
     item = training_item(Training("npo", TrainSection(precision="bf16"), graphs=2), LLAMA_8B, [machine(8, 1000)])
     with pytest.raises(UserError, match=r"train npo: .*does not fit; would fit: .*zero_stage: 3") as refused:
