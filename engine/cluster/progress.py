@@ -87,7 +87,10 @@ class Progress:
         import ray
 
         deadline = time.monotonic() + patience
-        ray.get(self.board.stop.remote(), timeout=patience)
+        try:
+            ray.get(self.board.stop.remote(), timeout=patience)
+        except Exception:  # the cluster is gone: the last checkpoints stand
+            return
         while time.monotonic() < deadline:
             self._look()
             if not any(each.kind == TRAINING and each.done for each in list(self.running.values())):
@@ -112,10 +115,13 @@ class Progress:
         planned for the kind."""
         import ray
 
-        key, subject = f"{kind} {label}", _subject(label)
+        subject = _subject(label)
         with self.lock:
             if self.board is None:
-                self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=ray_cluster.ANYWHERE).remote()
+                self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=ray_cluster.here()).remote()
+            key = f"{kind} {label}"
+            while key in self.running:  # two may wait for the same stage
+                key += "+"
             self.subjects.setdefault(subject, "")
             self.running[key] = Running(subject, kind, total)
             self.time_left.ask(key, subject, kind, amount)
@@ -203,7 +209,8 @@ class Progress:
         counts = [
             f"{count} {said}"
             for said, count in (
-                ("done", sum(bool(self.subjects[name]) for name, _, _ in states)),
+                ("done", sum(said == "done" for _, _, said in states)),
+                ("failed", sum(said == "failed" for _, _, said in states)),
                 ("wait", sum(not running and said == "waits" for _, running, said in states)),
             )
             if count

@@ -14,9 +14,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SIGACTION_BYTES = 512  # more than the C library's struct sigaction takes
 ANYWHERE = "DEFAULT"  # scheduling: not in the placement group of the trial that asks, which holds next to nothing
@@ -111,6 +114,14 @@ def connected() -> bool:
     """Whether this process has joined a cluster; does not import Ray to find out, which another thread may do."""
     is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
     return is_initialized is not None and bool(is_initialized())
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """Scheduling: on the driver's own node, whose end is the run's."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def has_gpus() -> bool:

@@ -5,7 +5,6 @@ Knows nothing of how it is shown, or of what the work is.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
@@ -109,10 +108,15 @@ class Reporter:
         return self.told
 
     def _hear(self, patience: float) -> None:
-        if self.answer is not None:
-            with contextlib.suppress(TimeoutError):
-                self.told |= self.answer.result(patience)
-                self.answer = None
+        if self.answer is None:
+            return
+        try:
+            self.told |= self.answer.result(patience)
+        except TimeoutError:  # it may come during the next step
+            return
+        except Exception:  # the driver's node is gone, and the board with it: a worker elsewhere goes on unseen
+            pass
+        self.answer = None
 
     def of(self, part: str) -> Reporter:
         return Reporter(self.board, self.label, part)

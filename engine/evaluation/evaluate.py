@@ -23,12 +23,13 @@ from engine.leak.clusters import Clusters, clusters_of
 from engine.leak.estimator import Floats
 from engine.leak.per_prompt import PromptLeaks, leaks_of_scores
 from engine.leak.variance import sampling_half_width
-from engine.models.source import ModelSource
+from engine.models.source import ModelSource, weights_of
 from engine.reporting.results import answers_stage, generations_stage, scores_stage, tally
 from engine.stages.base import Stages
 from engine.stages.known_answers import AnswersJob, Known, known_answers
 from engine.stages.likelihood import Likelihoods, read_likelihoods
 from engine.stages.reference import ReferenceJob, read_reference
+from engine.stages.sample import unit_prompts
 from engine.stages.sample_endpoint import NO_LIKELIHOOD, Endpoint
 from engine.stages.score import GroupScores
 from engine.store.store import FinishedStage
@@ -139,7 +140,9 @@ def _answers(subject: Subject, sampling: Sampling) -> FinishedStage:
     """Answers whose exact probability bounds leak@k from below."""
     experiment, metric = subject.experiment, subject.benchmark.protocol.core_metric
     job = sample_job(on_exact_path(experiment), subject.benchmark, subject.model, sampling.decoding)
-    answers = AnswersJob(job, metric, experiment.metric_options.get(metric, {}), experiment.leak.beams)
+    beams, tokens = experiment.leak.beams, experiment.sampling.max_new_tokens or 1
+    units = unit_prompts(max(beams, 1), tokens, weights_of(subject.model), bool(experiment.sampling.gpus))
+    answers = AnswersJob(job, metric, experiment.metric_options.get(metric, {}), beams, units)
     return subject.stages.run(f"{subject.label} {sampling.decoding.name}", answers)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.cluster.progress import Progress
     from engine.config.experiment import Experiment
 
-PATIENCE_SECONDS = 80.0  # for trainings to reach the end of a step and save
+PATIENCE_SECONDS = 70.0  # for trainings to reach the end of a step and save
 RECORD_SECONDS = 20.0  # for MLflow
 MARK = "interrupted.json"
 
@@ -71,10 +71,12 @@ class Ending:
 
     def _end(self, number: int) -> None:
         try:
-            print("leakatk: asked to end; trainings save a checkpoint first", file=sys.stderr, flush=True)
+            self._mark(number)
+            first = "; trainings save a checkpoint first" if self.progress is not None else ""
+            print(f"leakatk: asked to end{first}", file=sys.stderr, flush=True)
             if self.progress is not None:
                 self.progress.stop_trainings(PATIENCE_SECONDS)
-            self._mark(number)
+            self._record()
             print(
                 "leakatk: interrupted; finished work is kept, the same command goes on from it",
                 file=sys.stderr,
@@ -94,7 +96,11 @@ class Ending:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         said = {"state": "interrupted", "signal": signal.Signals(number).name, "at": at, **self.run}
         write_atomic(folder / MARK, json.dumps(said | {"command": sys.argv}, indent=1))
-        recording = threading.Thread(target=_record, args=(self.run, folder, self.root), daemon=True)
+
+    def _record(self) -> None:
+        if self.run is None:
+            return
+        recording = threading.Thread(target=_record, args=(self.run, self._folder(), self.root), daemon=True)
         recording.start()
         recording.join(RECORD_SECONDS)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
 from benchmarks import BENCHMARKS
@@ -171,6 +171,7 @@ class _Run:
             names = [name for name, _ in built if compares or name != "retain"]
             self.stages.progress.plan(planned_work(self.experiment, self.benchmark, names))
             evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in built]
+            self._end_at_a_mistake(pool, [evaluation for _, _, evaluation in evaluated])
             rows: list[tuple[BuiltModel, Evaluation]] = []
             baseline: Evaluation | None = None
             for name, future, evaluation in evaluated:
@@ -186,6 +187,16 @@ class _Run:
         self.rows = rows
         self.target = next((row for row in rows if row[0].role == "target"), None)
         return [self._row(model, result, baseline) for model, result in rows], failed
+
+    def _end_at_a_mistake(self, pool: ThreadPoolExecutor, evaluations: Sequence[Future[Evaluation | None]]) -> None:
+        """Wait for all evaluations. The first error that ends the run is said and raised as soon as it is there; what
+        has begun is finished before the run ends, so that nothing of it is lost."""
+        for evaluation in as_completed(evaluations):
+            error = evaluation.exception()
+            if error is not None and not isinstance(error, DivergedError):
+                self.stages.progress.say(f"{error}; what is under way is finished first")
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise error
 
     def evaluated(self, models: Sequence[ModelResult]) -> list[EvaluatedModel]:
         """The models of `models()`, which gave these rows, with their evaluations."""

@@ -38,13 +38,14 @@ def trainable(config: Mapping[str, object], setting: Setting) -> None:
 
 
 def run_trial(values: Mapping[str, object], setting: Setting) -> Iterator[TrialReport]:
-    """Train and estimate: a report for each estimate. A failure is a report with its cause."""
+    """Train and estimate: a report for each estimate. What is wrong with the point is a report with its cause; what
+    is wrong with the cluster is raised, so that the trial runs again when the search goes on."""
     ray_cluster.data_context()
     with Progress(quiet=True) as progress:
         try:
             yield from _trial(values, setting, progress).reports()
-        except Exception as error:  # one trial's failure must not end the search
-            yield TrialReport.of_failure(_cause(error))
+        except (DivergedError, UserError) as error:
+            yield TrialReport.of_failure(str(error))
 
 
 def sample_further(values: Mapping[str, object], setting: Setting, rung: Rung) -> TrialReport:
@@ -52,8 +53,8 @@ def sample_further(values: Mapping[str, object], setting: Setting, rung: Rung) -
     with Progress(quiet=True) as progress:
         try:
             return _trial(values, setting, progress).at(rung)
-        except Exception as error:
-            return TrialReport.of_failure(_cause(error))
+        except (DivergedError, UserError) as error:
+            return TrialReport.of_failure(str(error))
 
 
 def _trial(values: Mapping[str, object], setting: Setting, progress: Progress) -> _Trial:
@@ -66,11 +67,6 @@ def _trial(values: Mapping[str, object], setting: Setting, progress: Progress) -
 def _store(root: str) -> Store:
     """One for the process: what it has verified once it need not read again."""
     return Store(root)
-
-
-def _cause(error: Exception) -> str:
-    expected = isinstance(error, DivergedError | UserError)
-    return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,6 +99,12 @@ class Stages:
                     return fill([stages[index] for index in works], list(works.values()), report)
             except ray.exceptions.RayTaskError as error:  # a user's mistake found by a worker stays one line
                 raise error.cause if isinstance(error.cause, UserError | StorageError) else error from None
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                raise UserError(
+                    f"{first.title} {label}: its worker was killed again and again, mostly for want of memory; what is "
+                    "finished is kept: run the same command with less at once, on more memory, or with the settings "
+                    "that `leakatk doctor` proposes"
+                ) from error
 
         finished = self.store.stages([(each.kind, each.inputs()) for each in stages], build, first.lazily)
         self.progress.found(first.title, label, sum(each.amount for at, each in enumerate(stages) if at not in filled))

@@ -45,24 +45,26 @@ LEAST_LOG_PROB = -25.0  # an answer below 1.4e-11 adds .014 to leak@k at k = 1e9
 class AnswersJob(Stage):
     """Answers to the probes of a sampling, under its decoding, that score above 0 by a metric with its options.
 
-    beams: width of the beam search, 0 = the reference answers alone.
+    beams: width of the beam search, 0 = the reference answers alone. prompts_a_unit: as much work as units of sampling.
     """
 
     sampling: SampleJob
     metric: str
     options: dict[str, object] = dataclasses.field(default_factory=dict)
     beams: int = 16
+    prompts_a_unit: int = UNIT_PROMPTS
     kind: ClassVar[str] = "answers"
     title: ClassVar[str] = "known answers"
 
     @property
     def units(self) -> int:
-        return -(-len(self.sampling.probes) // UNIT_PROMPTS)
+        return -(-len(self.sampling.probes) // self.prompts_a_unit)
 
     def inputs(self) -> JsonObject:
         own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": ANSWERS_VERSION}
         ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.bf16)
-        return self.sampling.prompting() | own | ties
+        units = {} if self.prompts_a_unit == UNIT_PROMPTS else {"prompts_a_unit": self.prompts_a_unit}
+        return self.sampling.prompting() | own | ties | units
 
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns seconds of work."""
@@ -83,7 +85,7 @@ class AnswersJob(Stage):
         """One row an answer: prompt_id, group, token_ids, logprob, response, score."""
 
         model, tokenizer = worker_model(self.sampling.model, self.sampling.gpus > 0, self.sampling.bf16)
-        probes = self.sampling.probes[unit * UNIT_PROMPTS : (unit + 1) * UNIT_PROMPTS]
+        probes = self.sampling.probes[unit * self.prompts_a_unit : (unit + 1) * self.prompts_a_unit]
         return _table(probes, found_answers(model, tokenizer, probes, self), tokenizer, self), ""
 
 

@@ -85,6 +85,11 @@ class EndpointJob(Stage):
     def units(self) -> int:
         return -(-len(self.probes) // unit_prompts(self.n))
 
+    @property
+    def amount(self) -> float:
+        """Tokens at most, as of a sampling."""
+        return float(len(self.probes) * self.n * self.max_new_tokens)
+
     def inputs(self) -> JsonObject:
         return {
             "endpoint": self.endpoint.identity,

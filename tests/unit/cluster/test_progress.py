@@ -53,3 +53,19 @@ def test_times_read_as_on_a_clock(seconds, said):
 def test_a_line_says_brackets_as_they_are(capsys):
     Progress().say("store /data/[old]/a: done")
     assert "store /data/[old]/a: done" in capsys.readouterr().err
+
+
+def test_two_may_wait_for_the_same_stage():
+    shown = Progress(quiet=True)
+    shown.board = object()  # no cluster
+    with shown.task("sample", "retain tolerance", 4):
+        with shown.task("sample", "retain tolerance", 4):
+            assert len(shown.running) == 2
+        assert len(shown.running) == 1
+    assert not shown.running
+
+
+def test_what_failed_is_not_called_done(progress):
+    progress.finish("npo", "failed")
+    progress.running.clear()
+    assert progress._line() == "1 done, 1 failed, 1 wait"

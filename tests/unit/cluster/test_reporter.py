@@ -59,3 +59,14 @@ def test_a_reporter_that_awaits_an_answer_can_be_sent_to_a_worker():
     told.board = "board"
     sent = pickle.loads(pickle.dumps(told))
     assert (sent.board, sent.label, sent.part, sent.answer) == ("board", "target train", "1", None)
+
+
+def test_work_goes_on_where_the_board_is_gone(board):
+    lost = Future()
+    lost.set_exception(RuntimeError("the board's node died"))
+    board.answers += [lost, answered(True)]
+    told = Reporter(board, "target train")
+    told(1)
+    assert not told.stopping()
+    told(2)
+    assert told.stopping()

@@ -18,7 +18,7 @@ from engine.config.experiment import parse_experiment
 class Trainings:
     def stop_trainings(self, patience):
         Path(sys.argv[1], "asked").touch()
-        time.sleep(float(sys.argv[2]))
+        time.sleep(float(sys.argv[2]))  # a negative time raises, as a cluster does that is gone
 
 experiment = parse_experiment({"name": "asked", "benchmark": {"name": "fictional"}}, "e.yaml")
 with Ending(Path(sys.argv[1])) as ending:
@@ -65,7 +65,15 @@ def test_a_second_signal_ends_at_once(tmp_path):
     run.communicate(timeout=50)
     assert run.returncode == 143
     assert time.monotonic() - clock < 30
-    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "runs" / "asked-01234567" / "interrupted.json").exists()
+
+
+def test_a_run_whose_cluster_is_gone_is_marked_all_the_same(tmp_path):
+    run = started(tmp_path, -1)
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=50)
+    assert run.returncode == 143
+    assert (tmp_path / "runs" / "asked-01234567" / "interrupted.json").exists()
 
 
 def test_a_run_that_begins_again_is_no_longer_marked(tmp_path):
