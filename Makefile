@@ -69,11 +69,13 @@ gemma: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --target build/gguf gguf==0.19.0
 	PYTHONPATH=build/gguf $(BIN)/python -m perf.gemma $(GEMMA)
 
-# The tests that are marked `long`, then every fault at random moments: the table of docs/faults.md. RUNS: seeds of each
+# The tests that are marked `long`, then every fault at random moments: the table of docs/faults.md. RUNS: seeds of each,
+# from FIRST_SEED on; outcomes add up in build/chaos.jsonl, so that many runs are several sittings
 RUNS ?= 3
+FIRST_SEED ?= 0
 chaos: .venv/installed-test
 	$(BIN)/python -m pytest -m long
-	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --write docs/faults.md
+	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --first-seed $(FIRST_SEED) --log build/chaos.jsonl --write docs/faults.md
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || python3 -m venv .venv

@@ -130,13 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="runs of each fault")
     parser.add_argument("--faults", help="only these, by their names in the table, with commas")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first run of each fault")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run of each fault")
     parser.add_argument("--log", type=Path, help="file of the outcomes, to go on from")
     parser.add_argument("--write", type=Path, help="page to put the table into")
     args = parser.parse_args(argv)
     names = chosen(args.faults)
     log = read_log(args.log)
-    todo = [(seed, name) for seed in range(args.seed, args.seed + args.runs) for name in names]
+    todo = [(seed, name) for seed in range(args.first_seed, args.first_seed + args.runs) for name in names]
     todo = [(seed, name) for seed, name in todo if not any(log_key(each) == (seed, name) for each in log)]
     for entry in run_faults(todo) if todo else ():
         log.append(entry)
