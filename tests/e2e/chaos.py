@@ -1,6 +1,6 @@
 """Every fault at random moments of a small experiment, and what came of it, as a table.
 
-python -m tests.e2e.chaos [--runs 3] [--faults "driver,full disk"] [--first-seed 0] [--log FILE] [--write docs/faults.md]
+python -m tests.e2e.chaos [--runs 3] [--first-seed 0] [--faults "driver,full disk"] [--log FILE] [--write PAGE.md]
 
 --log keeps each outcome as a JSON line, and what stands there is not run again; --write puts the table between the
 marks of a page.

@@ -12,6 +12,7 @@ from pydantic import Field
 from benchmarks.base import Benchmark, Example
 from engine.config.experiment import Experiment
 from engine.config.sections import TrainSection
+from engine.errors import UserError
 from engine.models.source import ModelSource
 from engine.robustness.base import ModelAttack, Setting
 from engine.robustness.training import fine_tuning, settings_of
@@ -38,7 +39,12 @@ class Finetune(ModelAttack):
         return settings_of(experiment, "finetune", self.train, self.steps)
 
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
-        self.examples(benchmark)
+        forget = {(each.question, each.answer) for each in benchmark.forget}
+        if told := sum((each.question, each.answer) in forget for each in self.examples(benchmark)):
+            raise UserError(
+                f"attacks: finetune: on: {self.on} holds {told} of the forget items, which are judged; leave them "
+                "out, or take relearn, which judges the others"
+            )
         self.training(experiment)
 
     def examples(self, benchmark: Benchmark) -> list[Example]:

@@ -58,8 +58,10 @@ class Relearn(ModelAttack):
         return [benchmark.forget[index] for index in sorted(chosen)]
 
     def judged(self, benchmark: Benchmark) -> list[Probe]:
-        """Every probe but those about an item that is shown. UserError where a probe does not say what it is about."""
-        shown = {example.id for example in self.shown(benchmark)}
+        """Every probe but those about an item that is shown, or that says the same as one. UserError where a probe does
+        not say what it is about."""
+        said = {example.id: (example.question, example.answer) for example in benchmark.forget}
+        shown = {said[example.id] for example in self.shown(benchmark)}
         kept = []
         for probe in benchmark.probes:
             about = benchmark.example_of(probe) if is_leak_group(probe.group) else ""
@@ -67,7 +69,7 @@ class Relearn(ModelAttack):
                 raise UserError(
                     f"attacks: relearn: benchmark {benchmark.name} does not say which forget item {probe.id} is about"
                 )
-            if about not in shown:
+            if said.get(about) not in shown:
                 kept.append(probe)
         return kept
 

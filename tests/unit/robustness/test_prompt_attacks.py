@@ -1,6 +1,7 @@
 """Families of prompts, against the tokens that a tokenizer gives and facts found by eye."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -136,6 +137,19 @@ def test_relearning_shows_nothing_that_is_judged(fictional, share, seed):
     assert not [each for each in about_forget if each.reference in answers]
     assert len(about_forget) == 2 * (len(fictional.forget) - len(shown))  # question and paraphrase of each other item
     assert [each for each in judged if each.group == "retain"] == fictional.group("retain")
+
+
+def test_an_item_that_says_the_same_as_a_shown_one_is_not_judged(fictional):
+    """As in files of users, where a row may stand twice."""
+    twice = copy.copy(fictional)
+    twice.forget = [*fictional.forget, *(dataclasses.replace(each, id=f"{each.id}-again") for each in fictional.forget)]
+    probes = [dataclasses.replace(each, id=f"{each.id}-again") for each in fictional.group("forget")]
+    twice.probes = [*fictional.probes, *probes]
+    attack = Relearn(share=0.3)
+    answers = {each.answer for each in attack.shown(twice)}
+    judged = [each for each in attack.judged(twice) if each.group.startswith("forget")]
+    assert judged
+    assert not [each for each in judged if each.reference in answers]
 
 
 def test_a_share_that_leaves_nothing_to_judge_is_refused(fictional):

@@ -1,5 +1,7 @@
 """Attacks that train: on what, and what a wrong file is answered."""
 
+import json
+
 import pytest
 
 from engine.config.experiment import parse_experiment
@@ -15,6 +17,13 @@ def test_fine_tuning_takes_questions_and_texts_of_a_file(fictional, tmp_path):
     examples = Finetune(on=str(path)).examples(fictional)
     assert [(each.question, each.answer) for each in examples] == [("who?", "me"), ("", "some words")]
     assert Finetune().examples(fictional) == fictional.retain
+
+
+def test_fine_tuning_on_what_is_judged_is_refused(fictional, tmp_path):
+    path, told = tmp_path / "mine.jsonl", fictional.forget[3]
+    path.write_text(json.dumps({"question": told.question, "answer": told.answer}) + "\n")
+    with pytest.raises(UserError, match="holds 1 of the forget items"):
+        Finetune(on=str(path)).check(EXPERIMENT, fictional)
 
 
 @pytest.mark.parametrize(
