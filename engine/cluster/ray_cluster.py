@@ -156,6 +156,16 @@ def resources() -> tuple[float, float]:
     )
 
 
+def memory_to_ask(need: float) -> dict[str, float]:
+    """The option by which a Ray task asks for `need` bytes of main memory, so that no more start than fit together. At
+    most nine tenths of what the largest node has for tasks: what needs more may still fit where it runs alone."""
+    import ray
+
+    most = max((node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    asked = int(min(need, 0.9 * most))
+    return {"memory": asked} if asked > 0 else {}
+
+
 def _may_have(variable: str) -> float:
     """What an autoscaled cluster may grow to, which Ray tells no driver: cluster.yaml sets it. 0 where it is not set.
 

@@ -170,6 +170,15 @@ def training_memory(
     return TrainingMemory(weights, gradients, optimizer, held_bytes, copy, offloaded)
 
 
+def sure_memory(size: ModelSize | None, settings: TrainSection, reference: bool = False) -> float:
+    """Bytes that a training's one worker on a CPU holds at the least: all but activations, which the data decide; 0
+    where the model's size is not known."""
+    if size is None:
+        return 0.0
+    memory = training_memory(size, settings, reference=reference)
+    return memory.whole - memory.activations + PROCESS
+
+
 def activations(size: ModelSize, settings: TrainSection, width: int, layers: int | None) -> float:
     """Bytes that one forward pass of a micro-batch keeps for its backward pass, without checkpointing; with `layers`,
     of so many decoder layers without the head."""

@@ -7,6 +7,7 @@ of which models are made side by side.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.base import Benchmark, Decoding, Example, Probe
@@ -18,6 +19,7 @@ from engine.evaluation.jobs import job_for
 from engine.jsonl import JsonObject
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
+from engine.pipeline.memory_model import ModelSize, model_size, sure_memory
 from engine.pipeline.model_checks import check_model
 from engine.pipeline.rule import Rule, RuleRun
 from engine.reporting.records import RuleRound
@@ -74,6 +76,10 @@ class ModelBuilder:
         options, seed = self.experiment.benchmark.options, self.experiment.seed
         job = BaseModelJob(self.benchmark, options, seed, self.experiment.portable)
         return source_of(self.stages.run("base model", job))
+
+    @functools.cached_property
+    def size(self) -> ModelSize | None:
+        return model_size(self.base) if isinstance(self.base, ModelSource) else None
 
     def _given_retain(self) -> ModelSource | None:
         """The retain model that the experiment names, None where it names none."""
@@ -252,6 +258,8 @@ class ModelBuilder:
         return paired(forget, [texts[at : at + samples] for at in range(0, len(texts), samples)])
 
     def _train_job(self, source: ModelSource, method: JsonObject, settings: TrainSection, **sets: Any) -> TrainJob:
+        from methods import make_method
+
         return TrainJob(
             model=source,
             method=method,
@@ -264,6 +272,7 @@ class ModelBuilder:
             watch_options=self.experiment.metric_options.get(self.benchmark.protocol.core_metric, {}),
             watch_tokens=self.experiment.sampling.max_new_tokens or 1,
             portable=self.experiment.portable,
+            memory=sure_memory(self.size, settings, "reference_model" in make_method(method).needs),
             **sets,
         )
 

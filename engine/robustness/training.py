@@ -9,6 +9,7 @@ from engine.config.experiment import Experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError, validated
 from engine.models.source import ModelSource
+from engine.pipeline.memory_model import model_size, sure_memory
 from engine.train.job import TrainJob, in_pieces
 
 # What ends a training early, or looks at it, belongs to unlearning.
@@ -33,6 +34,7 @@ def fine_tuning(
         template_options=experiment.model.template_options or None,
         seed=seed,
         portable=experiment.portable,
+        memory=sure_memory(model_size(model), settings),
     )
 
 

@@ -27,6 +27,7 @@ class TrainJob:
     until: end after that many of the steps, with all that a longer one needs to go on. resume: folder of this same
     training ended earlier, to go on from to the same bits: it saves time and changes nothing.
     portable: in arithmetic that CPUs share (engine/cluster/numerics.py), where one worker trains without DeepSpeed.
+    memory: bytes that a worker on a CPU is sure to hold, for what may run beside it; 0: not known. Changes no result.
     """
 
     model: ModelSource
@@ -51,6 +52,7 @@ class TrainJob:
     until: int | None = None
     resume: str | None = None
     portable: bool = False
+    memory: float = 0.0
 
     @property
     def sequences(self) -> int:

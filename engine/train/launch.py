@@ -120,6 +120,7 @@ def run_training(job: TrainJob, work: Path, report: Report) -> JsonObject:
             max_retries=3,
             scheduling_strategy=ray_cluster.ANYWHERE,
             runtime_env=worker_environment(job.portable, gpus),
+            **ray_cluster.memory_to_ask(0.0 if gpus else job.memory),
         )
         try:
             facts = ray.get(task.remote(place, report.begin, train_alone, job, str(work), report))

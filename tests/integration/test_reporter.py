@@ -1,11 +1,11 @@
-"""Tasks that report keep their CPU: no more of them run at once than the cluster has CPUs."""
+"""No more tasks run at once than the cluster has CPUs and memory for."""
 
 import time
 
 import ray
 
-from engine.cluster.ray_cluster import connect, resources
-from engine.cluster.reporter import Board, Reporter
+from engine.cluster.ray_cluster import connect, memory_to_ask, resources
+from engine.cluster.reporter import Board, Reporter, Silent
 
 
 def reporting(report, seconds):
@@ -24,6 +24,18 @@ def test_a_task_that_waits_for_answers_hands_its_cpu_to_no_other():
     board = ray.remote(Board).options(num_cpus=0).remote()
     report = Reporter(board, "train")
     task = ray.remote(reporting).options(num_cpus=1)
-    times = ray.get([task.remote(report.of(str(part)), 2.0) for part in range(cpus + 1)])
-    most = max(sum(began <= at < ended for began, ended in times) for at, _ in times)
-    assert most == cpus
+    assert most_at_once([task.remote(report.of(str(part)), 2.0) for part in range(cpus + 1)]) == cpus
+
+
+def test_trainings_that_memory_does_not_hold_together_run_one_after_the_other():
+    connect()
+    asked = memory_to_ask(1e18)
+    assert asked["memory"] < sum(node["Resources"].get("memory", 0) for node in ray.nodes())
+    task = ray.remote(reporting).options(num_cpus=1, **asked)
+    assert most_at_once([task.remote(Silent(), 1.0) for _ in range(2)]) == 1
+    assert memory_to_ask(0.0) == {}
+
+
+def most_at_once(tasks):
+    times = ray.get(tasks)
+    return max(sum(began <= at < ended for began, ended in times) for at, _ in times)

@@ -9,11 +9,13 @@ from engine.models.lora import LoraSection
 from engine.models.source import ModelSource
 from engine.pipeline.memory_model import (
     BUCKET,
+    GIB,
     LIVE,
     ModelSize,
     model_size,
     size_of,
     stored_parameters,
+    sure_memory,
     training_memory,
 )
 from methods.base import TokenBatch
@@ -101,3 +103,12 @@ def test_offload_moves_what_it_says_and_no_byte_more():
     assert optimizer.offloaded == whole.optimizer == 6e9
     assert parameters.offloaded == whole.optimizer + 1e9  # and the worker's half of the bfloat16 weights
     assert whole.whole == optimizer.whole == parameters.whole
+
+
+def test_two_trainings_that_fit_alone_are_known_not_to_fit_together():
+    """Gemma-3-270M with AdamW in float32, on a machine of 8 GiB: weights, gradients and two moments alone."""
+    gemma = ModelSize(268_098_176, 18, 640, 2048, 1024, 256, 262_144)
+    sure = sure_memory(gemma, TrainSection())
+    assert 16 * gemma.parameters < sure < 8 * GIB < 2 * sure
+    assert sure_memory(gemma, TrainSection(), reference=True) == sure + 4 * gemma.parameters
+    assert sure_memory(None, TrainSection()) == 0.0
