@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from engine.leak.clusters import clusters_of
+from engine.leak.curve import leak_curve
 from engine.leak.intervals import (
     _degrees,
     contrast,
@@ -250,3 +251,22 @@ def test_errors_of_independent_models_add_for_these_very_prompts():
     low, high = difference.ends(0.05)
     assert low[0] <= 0.1 - 1.95 * difference.error[0]
     assert high[0] >= 0.1 + 1.95 * difference.error[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_p_value_is_the_smallest_share_of_misses_whose_interval_leaves_zero_out(seed):
+    """At every k of a curve, whose ends depend on each other."""
+    rng = np.random.default_rng(seed)
+    model, retain = rng.beta(0.3, 2, (40, 64)), rng.beta(0.2, 3, (40, 64))
+    if seed % 2:
+        model, retain = (model > 0.7).astype(float), (retain > 0.8).astype(float)
+
+    def curve(confidence):
+        clusters = np.repeat(np.arange(10), 4)
+        return leak_curve(model, confidence=confidence, retain_scores=retain, clusters=clusters)
+
+    p = curve(0.95).excess_p_value
+    for column, each in enumerate(p):
+        wider, narrower = curve(1 - 0.99 * each), curve(1 - min(1.01 * each, 1 - 1e-9))
+        assert wider.excess_low[column] <= 0 <= wider.excess_high[column]
+        assert narrower.excess_low[column] > 0 or narrower.excess_high[column] < 0
