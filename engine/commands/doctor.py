@@ -32,12 +32,13 @@ def run(args: argparse.Namespace) -> int:
     from engine.cluster.hardware import node_of
     from engine.config.experiment import load_experiment
     from engine.pipeline.preflight import examine
+    from engine.robustness.runner import Attacks
     from engine.store.location import store_path
     from engine.store.store import Store
 
     experiment = load_experiment(args.experiment, args.set) if args.experiment else None
     imagined = node_of(args.gpus) if args.gpus else None
-    checks = examine(Store(store_path(args.store)), experiment, imagined)
+    checks = examine(Store(store_path(args.store)), experiment, imagined, Attacks().trainings)
     failed = any(check.state == "no" for check in checks)
     if args.json:
         print(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(check) for check in checks]}))

@@ -28,7 +28,7 @@ from engine.pipeline.memory_model import (
     sampling_memory,
     training_memory,
 )
-from engine.pipeline.planned_parts import Training, model_samples, models_evaluated, trainings
+from engine.pipeline.planned_parts import Training, attack_trainings, model_samples, models_evaluated, trainings
 from engine.stages.likelihood import BATCH_LOGITS
 
 CONTEXT = 0.8 * GIB  # of a GPU's memory: CUDA's context and what its allocator cannot use
@@ -56,11 +56,17 @@ class Item:
 
 
 def plan(
-    experiment: Experiment, benchmark: Benchmark, size: ModelSize | None, nodes: Sequence[Node], kept: float = 0.0
+    experiment: Experiment,
+    benchmark: Benchmark,
+    size: ModelSize | None,
+    nodes: Sequence[Node],
+    kept: float = 0.0,
+    attacks: Sequence[TrainSection] = (),
 ) -> list[Item]:
     """The plan's Items: each distinct training, sampling, disk. experiment: with its protocol and devices filled in;
-    kept: bytes that the store holds already, of this experiment it may be."""
-    wanted = trainings(experiment, benchmark)
+    kept: bytes that the store holds already, of this experiment it may be; attacks: the settings of those that train.
+    """
+    wanted = trainings(experiment, benchmark) + attack_trainings(experiment, attacks)
     items = []
     if size is not None:
         items += [training_item(each, size, nodes) for each in _distinct(wanted)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from benchmarks.base import Benchmark
 from engine.config.experiment import Experiment
@@ -42,6 +43,12 @@ def trainings(experiment: Experiment, benchmark: Benchmark) -> list[Training]:
         sets = {"target": [*benchmark.finetune_forget, *benchmark.finetune_retain], "retain": benchmark.finetune_retain}
         found = [Training(name, finetune, steps=_steps(finetune, len(each))) for name, each in sets.items()]
     return found + [_of_method(experiment, each, len(benchmark.forget)) for each in experiment.methods]
+
+
+def attack_trainings(experiment: Experiment, sections: Sequence[TrainSection]) -> list[Training]:
+    """The trainings of attacks, each made on every model of the experiment's table."""
+    times = models_evaluated(experiment)
+    return [Training("an attack", section, steps=section.steps or 0, times=times) for section in sections]
 
 
 def _of_method(experiment: Experiment, section: MethodSection, examples: int) -> Training:

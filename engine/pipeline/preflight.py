@@ -1,7 +1,7 @@
 """Before anything runs on a machine or cluster: versions, store, Ray, GPUs and MLflow are looked over, and the plan.
 
-A store and maybe an experiment come in; Checks come out, each with what follows from it, or the plan, which is refused
-where it cannot fit. Starts no cluster; joins the one at RAY_ADDRESS.
+A store and maybe an experiment come in; Checks come out, each with what follows from it. Starts no cluster; joins the
+one at RAY_ADDRESS.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from engine.config.sections import ModelSection, TrainSection
 from engine.errors import UserError
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
-from engine.pipeline.memory_plan import CONTEXT, Item, gib, plan, refuse
+from engine.pipeline.memory_plan import CONTEXT, gib, plan
 from engine.pipeline.model_checks import check_metrics, check_model
+from engine.pipeline.run_plan import kept
 from engine.pipeline.sampling_engine import with_engine
 from engine.redact import redact
 from engine.store.store import Store
@@ -52,12 +53,17 @@ class Check:
     said: str
 
 
-def examine(store: Store, experiment: Experiment | None = None, imagined: Node | None = None) -> list[Check]:
+def examine(
+    store: Store,
+    experiment: Experiment | None = None,
+    imagined: Node | None = None,
+    attacks: Callable[[Experiment, Benchmark], Sequence[TrainSection]] | None = None,
+) -> list[Check]:
     """All checks, in the order in which one would look; with an imagined machine, only what an experiment needs of
-    it."""
+    it. attacks: gives the settings of the experiment's attacks that train."""
     if imagined is not None:
         checks = [_node(imagined), _largest([imagined])]
-        return checks + (_plan(experiment, store, [imagined], imagined=True) if experiment is not None else [])
+        return checks + (_plan(experiment, store, [imagined], attacks, imagined=True) if experiment is not None else [])
     checks = [_libraries(), _ray()]
     if checks[-1].state == "no":  # nothing can be asked of a cluster that does not answer
         return [*checks, _store(store), _mlflow(store)]
@@ -68,53 +74,8 @@ def examine(store: Store, experiment: Experiment | None = None, imagined: Node |
         checks.append(Check("store", "no", f"{store.root} is not seen by {', '.join(blind)}; mount it on every node"))
     checks += [_store(store), _mlflow(store), _gpus(machines), _largest(machines)]
     if experiment is not None:
-        checks += _plan(experiment, store, machines)
+        checks += _plan(experiment, store, machines, attacks)
     return checks
-
-
-def planned(experiment: Experiment, benchmark: Benchmark, base: ModelSource | None, store: Store) -> list[Item]:
-    """The plan on the nodes of the cluster in use. UserError where a node does not see the store."""
-    machines = nodes(store.root)
-    if store.mirror is None:  # an object store is reached from every node, through a folder of its own
-        check_store_visible(machines, store.root)
-    endpoint = experiment.model.endpoint is not None
-    size = model_size(base) if base is not None and not endpoint else None
-    return plan(experiment, benchmark, size, machines, kept(store.root))
-
-
-def check_store_visible(machines: Sequence[Node], root: Path) -> None:
-    """UserError unless every node sees the store."""
-    blind = [node.name for node in machines if node.disk is None]
-    if blind:
-        raise UserError(
-            f"store {root}: not seen by {', '.join(blind[:4])}; give a folder that every node of the cluster mounts, "
-            "by --store or LEAKATK_STORE"
-        )
-
-
-def announce(items: Sequence[Item], say: Callable[[str], None], whole: bool = False) -> None:
-    """Say the plan: in one line what fits, and line by line what may not, or all. UserError where something cannot."""
-    shown = [item for item in items if whole or item.fits != "yes"]
-    for item in shown:
-        say(f"plan: {item}")
-    refuse(items)
-    if fitting := [item for item in items if item not in shown]:
-        largest = max(fitting, key=lambda item: item.need / item.have if item.have else 0.0)
-        parts = f"all of {len(items)} parts fit" if not shown else f"the other {len(fitting)} parts fit"
-        have = f" of {gib(largest.have)}" if largest.have else ""
-        say(f"plan: {parts}, the tightest is {largest.what}, {gib(largest.need)}{have}; --plan shows each")
-
-
-def kept(root: Path) -> float:
-    """Bytes of the models and states in the store."""
-    total = 0
-    for folder, _, names in os.walk(root / "train"):
-        for name in names:
-            try:
-                total += os.lstat(Path(folder) / name).st_size
-            except OSError:  # gone since
-                continue
-    return float(total)
 
 
 def _libraries() -> Check:
@@ -248,7 +209,13 @@ def _check_model(path: str, revision: str | None, model: ModelSection, key: str)
     check_model(model_source(path, revision, model.trust_remote_code, key, identified=False), model, key)
 
 
-def _plan(experiment: Experiment, store: Store, machines: list[Node], imagined: bool = False) -> list[Check]:
+def _plan(
+    experiment: Experiment,
+    store: Store,
+    machines: list[Node],
+    attacks: Callable[[Experiment, Benchmark], Sequence[TrainSection]] | None,
+    imagined: bool = False,
+) -> list[Check]:
     """Whether the experiment fits; on an imagined machine nothing is asked of what is installed or loaded here."""
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     given = experiment.sampling.gpus
@@ -292,5 +259,6 @@ def _plan(experiment: Experiment, store: Store, machines: list[Node], imagined: 
     if size is None and model.endpoint is None:
         checks.append(Check("plan", "note", f"{model.path}: its size is not known here, so only the disk is planned"))
     states = {"yes": "yes", "tight": "note", "unknown": "note", "no": "no"}
-    items = plan(filled, benchmark, size, machines, kept(store.root))
+    training = attacks(filled, benchmark) if attacks is not None else ()
+    items = plan(filled, benchmark, size, machines, kept(store.root), training)
     return checks + [Check(f"plan: {each.what}", states[each.fits], str(each).partition(": ")[2]) for each in items]

@@ -28,8 +28,8 @@ from engine.pipeline.identity import experiment_fingerprint, folder_of
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import BuiltModel, ModelBuilder
 from engine.pipeline.model_checks import check_metrics
-from engine.pipeline.preflight import announce, planned
 from engine.pipeline.preparation import prepared
+from engine.pipeline.run_plan import announce, planned
 from engine.pipeline.sampling_engine import engine_of
 from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
 from engine.pipeline.work_plan import planned_work
@@ -95,8 +95,8 @@ def run(
     if experiment.methods and not benchmark.forget:
         raise UserError(f"benchmark {benchmark.name}: the forget set is empty; choose another split")
     asked, experiment = experiment, prepared(experiment, benchmark)
-    sections = attacker.trainings(experiment, benchmark) if attacker is not None else []
-    sections += [experiment.train_section(method) for method in experiment.methods]
+    attacks = attacker.trainings(experiment, benchmark) if attacker is not None else []
+    sections = attacks + [experiment.train_section(method) for method in experiment.methods]
     if experiment.finetune_section is not None:
         sections.append(experiment.finetune_section)
 
@@ -126,7 +126,9 @@ def run(
         stages = Stages(store, progress, prepare)
         builder = ModelBuilder(experiment, benchmark, stages)  # finds the base model before any work starts
         pending.append(builder.check)
-        pending.append(lambda: announce(planned(experiment, benchmark, builder.base, store), progress.say, whole_plan))
+        pending.append(
+            lambda: announce(planned(experiment, benchmark, builder.base, store, attacks), progress.say, whole_plan)
+        )
         under_way = _Run(experiment, benchmark, stages, builder)
         models, failed = under_way.models()
         if attacker is not None:

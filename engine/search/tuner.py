@@ -27,8 +27,8 @@ from engine.models.source import ModelSource
 from engine.pipeline.identity import experiment_fingerprint
 from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.model_checks import check_metrics
-from engine.pipeline.preflight import announce, planned
 from engine.pipeline.preparation import prepared, refuse_blind
+from engine.pipeline.run_plan import announce, planned
 from engine.robustness.base import Attack
 from engine.robustness.reading import attacks_of
 from engine.search.final_selection import sample_finalists

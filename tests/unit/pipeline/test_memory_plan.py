@@ -13,7 +13,7 @@ from engine.cluster.hardware import Gpu, Node, node_of, this_node
 from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
-from engine.pipeline import preflight
+from engine.pipeline import preflight, run_plan
 from engine.pipeline.memory_model import GIB, size_of
 from engine.pipeline.memory_plan import (
     disk_item,
@@ -80,6 +80,15 @@ def test_trainings_that_take_the_same_memory_are_one_line_under_all_their_names(
     asked, benchmark = experiment(methods=[{"name": "grad_diff"}, {"name": "simnpo"}, {"name": "rmu"}])
     named = [item.what for item in plan(asked, benchmark, LLAMA_1B, [machine(1)]) if item.what.startswith("train")]
     assert named == ["train grad-diff, simnpo", "train rmu"]
+
+
+def test_trainings_of_attacks_are_planned():
+    asked, benchmark = experiment()
+    plain, attacked = (
+        plan(asked, benchmark, LLAMA_1B, [machine(1)], attacks=attacks) for attacks in ([], [TrainSection(steps=50)])
+    )
+    assert [item.what for item in attacked if item not in plain] == ["train an attack", "disk of the store"]
+    assert attacked[-1].need == pytest.approx(plain[-1].need + 2 * 4 * LLAMA_1B.parameters)  # of two models
 
 
 def test_a_training_whose_states_are_too_large_is_refused_in_one_line():
@@ -228,7 +237,7 @@ def test_every_training_of_an_experiment_is_planned():
 def test_a_node_that_does_not_see_the_store_is_named(tmp_path):
     nodes = [machine(), dataclasses.replace(machine(), name="far", disk=None)]
     with pytest.raises(UserError, match="not seen by far"):
-        preflight.check_store_visible(nodes, tmp_path)
+        run_plan.check_store_visible(nodes, tmp_path)
 
 
 def test_this_machine_is_seen_as_the_system_says(tmp_path):
@@ -285,8 +294,8 @@ def test_a_run_that_cannot_fit_is_refused_before_any_work(tmp_path, base_model, 
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setattr(ray_cluster, "connect", lambda *_: None)
     monkeypatch.setattr(ray_cluster, "check_fits", lambda *_: None)
-    monkeypatch.setattr(preflight, "model_size", lambda _: LLAMA_8B)
-    monkeypatch.setattr(preflight, "nodes", lambda _: [machine(0, 16, 2)])
+    monkeypatch.setattr(run_plan, "model_size", lambda _: LLAMA_8B)
+    monkeypatch.setattr(run_plan, "nodes", lambda _: [machine(0, 16, 2)])
     assert main(["run", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "s")]) == 2
     said = capsys.readouterr().err
     assert "plan: train npo" in said
