@@ -1,8 +1,8 @@
 """How much work each model of an experiment is: what the time left of a run is told from.
 
 An experiment with its protocol, its benchmark and the names of its models come in; out come, by model, the sequences
-that are trained on and the tokens that are sampled at most, as engine.stages counts them (Stage.amount). Knows nothing
-of how long anything takes.
+that are trained on, the tokens that are sampled at most, the answers and the pairs whose probability is taken, as
+engine.stages counts them (Stage.amount). Knows nothing of how long anything takes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from benchmarks.base import Benchmark
+from benchmarks.base import Benchmark, is_leak_group
 from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection
+from engine.evaluation.benchmark_metrics import likelihood_examples, wants_likelihoods
 from engine.pipeline.planned_parts import Training, model_samples, trainings
+from engine.stages.known_answers import AnswersJob
+from engine.stages.likelihood import GRADIENT_PAIRS, LikelihoodJob
 
 
 def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -22,6 +25,7 @@ def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[
     requests = len(experiment.requests or (1,))
     by_label = {each.label: each for each in trainings(experiment, benchmark)}
     sections = {experiment.label(each): each for each in experiment.methods}
+    probabilities = _probabilities(experiment, benchmark)
     found = {}
     for name in models:
         label = re.sub(r"-request\d+$", "", name)
@@ -31,8 +35,24 @@ def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[
             amounts["train"] = _sequences(by_label[method], method in sections) / requests
         if method in sections and label == method:
             amounts["sample"] += _rounds(sections[method], len(benchmark.forget) / requests) * tokens
-        found[name] = amounts
+        found[name] = amounts | probabilities
     return found
+
+
+def _probabilities(experiment: Experiment, benchmark: Benchmark) -> dict[str, float]:
+    """What is taken of each model beside samples, where it is at hand: known answers, likelihoods."""
+    sampling = experiment.sampling
+    if experiment.model.endpoint is not None or sampling.tensor_parallel > 1:
+        return {}
+    sampled = [each for each in sampling.decoding or () if each.temperature > 0]
+    leaking = sum(is_leak_group(probe.group) for probe in benchmark.probes)
+    pairs, gradients = likelihood_examples(benchmark) if wants_likelihoods(benchmark) else ((), frozenset[str]())
+    options = sum(len(choice.options) for choice in benchmark.choices)
+    amounts = {
+        AnswersJob.title: float(leaking * (experiment.leak.beams + 1) * len(sampled)),
+        LikelihoodJob.title: float(len(pairs) + (GRADIENT_PAIRS - 1) * len(gradients) + options),
+    }
+    return {kind: amount for kind, amount in amounts.items() if amount}
 
 
 def _sequences(training: Training, unlearns: bool) -> float:

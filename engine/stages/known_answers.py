@@ -60,6 +60,11 @@ class AnswersJob(Stage):
     def units(self) -> int:
         return -(-len(self.sampling.probes) // self.prompts_a_unit)
 
+    @property
+    def amount(self) -> float:
+        """Answers that are followed: the reference and the beams of each probe."""
+        return float(len(self.sampling.probes) * (self.beams + 1))
+
     def inputs(self) -> JsonObject:
         own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": ANSWERS_VERSION}
         ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.bf16)

@@ -65,6 +65,11 @@ class LikelihoodJob(Stage):
     def units(self) -> int:
         return len(self.slices())
 
+    @property
+    def amount(self) -> float:
+        """Pairs, one with a gradient norm as many as take its time."""
+        return float(len(self.examples) + (GRADIENT_PAIRS - 1) * len(self.gradients))
+
     def slices(self) -> list[slice]:
         """The examples of each unit, by work: examples with gradients take longer."""
         begins, work = [0], 0
