@@ -1,10 +1,10 @@
 """TOFU's real text end to end: runs an example and writes its tables to a page of the docs.
 
     python -m perf.tofu small --path FOLDER_OR_HUB_NAME [--store FOLDER]
-    python -m perf.tofu gemma --path FOLDER_OR_HUB_NAME --model FOLDER [--store FOLDER]
+    python -m perf.tofu gemma --path FOLDER_OR_HUB_NAME --model FOLDER [--store FOLDER] [--methods npo,rmu]
 
 small: examples/tofu-small.yaml for forget10 and forget05, to docs/tofu-small.md. gemma: examples/tofu-gemma.yaml, to
-docs/tofu-gemma.md. Stages that are finished in the store are not run again.
+docs/tofu-gemma.md. Stages that are finished in the store are not run again. --methods: of the example's these alone.
 """
 
 from __future__ import annotations
@@ -81,27 +81,33 @@ def main() -> None:
     parser.add_argument("--path", default="locuslab/TOFU", help="TOFU")
     parser.add_argument("--model", help="the pretrained model's folder")
     parser.add_argument("--store", default="leakatk-store")
+    parser.add_argument("--methods", help="of the example's methods these alone, by their names in tables, with commas")
     args = parser.parse_args()
+    command = f"python -m perf.tofu {args.page} --path FOLDER_OF_TOFU"
+    command += f" --methods {args.methods}" if args.methods else ""
     page, changes = PAGES[args.page], [f"benchmark.path={args.path}"]
     if args.model:
         changes.append(f"model.path={args.model}")
     results = []
     for run in page.runs:
         experiment = load_experiment(ROOT / "examples" / f"{page.example}.yaml", [*changes, *run])
+        if args.methods:
+            chosen = [each for each in experiment.methods if experiment.label(each) in args.methods.split(",")]
+            experiment = experiment.model_copy(update={"methods": tuple(chosen)})
         results.append(run_experiment(experiment, Store(Path(args.store).resolve()), attacker=Attacks()).results)
     path = ROOT / "docs" / f"{page.example}.md"
     _, found, findings = path.read_text().partition(FINDINGS) if path.exists() else ("", "", "")
-    path.write_text(written(page, args.page, results) + (f"\n{found}{findings}" if found else ""))
+    path.write_text(written(page, command, results) + (f"\n{found}{findings}" if found else ""))
     print(path.read_text())
 
 
-def written(page: Page, name: str, results: Sequence[Results]) -> str:
+def written(page: Page, command: str, results: Sequence[Results]) -> str:
     """The page in Markdown."""
     first = results[0]
     values = {key: first.benchmark.get(key) for key in ("limit_authors", "forget_authors")}
     n = first.experiment["sampling"]["n"]
     sampled = f"leak@k by {first.core_metric} from {n} samples a prompt at T = 1, p = 1."
-    lines = [f"# {page.title}", "", machine(f"python -m perf.tofu {name} --path FOLDER_OF_TOFU"), ""]
+    lines = [f"# {page.title}", "", machine(command), ""]
     lines += [page.text.format(**values), "", f"{sampled} {COMMON}", "", page.reading, ""]
     for result in results:
         lines += _run(result, page.ks)
