@@ -75,6 +75,9 @@ class Meter:
         with self.path.open("a", encoding="utf-8") as stream:
             print(json.dumps(seen), file=stream)
 
+    def begin(self) -> None:
+        pass
+
     def stopping(self) -> bool:
         return False
 
