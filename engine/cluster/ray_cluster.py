@@ -133,14 +133,15 @@ def has_gpus() -> bool:
 
 
 def data_context() -> None:
-    """Quiet Ray Data, for the engine shows progress itself, and without memory budgets: a unit's output is on disk
-    before its task ends, and with budgets Ray Data starts one task alone until it has read the cluster's limits again,
-    a second later in every stage."""
+    """Quiet Ray Data, for the engine shows progress itself; patient, for a stage may wait for hours for its turn on the
+    cluster; and without memory budgets: a unit's output is on disk before its task ends, and with budgets Ray Data
+    starts one task alone until it has read the cluster's limits again, a second later in every stage."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # by default it fails what saw no unit end for half an hour
     context.op_resource_reservation_enabled = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
