@@ -45,6 +45,7 @@ greedy: ROUGE-L recall of the greedy answers. Excess is over the retain model, w
 ROUGE-L recall gives any sentence of the right form a part of its score, the excess does not. Its first interval is for
 authors like these (wide, for they are few), its second for these very questions. [What each metric is](metrics.md),
 [what the intervals say](statistics.md). One seed."""
+CONTROL = "npo-control took as many steps as RULE, without its samples."
 PAGES = {
     "small": Page(
         "tofu-small",
@@ -56,8 +57,8 @@ scratch, questions and paraphrased questions; then it is to forget some of them,
 ([examples/tofu-small.yaml](../examples/tofu-small.yaml); `make tofu-small` prints the same on the terminal).""",
         """\
 The target model should say its authors by heart and the retain model not guess them. Training stops at the first look
-at which greedy answers are below train.stop_at_greedy: the steps. npo-control took as many steps as RULE, without its
-samples. Real authors and world facts are left out of model utility: this model has never heard of them.""",
+at which greedy answers are below train.stop_at_greedy: the steps. Real authors and world facts are left out of model
+utility: this model has never heard of them.""",
         (("benchmark.split=forget10",), ("benchmark.split=forget05",)),
     ),
     "gemma": Page(
@@ -70,7 +71,7 @@ then made to forget {forget_authors} of them, all on two CPU cores
 ([examples/tofu-gemma.yaml](../examples/tofu-gemma.yaml)).""",
         """\
 Training of GradDiff, NPO and SimNPO stops at the first look at which greedy answers are below train.stop_at_greedy: the
-steps. npo-control took as many steps as RULE, without its samples. Utility: TOFU's model utility.""",
+steps. Utility: TOFU's model utility.""",
     ),
 }
 
@@ -109,6 +110,8 @@ def written(page: Page, command: str, results: Sequence[Results]) -> str:
     sampled = f"leak@k by {first.core_metric} from {n} samples a prompt at T = 1, p = 1."
     lines = [f"# {page.title}", "", machine(command), ""]
     lines += [page.text.format(**values), "", f"{sampled} {COMMON}", "", page.reading, ""]
+    if any(model.role == "control" for result in results for model in result.models):
+        lines += [CONTROL, ""]
     for result in results:
         lines += _run(result, page.ks)
     return "\n".join(lines)

@@ -88,6 +88,13 @@ def test_a_killed_task_is_retried_by_ray_and_no_other_unit_is_computed_again(tmp
     assert values(tmp_path / "units") == {f"00000{unit}": [{"unit": unit, "value": unit**2}] for unit in range(4)}
 
 
+def test_a_unit_may_take_longer_than_ray_data_waits_by_default(tmp_path, monkeypatch):
+    connect()
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 1.0)
+    fan_out(Logged(str(tmp_path / "log"), seconds=6.0), 1, tmp_path / "units", Silent())
+    assert computed(tmp_path / "log") == {0: 1}
+
+
 @dataclasses.dataclass(frozen=True)
 class Late:
     """A unit that is written, and whose worker is killed before Ray hears of it."""
