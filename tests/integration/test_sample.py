@@ -80,7 +80,7 @@ def test_a_model_that_has_diverged_is_named_as_that(job, base_model, tmp_path):
         sampled(lost, tmp_path / "out")
 
 
-class KillOnce:
+class KillOnce(Silent):
     """A reporter that kills the worker of one unit with SIGKILL, once, before the unit is reported."""
 
     def __init__(self, marker, unit="?"):
