@@ -104,10 +104,9 @@ def test_log_probabilities_are_the_models_own(job, drawn):
 def test_leak_at_k_is_the_exact_samplers_within_the_sampling_error(job, drawn, tmp_path):
     exact = SampleJob(**{field.name: getattr(job, field.name) for field in dataclasses.fields(SampleJob)})
     exact.run(tmp_path, Silent())
-    likeliest = np.bincount(np.array([row[0] for row in drawn["token_ids"].to_pylist() if row])).argsort()[-20:]
     means = []
-    for table in (drawn, read_units(tmp_path)):
-        hit = np.array([bool(row) and row[0] in likeliest for row in table["token_ids"].to_pylist()], dtype=float)
+    for table in (drawn, read_units(tmp_path)):  # leaks: tokens that neither's draws have chosen
+        hit = np.array([bool(row) and row[0] % 16 == 0 for row in table["token_ids"].to_pylist()], dtype=float)
         means.append(leak_at_k(hit.reshape(2, N), [1, 4]))
     assert np.abs(means[0] - means[1]).max() < 4 * np.sqrt(0.25 * 4 / N)
 
