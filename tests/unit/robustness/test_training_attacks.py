@@ -1,12 +1,16 @@
 """Attacks that train: on what, and what a wrong file is answered."""
 
 import json
+from concurrent.futures import Future
 
 import pytest
 
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
+from engine.models.source import model_source
 from engine.robustness.attacks.finetune import Finetune
+from engine.robustness.runner import _outcomes
+from engine.robustness.training import fine_tuning
 
 EXPERIMENT = parse_experiment({"benchmark": {"name": "fictional"}}, "test")
 
@@ -38,3 +42,21 @@ def test_fine_tuning_on_what_is_judged_is_refused(fictional, tmp_path):
 def test_a_mistake_is_one_line_before_any_work(fictional, options, message):
     with pytest.raises(UserError, match=message):
         Finetune(**options).check(EXPERIMENT, fictional)
+
+
+def test_an_attack_trains_in_the_models_own_prompt_format(fictional, base_model):
+    section = {"path": str(base_model), "template_options": {"enable_thinking": False}}
+    experiment = parse_experiment({"benchmark": {"name": "fictional"}, "model": section}, "test")
+    settings = Finetune(steps=3).training(experiment)
+    job = fine_tuning(experiment, settings, model_source(str(base_model)), fictional.retain[:2], 0)
+    assert job.template_options == {"enable_thinking": False}
+    assert job.settings.steps == 3
+
+
+def test_an_attack_that_cannot_be_made_on_a_model_leaves_the_others_standing():
+    made, refused = Future(), Future()
+    made.set_result(None)
+    refused.set_exception(UserError("attacks: interpolate: with: another architecture"))
+    outcomes, failed = _outcomes({("npo", "interpolate-0.2"): refused, ("npo", "quantize-nf4"): made})
+    assert outcomes == {("npo", "interpolate-0.2"): None, ("npo", "quantize-nf4"): None}
+    assert failed == {"npo interpolate-0.2": "attacks: interpolate: with: another architecture"}
