@@ -115,8 +115,10 @@ def fan_out(
 def _cpus(units: int, workers: int | None, cpus: int | None, portable: bool) -> int:
     """CPUs of each worker of a stage of so many units, those that a killed run left finished among them: the number of
     threads decides last bits. As given, but one where arithmetic is portable."""
-    if portable or cpus is not None:
-        return 1 if portable else cpus or 1
+    if portable:
+        return 1
+    if cpus is not None:
+        return cpus
     at_once = min(units, workers or units, int(ray_cluster.resources()[0]))
     return max(1, min(MOST_CPUS, ray_cluster.cores_of_a_node(), int(ray_cluster.resources()[0]) // max(1, at_once)))
 

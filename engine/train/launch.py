@@ -146,8 +146,10 @@ def gpus_a_worker(settings: TrainSection) -> float:
 def cpus_a_worker(settings: TrainSection, portable: bool = False) -> int:
     """CPUs, and threads, of a training worker: one where arithmetic is portable, else as set, else a quarter of a
     node's, for others train beside it."""
-    if portable or settings.cpus is not None:
-        return 1 if portable else settings.cpus or 1
+    if portable:
+        return 1
+    if settings.cpus is not None:
+        return settings.cpus
     return max(1, min(MOST_CPUS, ray_cluster.cores_of_a_node() // (4 * settings.workers)))
 
 
