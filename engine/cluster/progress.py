@@ -11,6 +11,7 @@ import dataclasses
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from engine.cluster.reporter import Board, Reporter, Row
 from engine.cluster.time_left import Planned, TimeLeft
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
     from rich.table import Table
 
 DRAW_SECONDS = 0.5
@@ -46,15 +48,22 @@ class Running:
 class Progress:
     """The driver's side. `with progress.task(kind, label, total) as reporter:` shows one stage while it runs.
 
-    on_row: called with (label, step, row) for every row that a worker reports.
+    on_row: called with (label, step, row) for every row that a worker reports. board: of another process, whose
+    `stop_trainings` stops the trainings that are shown here.
     """
 
-    def __init__(self, quiet: bool = False, on_row: Callable[[str, int, Row], None] | None = None) -> None:
+    def __init__(
+        self,
+        quiet: bool = False,
+        on_row: Callable[[str, int, Row], None] | None = None,
+        board: ActorHandle[Board] | None = None,
+    ) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
-        self.board: Any = None  # handle of the actor, which Ray types as a function's result
+        self.board: Any = board  # handle of the actor, which Ray types as a function's result
+        self.suffix = f" {uuid.uuid4().hex}" if board is not None else ""  # tells labels on one board apart
         self.on_terminal = self.console.is_terminal and not quiet
         self.lock = threading.Lock()
         self.subjects: dict[str, str] = {}  # every subject in order -> what became of it, once it is finished
@@ -79,9 +88,20 @@ class Progress:
         if self.on_terminal:
             self.view.stop()
 
+    def shared_board(self) -> ActorHandle[Board]:
+        """Where workers report, for the Progress of other processes."""
+        import ray
+
+        with self.lock:
+            if self.board is None:
+                self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=ray_cluster.here()).remote()
+            board: ActorHandle[Board] = self.board
+            return board
+
     def stop_trainings(self, patience: float) -> None:
-        """Ask every training under way to save and stop, and wait until they have, at most `patience` seconds: one that
-        has made no step, which may be waiting for a CPU, has nothing to save."""
+        """Ask every training under way to save and stop, those of processes that share the board too, and wait until
+        they have, at most `patience` seconds: one that has made no step, which may be waiting for a CPU, has nothing to
+        save."""
         if self.board is None:
             return
         import ray
@@ -89,13 +109,13 @@ class Progress:
         deadline = time.monotonic() + patience
         try:
             ray.get(self.board.stop.remote(), timeout=patience)
+            while time.monotonic() < deadline:
+                state: dict[str, tuple[float, str]] = ray.get(self.board.read.remote(), timeout=10)
+                if not any(label.startswith(f"{TRAINING} ") and done for label, (done, _) in state.items()):
+                    break
+                time.sleep(0.1)
         except Exception:  # the cluster is gone: the last checkpoints stand
             return
-        while time.monotonic() < deadline:
-            self._look()
-            if not any(each.kind == TRAINING and each.done for each in list(self.running.values())):
-                break
-            time.sleep(0.1)
 
     def plan(self, planned: Planned) -> None:
         """The work that is to come, by subject, in the order in which they are shown."""
@@ -113,21 +133,18 @@ class Progress:
     def task(self, kind: str, label: str, total: float, amount: float = 0.0) -> Iterator[Reporter]:
         """Show work of `total` units while the block runs. label: begins with the subject, one word. amount: as
         planned for the kind."""
-        import ray
-
-        subject = _subject(label)
+        board, subject = self.shared_board(), _subject(label)
         with self.lock:
-            if self.board is None:
-                self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=ray_cluster.here()).remote()
-            key = f"{kind} {label}"
+            key = f"{kind} {label}{self.suffix}"
             while key in self.running:  # two may wait for the same stage
                 key += "+"
             self.subjects.setdefault(subject, "")
             self.running[key] = Running(subject, kind, total)
             self.time_left.ask(key, subject, kind, amount)
         try:
-            yield Reporter(self.board, key)
+            yield Reporter(board, key)
         finally:
+            self.board.end.remote(key)
             with self.lock:
                 del self.running[key]
                 self.time_left.end(key)

@@ -57,6 +57,12 @@ class Board:
         """Note that a worker is at it."""
         self.begun.add(label)
 
+    def end(self, label: str) -> None:
+        """Forget what is no longer under way."""
+        self.begun.discard(label)
+        self.done.pop(label, None)
+        self.notes.pop(label, None)
+
     def stop(self) -> None:
         """From now on every report is answered that trainings are to stop."""
         self.stopping = True
@@ -71,7 +77,7 @@ class Board:
         return rows
 
     def read(self) -> dict[str, tuple[float, str]]:
-        """By label of what has begun: units of work done, and the latest note."""
+        """By label of what is under way: units of work done, and the latest note."""
         return {label: (sum(self.done.get(label, {}).values()), self.notes.get(label, "")) for label in self.begun}
 
 

@@ -38,6 +38,7 @@ class Ending:
         self.root = root
         self.progress: Progress | None = None
         self.run: JsonObject | None = None
+        self.folder: Path | None = None
         self.thread: threading.Thread | None = None
         self.before: dict[int, Any] = {}
 
@@ -53,15 +54,15 @@ class Ending:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def about(self, experiment: Experiment, fingerprint: str, progress: Progress) -> None:
-        """What runs: `experiment`, shown by `progress`; an older mark of it goes."""
-        self.progress = progress
+    def about(
+        self, experiment: Experiment, fingerprint: str, folder: Path, progress: Progress, search: bool = False
+    ) -> None:
+        """What runs in `folder`: `experiment`, or a search over it, shown by `progress`; an older mark of it goes."""
+        self.progress, self.folder = progress, folder
         self.run = {"name": experiment.name, "fingerprint": fingerprint, "benchmark": experiment.benchmark.name}
-        (self._folder() / MARK).unlink(missing_ok=True)
-
-    def _folder(self) -> Path:
-        assert self.run is not None
-        return self.root / "runs" / f"{self.run['name']}-{self.run['fingerprint'][:8]}"
+        if search:
+            self.run["search"] = folder.name
+        (folder / MARK).unlink(missing_ok=True)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.thread is not None:
@@ -89,18 +90,17 @@ class Ending:
     def _mark(self, number: int) -> None:
         from engine.store.files import write_atomic
 
-        if self.run is None:
+        if self.run is None or self.folder is None:
             return
-        folder = self._folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         said = {"state": "interrupted", "signal": signal.Signals(number).name, "at": at, **self.run}
-        write_atomic(folder / MARK, json.dumps(said | {"command": sys.argv}, indent=1))
+        write_atomic(self.folder / MARK, json.dumps(said | {"command": sys.argv}, indent=1))
 
     def _record(self) -> None:
-        if self.run is None:
+        if self.run is None or self.folder is None:
             return
-        recording = threading.Thread(target=_record, args=(self.run, self._folder(), self.root), daemon=True)
+        recording = threading.Thread(target=_record, args=(self.run, self.folder, self.root), daemon=True)
         recording.start()
         recording.join(RECORD_SECONDS)
 

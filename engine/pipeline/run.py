@@ -119,7 +119,7 @@ def run(
     folder = folder_of(store, experiment.name, identity)
     with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
         if ending is not None:
-            ending.about(experiment, identity, progress)
+            ending.about(experiment, identity, folder, progress)
         if asked.sampling.engine == "auto":
             engine, why = engine_of(asked, bool(experiment.sampling.gpus))
             progress.say(f"sampling.engine: {engine}, for {why}")

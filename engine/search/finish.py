@@ -60,7 +60,7 @@ def run_search(
     SIGTERM or ctrl-C, where this is the main thread: finished work is kept and the process ends. quiet: no progress.
     """
     with Ending(store.root) as ending:
-        result = search(experiment, space, store, quiet, whole_plan)
+        result = search(experiment, space, store, quiet, whole_plan, ending)
         best = result.best_experiment()
         winner = run(best, store, quiet=quiet, ending=ending, attacker=Attacks()) if best is not None else None
     best_file = write_best(best, result) if best is not None else None

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Benchmark
 from engine.cluster import ray_cluster
 from engine.cluster.progress import Progress
-from engine.errors import DivergedError, UserError
+from engine.errors import DivergedError, InterruptedTrainingError, UserError
 from engine.models.source import ModelSource
 from engine.pipeline.model_builder import ModelBuilder
 from engine.search.space import Rung
@@ -28,24 +30,36 @@ from engine.stages.base import Stages, source_of
 from engine.store.store import Store
 from engine.train.launch import train
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
-def trainable(config: Mapping[str, object], setting: Setting) -> None:
-    """What Ray Tune runs for each trial."""
+    from engine.cluster.reporter import Board
+
+ENDING_SECONDS = 300.0  # more than a search takes to end once it was asked to
+
+
+def trainable(config: Mapping[str, object], setting: Setting, board: ActorHandle[Board]) -> None:
+    """What Ray Tune runs for each trial. board: the search's, by which it tells trainings to save and stop."""
     from ray import tune
 
-    for report in run_trial(config, setting):
+    for report in run_trial(config, setting, board):
         tune.report(report.as_dict())
 
 
-def run_trial(values: Mapping[str, object], setting: Setting) -> Iterator[TrialReport]:
+def run_trial(
+    values: Mapping[str, object], setting: Setting, board: ActorHandle[Board] | None = None
+) -> Iterator[TrialReport]:
     """Train and estimate: a report for each estimate. What is wrong with the point is a report with its cause; what
     is wrong with the cluster is raised, so that the trial runs again when the search goes on."""
     ray_cluster.data_context()
-    with Progress(quiet=True) as progress:
+    with Progress(quiet=True, board=board) as progress:
         try:
             yield from _trial(values, setting, progress).reports()
         except (DivergedError, UserError) as error:
             yield TrialReport.of_failure(str(error))
+        except InterruptedTrainingError:
+            time.sleep(ENDING_SECONDS)  # the search is asked to end, and this process with it
+            raise
 
 
 def sample_further(values: Mapping[str, object], setting: Setting, rung: Rung) -> TrialReport:

@@ -25,6 +25,7 @@ from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
 from engine.models.source import ModelSource
 from engine.pipeline.identity import experiment_fingerprint
+from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preparation import prepared, refuse_blind
@@ -53,8 +54,18 @@ TRIAL_MEMORY = 200 * 2**20  # bytes; a trial only waits for its stages and takes
 PREFIX = "trial_"
 
 
-def search(experiment: Experiment, space: Space, store: Store, quiet: bool = False, whole_plan: bool = False) -> Search:
-    """Search, or go on with a search that was cut off. UserError where the cluster is too small for one trial."""
+def search(
+    experiment: Experiment,
+    space: Space,
+    store: Store,
+    quiet: bool = False,
+    whole_plan: bool = False,
+    ending: Ending | None = None,
+) -> Search:
+    """Search, or go on with a search that was cut off. UserError where the cluster is too small for one trial.
+
+    ending: told what there is to end where a signal asks for it.
+    """
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     experiment = prepared(experiment, benchmark)
@@ -68,6 +79,8 @@ def search(experiment: Experiment, space: Space, store: Store, quiet: bool = Fal
     ray_cluster.connect(distributed_training=True)
     at_once = concurrent_trials(space, experiment, attack)
     with Progress(quiet) as progress:
+        if ending is not None:
+            ending.about(experiment, identity, folder, progress, search=True)
         stages = Stages(store, progress, lambda: None)
         builder = ModelBuilder(experiment, benchmark, stages)
         check_metrics(experiment, benchmark)
@@ -137,7 +150,8 @@ def _tuned(setting: Setting, folder: Path, progress: Progress, at_once: int) -> 
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a kill can cost of Ray Tune's own account
     held = tune.PlacementGroupFactory([{"memory": TRIAL_MEMORY}])
-    runs = tune.with_resources(tune.with_parameters(trainable, setting=setting), held)
+    runs = tune.with_parameters(trainable, setting=setting, board=progress.shared_board())
+    runs = tune.with_resources(runs, held)
     folder.mkdir(parents=True, exist_ok=True)
     with _quiet_tune():
         if tune.Tuner.can_restore(str(folder)):

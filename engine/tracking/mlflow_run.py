@@ -44,6 +44,8 @@ def record_interrupted(run: Mapping[str, str], folder: Path, store_root: Path) -
     recorder = Recorder(store_root)
     tags = {"leakatk.recording": recording_of(folder), "leakatk.fingerprint": run["fingerprint"]}
     tags |= {"leakatk.benchmark": run["benchmark"], "leakatk.kind": "interrupted", "mlflow.source.name": "leakatk"}
+    if "search" in run:
+        tags["leakatk.search"] = run["search"]
     recorder.client.set_terminated(recorder.start(run["name"], tags), status="KILLED")
 
 

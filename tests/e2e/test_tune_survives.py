@@ -103,6 +103,27 @@ def test_a_search_whose_driver_is_killed_goes_on_with_the_same_command(search, t
 
 
 @pytest.mark.long
+def test_a_search_that_is_asked_to_end_saves_its_trainings_and_goes_on(search, tmp_path):
+    slow = SPACE["parameters"] | {"train.steps": {"choice": [100]}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SPACE | {"parameters": slow, "trials": 2}))
+    first = search()
+    while not list(tmp_path.glob("store/train/*.work/checkpoint/progress.json")):
+        assert first.poll() is None, (tmp_path / "said").read_text()[-3000:]
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=120)
+    said = (tmp_path / "said").read_text()
+    assert first.returncode == 143, said[-3000:]
+    assert "Traceback" not in said
+    (mark,) = (tmp_path / "store" / "tune").glob("*/interrupted.json")
+    assert json.loads(mark.read_text())["signal"] == "SIGTERM"
+    out, _ = search().communicate(timeout=400)
+    found = json.loads(out)
+    assert not any(each["failed"] for each in found["trials"])
+    assert not mark.exists()
+
+
+@pytest.mark.long
 def test_a_search_on_three_nodes_loses_one_and_finds_its_winner(search, tmp_path):
     from ray.cluster_utils import Cluster
 

@@ -1,6 +1,7 @@
 """Progress: a line a model on a terminal, one line in all elsewhere."""
 
 import re
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_a_line_says_brackets_as_they_are(capsys):
 
 def test_two_may_wait_for_the_same_stage():
     shown = Progress(quiet=True)
-    shown.board = object()  # no cluster
+    shown.board = MagicMock()  # no cluster
     with shown.task("sample", "retain tolerance", 4):
         with shown.task("sample", "retain tolerance", 4):
             assert len(shown.running) == 2

@@ -22,7 +22,7 @@ class Trainings:
 
 experiment = parse_experiment({"name": "asked", "benchmark": {"name": "fictional"}}, "e.yaml")
 with Ending(Path(sys.argv[1])) as ending:
-    ending.about(experiment, "0123456789abcdef", Trainings())
+    ending.about(experiment, "0123456789abcdef", Path(sys.argv[1], "runs", "asked-01234567"), Trainings())
     Path(sys.argv[1], "running").touch()
     time.sleep(120)
 print("not reached")
@@ -85,6 +85,6 @@ def test_a_run_that_begins_again_is_no_longer_marked(tmp_path):
     folder.mkdir(parents=True)
     (folder / MARK).touch()
     with Ending(tmp_path) as ending:
-        ending.about(experiment, "0123456789abcdef", None)
+        ending.about(experiment, "0123456789abcdef", folder, None)
     assert not (folder / MARK).exists()
     assert signal.getsignal(signal.SIGTERM) != ending._asked
