@@ -205,6 +205,16 @@ def likelihood_memory(size: ModelSize, logits: int, copies: int, half: bool) -> 
     return (size.parameters * copies + 3 * logits) * width
 
 
+def reference_memory(size: ModelSize, settings: TrainSection, logits: int, half: bool) -> float:
+    """Bytes of one worker that takes reference log-probabilities for a training: of many under ZeRO-3 its share of the
+    weights and what is gathered of them, else the whole model (in bfloat16: half); and a batch of `logits` numbers."""
+    if settings.zero_stage < 3 or settings.workers == 1:
+        return likelihood_memory(size, logits, 1, half)
+    width = 2 if settings.precision == "bf16" else 4
+    held = size.parameters / settings.workers + min(LIVE, size.parameters)
+    return (held + 3 * logits) * width
+
+
 def checkpoint_bytes(size: ModelSize, settings: TrainSection) -> float:
     """Disk of one training at its height: two checkpoints, for a new one is whole before the old one goes."""
     trained = size.adapter(settings.lora) if settings.lora is not None else size.parameters

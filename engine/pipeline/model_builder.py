@@ -29,6 +29,7 @@ from engine.stages.reference import ReferenceJob, read_reference
 from engine.stages.sample_endpoint import endpoint
 from engine.train.job import TrainJob, in_pieces
 from engine.train.launch import train
+from engine.train.sharded_reference import reference_stage
 
 if TYPE_CHECKING:
     from methods.base import Method
@@ -220,7 +221,8 @@ class ModelBuilder:
                     portable=self.experiment.portable,
                 )
                 if examples:
-                    reference[f"{name}_reference"] = read_reference(self.stages.run(f"{label} {name}", wanted).path)
+                    stage = self.stages.run(f"{label} {name}", reference_stage(wanted, settings))
+                    reference[f"{name}_reference"] = read_reference(stage.path)
         retain = in_pieces(self.benchmark.retain, source, settings) if "retain" in method.needs else ()
         utility = self.benchmark.group(self.benchmark.protocol.utility_group) if settings.eval_samples else []
         return self._train_job(

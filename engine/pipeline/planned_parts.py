@@ -21,8 +21,8 @@ GRADIENTS = 3  # that a step along two gradients holds: the two and their combin
 class Training:
     """One training of the experiment: its settings, forward passes held at once, whether a frozen model stands beside
     it, its steps, how often it is trained (RULE's rounds), whether its optimizer's state is kept, and how many numbers
-    more a trained weight each worker holds whole (two gradients, weights to come back to), and the decoder layers that
-    its loss runs (None: all, and the head)."""
+    more a trained weight each worker holds whole (two gradients, weights to come back to), the decoder layers that
+    its loss runs (None: all, and the head), and whether the target model's log-probabilities are taken before it."""
 
     label: str
     settings: TrainSection
@@ -33,6 +33,7 @@ class Training:
     keeps: bool = False
     copies: int = 0
     layers: int | None = None
+    logprobs: bool = False
 
 
 def trainings(experiment: Experiment, benchmark: Benchmark) -> list[Training]:
@@ -61,8 +62,18 @@ def _of_method(experiment: Experiment, section: MethodSection, examples: int) ->
     reference, steps = "reference_model" in needs, _steps(settings, examples)
     keeps = method.procedure == "rounds"
     copies = (GRADIENTS if "two_gradients" in needs else 0) + (1 if method.trained.radius else 0)
-    layers = method.trained.layers
-    return Training(experiment.label(section), settings, graphs, reference, steps, times, keeps, copies, layers)
+    return Training(
+        experiment.label(section),
+        settings,
+        graphs,
+        reference,
+        steps,
+        times,
+        keeps,
+        copies,
+        method.trained.layers,
+        "reference_logprob" in needs,
+    )
 
 
 def _steps(settings: TrainSection, examples: int) -> int:

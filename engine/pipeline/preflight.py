@@ -28,8 +28,9 @@ from engine.config.sections import ModelSection, TrainSection
 from engine.errors import UserError
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
-from engine.pipeline.memory_plan import CONTEXT, gib, plan
+from engine.pipeline.memory_plan import plan
 from engine.pipeline.model_checks import check_metrics, check_model
+from engine.pipeline.plan_items import CONTEXT, gib
 from engine.pipeline.run_plan import kept
 from engine.pipeline.sampling_engine import with_engine
 from engine.redact import redact

@@ -27,6 +27,7 @@ from engine.stages.score import group_scores
 from engine.store.store import FinishedStage
 from engine.train.job import TrainJob
 from engine.train.launch import train
+from engine.train.sharded_reference import reference_stage
 
 ROUND_SEED = 1_000_003  # rounds draw other samples than the evaluation does
 TRAINING_GROUP = "forget_training"
@@ -160,7 +161,11 @@ class Rule:
             gpus=self.experiment.sampling.gpus or 0.0,
             portable=self.base.portable,
         )
-        return known + (read_reference(self.stages.run(f"{self.label} round {number}", job).path) if wanted else ())
+        if not wanted:
+            return known
+        return known + read_reference(
+            self.stages.run(f"{self.label} round {number}", reference_stage(job, settings)).path
+        )
 
     def _continued(self, stage: FinishedStage, steps: int, number: int) -> TrainJob:
         """The base method's training going on from `stage`, at a constant learning rate."""

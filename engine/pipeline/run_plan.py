@@ -16,7 +16,8 @@ from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.models.source import ModelSource
 from engine.pipeline.memory_model import model_size
-from engine.pipeline.memory_plan import Item, gib, plan, refuse
+from engine.pipeline.memory_plan import plan, refuse
+from engine.pipeline.plan_items import Item, gib
 from engine.store.store import Store
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.base import Example
 from engine.cluster.reporter import Report
@@ -17,16 +18,22 @@ from engine.models.chat_template import Options
 from engine.models.loading import worker_model
 from engine.models.source import ModelSource
 from engine.stages.base import Stage, fingerprint_examples, numerics, portable_inputs
+from engine.stages.likelihood import BATCH_LOGITS
 from engine.store.work_dir import at_work, open_workplace
 
-REFERENCE_VERSION = 4  # part of every such stage's fingerprint: raise it when the numbers change
-REFERENCE_BATCH = 64
+if TYPE_CHECKING:
+    from engine.models.tokenization import Encoded, Tokenizer
+
+REFERENCE_VERSION = 5  # part of every such stage's fingerprint: raise it when the numbers change
+MOST_ROWS = 64  # of a batch, fewer where a vocabulary is large
+LOGPROBS = "logprobs.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceJob(Stage):
     """Answers whose log-probability under `model` is wanted, encoded as the training encodes them. gpus: of the worker,
-    which computes in bfloat16 there. portable: in arithmetic that CPUs share (engine/cluster/numerics.py)."""
+    which computes in bfloat16 there. portable: in arithmetic that CPUs share (engine/cluster/numerics.py). One worker
+    computes them: engine/train/sharded_reference.py has models that no one worker holds."""
 
     model: ModelSource
     examples: tuple[Example, ...]
@@ -71,33 +78,53 @@ class ReferenceJob(Stage):
             runtime_env=worker_environment(self.portable, self.gpus),
         )
         values = ray.get(task.remote(open_workplace(work), report.begin, answer_logprobs, self, self.gpus > 0))
-        (work / "logprobs.json").write_text(json.dumps(values))
+        (work / LOGPROBS).write_text(json.dumps(values))
         return {"examples": len(values)}
 
 
 def read_reference(folder: Path) -> tuple[float, ...]:
     """The log-probabilities of a finished reference stage, in the order of its examples."""
-    return tuple(json.loads((folder / "logprobs.json").read_text()))
+    return tuple(json.loads((folder / LOGPROBS).read_text()))
 
 
 def answer_logprobs(job: ReferenceJob, on_gpu: bool) -> list[float]:
     """Sum of log-probabilities of the labelled tokens, one float an example."""
-    import torch
-
-    from engine.models.tokenization import collate, encode_example, pad_token_id
-    from methods.base import sequence_nll
+    from engine.models.tokenization import pad_token_id
 
     model, tokenizer = worker_model(job.model, on_gpu, bf16=on_gpu)
-    encoded = [
+    encoded = encoded_answers(job, tokenizer)
+    rows = rows_at_once(encoded, model.get_output_embeddings().weight.shape[0], model.device.type)
+    return logprobs_of(model, encoded, rows, pad_token_id(tokenizer), str(model.device))
+
+
+def encoded_answers(job: ReferenceJob, tokenizer: Tokenizer) -> list[Encoded]:
+    """The job's examples as token ids, in their order."""
+    from engine.models.tokenization import encode_example
+
+    return [
         encode_example(
             tokenizer, each.question, each.answer, job.template, job.system, job.max_length, job.template_options
         )
         for each in job.examples
     ]
+
+
+def rows_at_once(encoded: Sequence[Encoded], vocabulary: int, device_type: str) -> int:
+    """Sequences of a batch: as many as BATCH_LOGITS allows of the longest."""
+    longest = max((len(each.input_ids) for each in encoded), default=1)
+    return max(1, min(MOST_ROWS, BATCH_LOGITS[device_type] // (longest * vocabulary)))
+
+
+def logprobs_of(model: Any, encoded: Sequence[Encoded], rows: int, pad: int, device: str) -> list[float]:
+    """Sum of log-probabilities of the labelled tokens of each sequence, `rows` of them in a forward pass."""
+    import torch
+
+    from engine.models.tokenization import collate
+    from methods.base import sequence_nll
+
     values: list[float] = []
     with torch.inference_mode():
-        for start in range(0, len(encoded), REFERENCE_BATCH):
-            batch = collate(encoded[start : start + REFERENCE_BATCH], pad_token_id(tokenizer)).to(model.device)
-            nll, _ = sequence_nll(model, batch)
+        for start in range(0, len(encoded), rows):
+            nll, _ = sequence_nll(model, collate(encoded[start : start + rows], pad).to(device))
             values += (-nll.double()).tolist()
     return values

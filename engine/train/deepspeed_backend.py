@@ -35,15 +35,10 @@ class DeepSpeedBackend:
         apart: bool = False,
     ) -> None:
         """apart: steps come by step_apart, which leads DeepSpeed through one backward pass a step."""
-        on_cpu = device == "cpu"
-        if on_cpu:
-            os.environ["DS_ACCELERATOR"] = "cpu"
+        _start(device)
         import deepspeed
         import torch
 
-        if on_cpu:
-            _skip_shared_memory_build()
-        deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl")
         config = deepspeed_config(settings, 1 if apart else accumulation)
         if settings.zero_stage == 3:
             from transformers.integrations.deepspeed import HfDeepSpeedConfig
@@ -136,22 +131,41 @@ class DeepSpeedBackend:
     def frozen(self, source: ModelSource) -> Any:
         """The target model, to read hidden states or logits of: the adapter switched off, or a second model, sharded
         like the trained one."""
-        import deepspeed
-
         if self.adapted:
             return switched_off(self.model)
+        if self.stage == 3:
+            return sharded_model(source, self.precision, self.device)
+        return load_model(source, self.device, self.precision).requires_grad_(False)
 
-        model = load_model(source, "cpu" if self.stage == 3 else self.device, self.precision).requires_grad_(False)
-        if self.stage < 3:
-            return model
-        config = {
-            "train_micro_batch_size_per_gpu": 1,
-            "bf16": {"enabled": self.precision == "bf16"},
-            "zero_optimization": {"stage": 3},
-        }
-        wrapped = deepspeed.initialize(model=model, config=config)[0]
-        wrapped.eval()
-        return wrapped
+
+def sharded_model(source: ModelSource, precision: str, device: str) -> Any:
+    """A model to read alone, its weights sharded over the workers of the process group."""
+    _start(device)
+    import deepspeed
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": precision == "bf16"},
+        "zero_optimization": {"stage": 3},
+    }
+    sharding = HfDeepSpeedConfig(config)  # as long as it lives from_pretrained shards while it loads
+    model = load_model(source, "cpu", precision).requires_grad_(False)
+    del sharding
+    wrapped = deepspeed.initialize(model=model, config=config)[0]
+    wrapped.eval()
+    return wrapped
+
+
+def _start(device: str) -> None:
+    """DeepSpeed on this worker's device, over Ray Train's process group."""
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    if device == "cpu":
+        _skip_shared_memory_build()
+    deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl")
 
 
 def _mean_over_workers(gradients: list[Tensor]) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -165,17 +166,32 @@ def train_alone(job: TrainJob, work: str, report: Report) -> JsonObject:
 
 def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: bool, cpus: int) -> JsonObject:
     """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
+    work = Path(place.folder)
+    (work / FAILURE).unlink(missing_ok=True)
+    on_workers(train_worker, {"job": job, "place": place, "report": report}, job.settings.workers, use_gpu, cpus)
+    if (work / FAILURE).exists():
+        name, text = json.loads((work / FAILURE).read_text())
+        raise {end.__name__: end for end in ENDS}[name](text)
+    facts = json.loads((work / FACTS).read_text())
+    (work / FACTS).unlink()  # the stage's manifest holds them
+    return facts
+
+
+def on_workers(
+    function: Callable[[JsonObject], None], config: JsonObject, workers: int, use_gpu: bool, cpus: int
+) -> None:
+    """Call `function(config)` in each of many workers, a process group of Ray Train's, and take over what they write
+    into config["place"]. A worker that dies is begun again with all others, three times at most."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    work = Path(place.folder)
-    (work / FAILURE).unlink(missing_ok=True)
+    place: Workplace = config["place"]
     TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job, "place": place, "report": report},
+        function,
+        train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=job.settings.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
         ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
@@ -187,26 +203,13 @@ def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: boo
         ),
     ).fit()
     place.receive()
-    if (work / FAILURE).exists():
-        name, text = json.loads((work / FAILURE).read_text())
-        raise {end.__name__: end for end in ENDS}[name](text)
-    facts = json.loads((work / FACTS).read_text())
-    (work / FACTS).unlink()  # the stage's manifest holds them
-    return facts
 
 
 def train_worker(config: JsonObject) -> None:
     """One Ray Train worker. config: `job`, `place` and `report`."""
-    import ray.train
-    import torch
-
     job, place = config["job"], config["place"]
     work = Path(place.folder)
-    place.arrive()
-    rank = ray.train.get_context().get_world_rank()
-    device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
-    if device == "cpu":
-        ray_cluster.take_threads()
+    rank, device = arrive(place)
     try:
         facts = train_sharded(job, work, config["report"], device, rank)
     except ENDS as error:
@@ -216,6 +219,25 @@ def train_worker(config: JsonObject) -> None:
     else:
         if rank == 0:
             (work / FACTS).write_text(json.dumps(facts))
+    deliver(place, rank)
+
+
+def arrive(place: Workplace) -> tuple[int, str]:
+    """Make ready a worker of many at its place: its rank and its device."""
+    import ray.train
+
+    place.arrive()
+    device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
+    if device == "cpu":
+        ray_cluster.take_threads()
+    return ray.train.get_context().get_world_rank(), device
+
+
+def deliver(place: Workplace, rank: int) -> None:
+    """Hand over what the workers of this node have written, where the nodes share no folder."""
+    import ray.train
+    import torch
+
     if place.mirror is not None:
         torch.distributed.barrier()  # every worker of a node has written its part
         if ray.train.get_context().get_local_rank() == 0:

@@ -17,10 +17,11 @@ from engine.models.loading import load_model
 from engine.models.lora import LoraSection
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import refusals
-from engine.stages.reference import ReferenceJob, answer_logprobs
+from engine.stages.reference import ReferenceJob, answer_logprobs, read_reference
 from engine.train import launch
 from engine.train.job import TrainJob
 from engine.train.launch import run_training
+from engine.train.sharded_reference import reference_stage
 
 STAGES = (0, 1, 2, 3)
 # Methods that hold a frozen model, sharded under ZeRO-3; a step from two gradients; a dual variable; an adapter.
@@ -158,6 +159,17 @@ def test_workers_and_zero_stages_give_the_losses_and_the_model_of_one_worker(tra
     np.testing.assert_allclose(found_[0], expected[0], rtol=1e-5)
     for key, value in expected[1].items():
         np.testing.assert_allclose(found_[1][key], value, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_reference_logprobs_of_a_sharded_model_are_those_of_a_whole_one(job, tmp_path):
+    reference = ReferenceJob(job.model, job.forget[:19])  # one of the two workers has one more
+    shared = job.settings.model_copy(update={"workers": 2, "zero_stage": 3})
+    assert reference_stage(reference, job.settings) is reference
+    stage = reference_stage(reference, shared)
+    assert stage.inputs() != reference.inputs()
+    stage.run(tmp_path, Silent())
+    np.testing.assert_allclose(read_reference(tmp_path), job.forget_reference[:19], rtol=1e-5)
 
 
 @pytest.mark.slow

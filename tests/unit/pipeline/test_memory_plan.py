@@ -14,15 +14,9 @@ from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.pipeline import preflight, run_plan
+from engine.pipeline.inference_plan import likelihood_item, reference_items, sampling_item
 from engine.pipeline.memory_model import GIB, size_of
-from engine.pipeline.memory_plan import (
-    disk_item,
-    likelihood_item,
-    plan,
-    refuse,
-    sampling_item,
-    training_item,
-)
+from engine.pipeline.memory_plan import disk_item, plan, refuse, training_item
 from engine.pipeline.planned_parts import Training, trainings
 
 H100 = Gpu("H100", 80 * GIB, 80 * GIB)
@@ -209,6 +203,25 @@ def test_large_models_are_planned_on_gpus_that_are_not_here(size, gpus, shared, 
     sampling = {"gpus": 1} | ({"engine": "vllm", "tensor_parallel": shared} if shared > 1 else {})
     item = sampling_item(experiment(sampling=sampling)[0], size, [node_of(gpus)])
     assert (item.fits, item.instead) == (fits, instead)
+
+
+@pytest.mark.parametrize(
+    ("size", "gpus", "train", "fits"),
+    [
+        (LLAMA_8B, "1x80", {}, "yes"),
+        (LLAMA_8B, "8x80", {"workers": 8, "zero_stage": 3, "precision": "bf16"}, "yes"),
+        (LLAMA_70B, "8x80", {}, "no"),
+        (LLAMA_70B, "8x80", {"workers": 8, "zero_stage": 3, "precision": "bf16"}, "yes"),
+        (LLAMA_70B, "4x24", {"workers": 4, "zero_stage": 3, "precision": "bf16"}, "no"),
+    ],
+)
+def test_what_a_method_reads_of_the_target_model_is_planned(size, gpus, train, fits):
+    filled, benchmark = experiment(methods=[{"name": "npo"}, {"name": "grad_diff"}], train=train, sampling={"gpus": 1})
+    wanted = trainings(filled, benchmark)
+    (item,) = reference_items(wanted, filled, size, [node_of(gpus)])
+    assert item.fits == fits
+    assert bool(item.instead) == (fits == "no")
+    assert not reference_items([each for each in wanted if each.label == "grad-diff"], filled, size, [node_of(gpus)])
 
 
 @pytest.mark.parametrize("text", ["h100", "0x80", "8xfoo", "x80", "8x0", "8x-1"])
