@@ -5,6 +5,8 @@ Evaluations come in, the Curves of results.json come out. Knows nothing of stage
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,16 @@ from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.evaluate import Evaluation, Key
 from engine.leak.bounds import leak_floor, mean_leak_bound
-from engine.leak.curve import population_intervals, sampling_intervals
+from engine.leak.curve import CurveIntervals, curve_intervals
 from engine.leak.estimator import Floats, Ints
-from engine.leak.intervals import Mean, sampling_mean
+from engine.leak.intervals import (
+    Difference,
+    Mean,
+    population_difference,
+    population_mean,
+    sampling_difference,
+    sampling_mean,
+)
 from engine.leak.per_prompt import PromptLeaks
 from engine.leak.variance import split_noise
 from engine.reporting.records import Curve, Intervals
@@ -28,32 +37,75 @@ FAR_K = (10**3, 10**6, 10**9)  # where the leak floor is told beside the k that 
 
 def curves(experiment: Experiment, evaluation: Evaluation, retain: Evaluation | None) -> list[Curve]:
     """leak@k of every group, metric and decoding, its bounds, and the excess over the retain model if there is one."""
-    return [
-        _curve(experiment, evaluation, key, retain.leaks.get(key) if retain is not None else None)
+    return curves_of_all(experiment, [(evaluation, retain)])[0]
+
+
+def curves_of_all(experiment: Experiment, models: Sequence[tuple[Evaluation, Evaluation | None]]) -> list[list[Curve]]:
+    """`curves` of several models, each beside the retain model: their intervals are computed together, which takes
+    hardly longer than those of one."""
+    judged = [
+        _Judged.of(experiment, evaluation, key, retain.leaks.get(key) if retain is not None else None)
+        for evaluation, retain in models
         for key in evaluation.leaks
     ]
+    confidence = experiment.leak.confidence
+    population = curve_intervals([each.mean for each in judged], [each.excess for each in judged], confidence)
+    sampled = [(each.sampled, each.sampled_excess) for each in judged if each.sampled is not None]
+    these = iter(curve_intervals([mean for mean, _ in sampled], [excess for _, excess in sampled], confidence))
+    made = iter(
+        _curve(experiment, each, found, None if each.sampled is None else next(these))
+        for each, found in zip(judged, population, strict=True)
+    )
+    return [[next(made) for _ in evaluation.leaks] for evaluation, _ in models]
 
 
-def _curve(experiment: Experiment, evaluation: Evaluation, key: Key, baseline: PromptLeaks | None) -> Curve:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Judged:
+    """One curve before its intervals. own: prompts with a score for every k; kept: those of them that the retain model
+    has one for. mean, excess: an estimate for prompts like these; sampled, sampled_excess: for these very prompts.
+    """
+
+    evaluation: Evaluation
+    key: Key
+    own: NDArray[np.bool_]
+    kept: NDArray[np.bool_]
+    mean: Mean
+    excess: Difference | None
+    sampled: Mean | None
+    sampled_excess: Difference | None
+
+    @classmethod
+    def of(cls, experiment: Experiment, evaluation: Evaluation, key: Key, baseline: PromptLeaks | None) -> _Judged:
+        group, metric, _ = key
+        leaks, k = evaluation.leaks[key], np.array(experiment.leak.k)
+        own_P = np.asarray(~np.isnan(leaks.values).any(axis=1))
+        kept_P = own_P if baseline is None else np.asarray(own_P & ~np.isnan(baseline.values).any(axis=1))
+        if not kept_P.any():
+            raise UserError(
+                f"leak@{k[-1]} of {group} by {metric}: no prompt has as many samples with a score "
+                f"({tally(evaluation.failures)}); ask for smaller leak.k or draw more, sampling.n"
+            )
+        clusters = evaluation.clusters_of(group).part(kept_P)
+        mean, excess = population_mean(leaks.values[kept_P], clusters, len(k)), None
+        sampled, sampled_excess = _sampling(leaks, kept_P, k), None
+        if baseline is not None:
+            excess = population_difference(leaks.values[kept_P], baseline.values[kept_P], clusters, len(k))
+            beside = _sampling(baseline, kept_P, k)
+            if sampled is not None and beside is not None:
+                sampled_excess = sampling_difference(sampled, beside)
+        return cls(evaluation, key, own_P, kept_P, mean, excess, sampled, sampled_excess)
+
+
+def _curve(experiment: Experiment, judged: _Judged, intervals: CurveIntervals, these: CurveIntervals | None) -> Curve:
+    evaluation, key, own_P, kept_P = judged.evaluation, judged.key, judged.own, judged.kept
     group, metric, decoding = key
-    leaks, confidence = evaluation.leaks[key], experiment.leak.confidence
-    k = np.array(experiment.leak.k)
-    own_P = np.asarray(~np.isnan(leaks.values).any(axis=1))
-    kept_P = own_P if baseline is None else np.asarray(own_P & ~np.isnan(baseline.values).any(axis=1))
-    if not kept_P.any():
-        raise UserError(
-            f"leak@{k[-1]} of {group} by {metric}: no prompt has as many samples with a score "
-            f"({tally(evaluation.failures)}); ask for smaller leak.k or draw more, sampling.n"
-        )
-    leak_PK = leaks.values[kept_P]
+    leaks, k = evaluation.leaks[key], np.array(experiment.leak.k)
     clusters = evaluation.clusters_of(group).part(kept_P)
-    retain_PK = None if baseline is None else baseline.values[kept_P]
-    found = dict(vars(population_intervals(leak_PK, retain_PK, clusters, confidence)))
+    found = dict(vars(intervals))
     found["excess_p"] = found.pop("excess_p_value")
-    means = [_sampling(each, kept_P, k) for each in (leaks, baseline) if each is not None]
-    found["bound"] = mean_leak_bound(leaks.values[own_P], confidence)
+    found["bound"] = mean_leak_bound(leaks.values[own_P], experiment.leak.confidence)
     if leaks.variance is not None:
-        noise = split_noise(k, leak_PK, leaks.variance[kept_P], clusters)
+        noise = split_noise(k, leaks.values[kept_P], leaks.variance[kept_P], clusters)
         found |= {"sampling_error": noise.sampling, "prompt_error": noise.prompts, "cluster_error": noise.clusters}
     if leaks.limits is not None:
         found["prompt_bound"] = leaks.limits[own_P].max(axis=0)
@@ -69,7 +121,7 @@ def _curve(experiment: Experiment, evaluation: Evaluation, key: Key, baseline: P
         mean=float(leaks.means[kept_P].mean()),
         prompts=int(kept_P.sum()),
         clusters=clusters.count,
-        these=_these(means, confidence),
+        these=None if these is None else _these(these),
         samples=leaks.samples,
         failed=leaks.failed,
         excluded=int((~kept_P).sum()),
@@ -88,12 +140,7 @@ def _sampling(leaks: PromptLeaks, kept_P: NDArray[np.bool_], k: Ints) -> Mean | 
     return sampling_mean(leaks.values[kept_P], leaks.variance[kept_P], blocks, len(k))
 
 
-def _these(means: list[Mean | None], confidence: float) -> Intervals | None:
-    """For these very prompts, from the model's mean and the retain model's, if there is one."""
-    model, retain = (*means, None)[:2]
-    if model is None:
-        return None
-    found = sampling_intervals(model, retain, confidence)
+def _these(found: CurveIntervals) -> Intervals:
     excess = (found.excess_low, found.excess_high, found.excess_p_value)
     return Intervals(
         _plain(found.low), _plain(found.high), *(None if values is None else _plain(values) for values in excess)

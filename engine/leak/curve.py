@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.leak.clusters import Clusters, Labels, clusters_of
+from engine.leak.clusters import Labels, clusters_of
 from engine.leak.estimator import Floats, Ints, Rows, check_k, default_k, pad_rows, prompt_leak, valid_samples
 from engine.leak.intervals import (
     INFERENCES,
@@ -23,6 +23,7 @@ from engine.leak.intervals import (
     sampling_difference,
     sampling_mean,
 )
+from engine.leak.p_values import p_values
 from engine.leak.variance import sampling_variance
 
 
@@ -125,10 +126,13 @@ def leak_curve(
     kept = [scores_PN[kept_P] for scores_PN in sets]
     leaks = [prompt_leak(scores_PN, rising_K) for scores_PN in kept]
     grouped = clusters_of(clusters, len(model_PN)).part(kept_P)
+    excess: Difference | None = None
     if inference == "population":
-        found = population_intervals(leaks[0], leaks[1] if leaks[1:] else None, grouped, confidence)
+        mean = population_mean(leaks[0], grouped, len(rising_K))
+        if leaks[1:]:
+            excess = population_difference(leaks[0], leaks[1], grouped, len(rising_K))
     else:
-        means = [
+        mean, *others = (
             sampling_mean(
                 leak_PK,
                 sampling_variance(scores_PN, rising_K),
@@ -136,8 +140,10 @@ def leak_curve(
                 curve=len(rising_K),
             )
             for leak_PK, scores_PN in zip(leaks, kept, strict=True)
-        ]
-        found = sampling_intervals(means[0], means[1] if means[1:] else None, confidence)
+        )
+        if others:
+            excess = sampling_difference(mean, others[0])
+    (found,) = curve_intervals([mean], [excess], confidence)
     return LeakCurve(
         **vars(found.at(np.argsort(order))),
         k=k_K,
@@ -152,24 +158,19 @@ def leak_curve(
     )
 
 
-def population_intervals(
-    leak_PK: Floats, retain_PK: Floats | None, clusters: Clusters, confidence: float = 0.95
-) -> CurveIntervals:
-    """For prompts like these, from leak@k of each prompt. leak_PK, retain_PK: float64 [prompts, K], k rising, of the
-    same prompts in the same order; without the latter no excess."""
-    count = leak_PK.shape[1]
-    excess = None if retain_PK is None else population_difference(leak_PK, retain_PK, clusters, count)
-    return _intervals(population_mean(leak_PK, clusters, count), excess, confidence)
-
-
-def sampling_intervals(mean: Mean, retain: Mean | None, confidence: float = 0.95) -> CurveIntervals:
-    """For these very prompts, from the means of engine.leak.intervals.sampling_mean."""
-    return _intervals(mean, None if retain is None else sampling_difference(mean, retain), confidence)
-
-
-def _intervals(mean: Mean, excess: Difference | None, confidence: float) -> CurveIntervals:
-    low, high = mean.ends(1 - confidence)
-    if excess is None:
-        return CurveIntervals(mean.value, low, high)
-    ends = excess.ends(1 - confidence)
-    return CurveIntervals(mean.value, low, high, excess.value, *ends, excess.p_value(confidence))
+def curve_intervals(
+    means: Sequence[Mean], differences: Sequence[Difference | None], confidence: float = 0.95
+) -> list[CurveIntervals]:
+    """The intervals of many curves at once, each a mean of leak@k over prompts, k rising, and what it has beyond the
+    retain model's, None without one."""
+    known = [each for each in differences if each is not None]
+    p_value = iter(p_values(known, confidence))
+    found = []
+    for mean, excess in zip(means, differences, strict=True):
+        low, high = mean.ends(1 - confidence)
+        if excess is None:
+            found.append(CurveIntervals(mean.value, low, high))
+        else:
+            ends = excess.ends(1 - confidence)
+            found.append(CurveIntervals(mean.value, low, high, excess.value, *ends, next(p_value)))
+    return found

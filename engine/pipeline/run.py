@@ -21,7 +21,7 @@ from engine.config.sections import MethodSection, TrainSection
 from engine.errors import DivergedError, UserError
 from engine.evaluation.benchmark_metrics import NO_RETAIN, benchmark_metrics, greedy_metrics
 from engine.evaluation.beyond_n import beyond
-from engine.evaluation.curves import curves
+from engine.evaluation.curves import curves_of_all
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.models.source import ModelSource
 from engine.pipeline.identity import experiment_fingerprint, folder_of
@@ -31,9 +31,9 @@ from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preparation import prepared
 from engine.pipeline.run_plan import announce, planned
 from engine.pipeline.sampling_engine import engine_of
-from engine.pipeline.unlearning_requests import restricted, restricted_benchmark, split_requests
+from engine.pipeline.unlearning_requests import judged_on, split_requests
 from engine.pipeline.work_plan import planned_work
-from engine.reporting.records import AttackResult
+from engine.reporting.records import AttackResult, Curve
 from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.stages.base import Stages, fingerprint_examples
 from engine.store.store import Store
@@ -188,7 +188,11 @@ class _Run:
                     baseline = result if name == "retain" else baseline
         self.rows = rows
         self.target = next((row for row in rows if row[0].role == "target"), None)
-        return [self._row(model, result, baseline) for model, result in rows], failed
+        judged = [judged_on(self.requests, self.benchmark, model.request, result, baseline) for model, result in rows]
+        every = curves_of_all(self.experiment, [(own, beside) for _, own, beside in judged])
+        return [
+            self._row(model, *each, curves) for (model, _), each, curves in zip(rows, judged, every, strict=True)
+        ], failed
 
     def _end_at_a_mistake(self, pool: ThreadPoolExecutor, evaluations: Sequence[Future[Evaluation | None]]) -> None:
         """Wait for all evaluations. The first error that ends the run is said and raised as soon as it is there; what
@@ -253,13 +257,14 @@ class _Run:
             return None
         return self.target[0].source, self.target[1]
 
-    def _row(self, built: BuiltModel, evaluation: Evaluation, baseline: Evaluation | None) -> ModelResult:
-        benchmark = self.benchmark
-        if self.requests is not None:
-            upto = len(self.requests.examples) - 1 if built.request is None else built.request
-            evaluation = restricted(evaluation, self.requests, upto)
-            baseline = restricted(baseline, self.requests, upto) if baseline is not None else None
-            benchmark = restricted_benchmark(benchmark, self.requests, upto)
+    def _row(
+        self,
+        built: BuiltModel,
+        benchmark: Benchmark,
+        evaluation: Evaluation,
+        baseline: Evaluation | None,
+        curves: list[Curve],
+    ) -> ModelResult:
         retain = baseline.likelihoods if baseline is not None else None
         beside = {name: evaluation.greedy_means(name) for name in greedy_metrics(benchmark)}
         metrics, missing = benchmark_metrics(benchmark, beside, evaluation.likelihoods, retain)
@@ -270,7 +275,7 @@ class _Run:
             role=built.role,
             method=built.method,
             greedy=evaluation.greedy_means(benchmark.protocol.core_metric),
-            curves=curves(self.experiment, evaluation, baseline),
+            curves=curves,
             utility=evaluation.utility(benchmark, metrics),
             tokens=built.tokens + evaluation.tokens,
             seconds=round(built.seconds + evaluation.seconds, 1),

@@ -55,6 +55,22 @@ def split_requests(benchmark: Benchmark, sizes: Sequence[int]) -> Requests:
     return Requests(examples, of_probe)
 
 
+def judged_on(
+    requests: Requests | None,
+    benchmark: Benchmark,
+    request: int | None,
+    evaluation: Evaluation,
+    baseline: Evaluation | None,
+) -> tuple[Benchmark, Evaluation, Evaluation | None]:
+    """What a model is judged on that `request` left (None: all of them): where there are several, what was asked so
+    far, of it and of the retain model."""
+    if requests is None:
+        return benchmark, evaluation, baseline
+    upto = len(requests.examples) - 1 if request is None else request
+    beside = restricted(baseline, requests, upto) if baseline is not None else None
+    return restricted_benchmark(benchmark, requests, upto), restricted(evaluation, requests, upto), beside
+
+
 def restricted(evaluation: Evaluation, requests: Requests, upto: int) -> Evaluation:
     """The evaluation with its leak groups cut to the requests 0..upto, and each of these as a group of its own."""
     leaks: Leaks = {}

@@ -15,6 +15,7 @@ from engine.leak.intervals import (
     sampling_difference,
     sampling_mean,
 )
+from engine.leak.p_values import p_values
 
 
 def alone(prompts):
@@ -270,3 +271,23 @@ def test_a_p_value_is_the_smallest_share_of_misses_whose_interval_leaves_zero_ou
         wider, narrower = curve(1 - 0.99 * each), curve(1 - min(1.01 * each, 1 - 1e-9))
         assert wider.excess_low[column] <= 0 <= wider.excess_high[column]
         assert narrower.excess_low[column] > 0 or narrower.excess_high[column] < 0
+
+
+def test_many_p_values_at_once_are_those_of_each_alone():
+    """Differences of several kinds: clusters, columns of a curve, these prompts, a single cluster."""
+    rng = np.random.default_rng(5)
+    differences = []
+    for clusters, columns in (
+        (authors(6, 4), 3),
+        (authors(6, 4), 3),
+        (alone(24), 3),
+        (authors(6, 4), 1),
+        (authors(1, 24), 2),
+    ):
+        first, second = (np.sort(rng.random((24, columns)), axis=1) * scale for scale in (1.0, 0.6))
+        differences.append(population_difference(first, second, clusters, columns))
+        means = [sampling_mean(each, each * 0.01, np.arange(columns, 0, -1) * 4, columns) for each in (first, second)]
+        differences.append(sampling_difference(*means))
+    for each, together in zip(differences, p_values(differences, 0.95), strict=True):
+        np.testing.assert_array_equal(together, each.p_value(0.95))
+    assert p_values([], 0.95) == []
