@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.cluster import ray_cluster
@@ -68,7 +68,7 @@ class Progress:
         self.lock = threading.Lock()
         self.subjects: dict[str, str] = {}  # every subject in order -> what became of it, once it is finished
         self.running: dict[str, Running] = {}
-        self.time_left = TimeLeft()
+        self.time_left = TimeLeft(narrow={TRAINING})
         self.stopped = threading.Event()
         self.on_row = on_row
         self.started = time.monotonic()
@@ -122,6 +122,11 @@ class Progress:
         with self.lock:
             self.subjects |= dict.fromkeys(planned, "")
             self.time_left.plan(planned)
+
+    def only(self, subject: str, rests: Mapping[str, float]) -> None:
+        """What is left to do of a subject, by kind, whatever more of it was planned."""
+        with self.lock:
+            self.time_left.only(subject, rests)
 
     def finish(self, subject: str, outcome: str = "done") -> None:
         """Nothing is left to do of a subject."""

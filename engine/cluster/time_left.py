@@ -5,10 +5,11 @@ what is asked for, what begins, how far it is, and what ends. Seconds come out. 
 does it.
 
 Two bounds are known of work in chains, one a subject (Graham 1966): it takes at least the whole work at the machine's
-full speed, and at least its longest chain at a chain's own speed; it takes at most their sum. The machine's full speed
-is seen by sharing the time that passes among all pieces under way, a chain's own by the quickest piece of a kind.
-Chains that have not begun wait for one that ends, where not all were ever under way at once. Told is the geometric mean
-of the two, which is off by less than 1.5 where the speeds are right.
+full speed, and at least its longest chain, of which some kinds spread over the machine and some do not (a training); it
+takes at most the whole and what does not spread of the longest chain. The machine's full speed is seen by sharing the
+time that passes among all pieces under way, that of a kind that does not spread by its quickest piece. Chains that have
+not begun wait for one that ends, where not all were ever under way at once. Told is the geometric mean of the two,
+which is off by less than 1.5 where the speeds are right.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import heapq
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 Planned = Mapping[str, Mapping[str, float]]  # subject -> kind -> amount
 
@@ -34,10 +35,12 @@ class _Piece:
 
 
 class TimeLeft:
-    """`plan`, then `ask`, `begin`, `advance` and `end` of each piece of work by its key, and `finish` of a subject."""
+    """`plan`, then `ask`, `begin`, `advance` and `end` of each piece of work by its key, and `finish` of a subject.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    narrow: the kinds that do not spread over the machine."""
+
+    def __init__(self, narrow: Collection[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
+        self.narrow, self.clock = narrow, clock
         self.planned: Planned = {}
         self.finished: set[str] = set()
         self.pieces: dict[str, _Piece] = {}
@@ -84,6 +87,11 @@ class TimeLeft:
         """A piece that was done before: it takes no time."""
         self.done[subject, kind] += amount
 
+    def only(self, subject: str, rests: Mapping[str, float]) -> None:
+        """What is left of the subject, whatever more of it was planned."""
+        for kind, amount in self.planned.get(subject, {}).items():
+            self.done[subject, kind] = amount - rests.get(kind, 0.0)
+
     def finish(self, subject: str) -> None:
         """Nothing of the subject is left, whatever was planned."""
         self.finished.add(subject)
@@ -100,16 +108,19 @@ class TimeLeft:
         if not rests or any(rest and not self.worked[kind] for (_, kind), rest in rests.items()):
             return None
         unplanned = self._unplanned()
-        whole, chains = sum(unplanned.values()), dict(unplanned)
+        whole, chains, narrow = sum(unplanned.values()), dict(unplanned), dict.fromkeys(unplanned, 0.0)
         for (subject, kind), rest in rests.items():
             if rest:
                 shared = self._shared(kind)
                 whole += rest * shared
-                chains[subject] += rest * max(self._own(kind), shared)
-        longest = self._one_after_the_other(chains)
-        return float((max(whole, longest) * (whole + longest * (1 - 1 / self.most_at_once))) ** 0.5)
+                if kind in self.narrow:
+                    narrow[subject] += rest * max(self._own(kind), shared)
+                else:
+                    chains[subject] += rest * shared
+        least = max(whole, self._last_end({subject: chains[subject] + narrow[subject] for subject in chains}))
+        return float((least * (whole + self._last_end(narrow) * (1 - 1 / self.most_at_once))) ** 0.5)
 
-    def _one_after_the_other(self, chains: Mapping[str, float]) -> float:
+    def _last_end(self, chains: Mapping[str, float]) -> float:
         """When the last chain ends, those under way first, as many at once as there ever were."""
         busy = {piece.subject for piece in self._under_way()}
         ends = [0.0] * self.most_at_once

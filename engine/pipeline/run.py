@@ -32,7 +32,7 @@ from engine.pipeline.preparation import prepared
 from engine.pipeline.run_plan import announce, planned
 from engine.pipeline.sampling_engine import engine_of
 from engine.pipeline.unlearning_requests import judged_on, split_requests
-from engine.pipeline.work_plan import planned_work
+from engine.pipeline.work_plan import evaluation_work, planned_work
 from engine.reporting.records import AttackResult, Curve
 from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.stages.base import Stages, fingerprint_examples
@@ -247,6 +247,7 @@ class _Run:
         model = built.result()
         if model is None:
             return None
+        self.stages.progress.only(model.name, evaluation_work(self.experiment, self.benchmark))
         found = evaluate(self.stages, self.experiment, self.benchmark, model.source, model.name)
         self.stages.progress.finish(model.name)
         return found

@@ -7,6 +7,7 @@ engine.stages counts them (Stage.amount). Knows nothing of how long anything tak
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -25,18 +26,24 @@ def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[
     requests = len(experiment.requests or (1,))
     by_label = {each.label: each for each in trainings(experiment, benchmark)}
     sections = {experiment.label(each): each for each in experiment.methods}
-    probabilities = _probabilities(experiment, benchmark)
     found = {}
     for name in models:
         label = re.sub(r"-request\d+$", "", name)
         method = f"rule-{label.removesuffix('-control')}" if label.endswith("-control") else label
-        amounts = {"sample": float(model_samples(experiment, benchmark) * tokens)}
+        amounts = evaluation_work(experiment, benchmark)
         if method in by_label:
-            amounts["train"] = _sequences(by_label[method], method in sections) / requests
+            amounts["train"] = _sequences(by_label[method], sections.get(method), requests)
         if method in sections and label == method:
             amounts["sample"] += _rounds(sections[method], len(benchmark.forget) / requests) * tokens
-        found[name] = amounts | probabilities
+        found[name] = amounts
     return found
+
+
+def evaluation_work(experiment: Experiment, benchmark: Benchmark) -> dict[str, float]:
+    """Amounts of work by kind of one model's evaluation: what is left once it is made."""
+    tokens = experiment.sampling.max_new_tokens or 1
+    amounts = {"sample": float(model_samples(experiment, benchmark) * tokens)}
+    return amounts | _probabilities(experiment, benchmark)
 
 
 def _probabilities(experiment: Experiment, benchmark: Benchmark) -> dict[str, float]:
@@ -55,11 +62,20 @@ def _probabilities(experiment: Experiment, benchmark: Benchmark) -> dict[str, fl
     return {kind: amount for kind, amount in amounts.items() if amount}
 
 
-def _sequences(training: Training, unlearns: bool) -> float:
-    """Sequences of a method's trainings: of RULE, of its first one and of all rounds, each as long at most."""
-    settings = training.settings
-    retain = (settings.retain_batch_size or settings.batch_size) if unlearns and training.graphs > 1 else 0
-    return float(training.steps * training.times * (settings.batch_size + retain))
+def _sequences(training: Training, section: MethodSection | None, requests: int) -> float:
+    """Sequences of the trainings that make a model: of RULE, and its control, of the first one and of all rounds.
+    requests: parts of the forget set, which epochs are over."""
+    settings, steps = training.settings, training.steps
+    if section is None:
+        return float(steps * settings.batch_size)
+    from methods import make_method
+
+    method = make_method(section.method)
+    if settings.steps is None:
+        steps = math.ceil(steps / requests)
+    steps += getattr(method, "rounds", 0) * (getattr(method, "steps", None) or steps)
+    retain = (settings.retain_batch_size or settings.batch_size) if training.graphs > 1 else 0
+    return float(steps * (settings.batch_size + retain))
 
 
 def _rounds(section: MethodSection, prompts: float) -> float:

@@ -16,39 +16,53 @@ class Clock:
 
 
 def played(pieces, cores, planned, step=0.5, asked_at_once=False):
-    """Estimates at each moment, and when all was done. pieces: (subject, kind, amount, seconds alone), begun in order,
-    at most as many at once as there are cores and each in time after the one before it of its subject; asked for just
-    before that, or all at once."""
+    """Estimates at each moment, and when all was done.
+
+    pieces: (subject, kind, amount, seconds on one core, units), each after the one before it of its subject, its units
+    on cores of their own. The first that can go on takes a core; pieces are asked for just before, or all at once."""
     clock = Clock()
-    left = TimeLeft(clock)
+    left = TimeLeft({"train"}, clock)
     left.plan(planned)
-    waiting, running, seen = list(enumerate(pieces)), {}, []
-    if asked_at_once:
-        for number, piece in waiting:
-            left.ask(str(number), *piece[:3])
-    while waiting or running:
-        busy = {pieces[number][0] for number in running}
-        for number, piece in list(waiting):
-            if len(running) < cores and piece[0] not in busy:
-                busy.add(piece[0])
-                waiting.remove((number, piece))
-                running[number] = 0.0
-                if not asked_at_once:
-                    left.ask(str(number), *piece[:3])
-                left.begin(str(number))
+    asked, begun, ended = set(), set(), set()
+    open_units = {number: piece[4] for number, piece in enumerate(pieces)}  # that have not begun
+    running, seen = [], []  # [piece, seconds left]
+
+    def ask(number):
+        if number not in asked:
+            asked.add(number)
+            left.ask(str(number), *pieces[number][:3])
+
+    for number in range(len(pieces)) if asked_at_once else ():
+        ask(number)
+    while len(ended) < len(pieces):
+        blocked = set()
+        for number, (subject, _, _, seconds, units) in enumerate(pieces):
+            if number in ended or subject in blocked:
+                continue
+            blocked.add(subject)
+            while open_units[number] and len(running) < cores:
+                ask(number)
+                open_units[number] -= 1
+                running.append([number, seconds / units])
+                if number not in begun:
+                    begun.add(number)
+                    left.begin(str(number))
         clock.now += step
-        for number in list(running):
-            running[number] += step
-            seconds = pieces[number][3]
-            if running[number] >= seconds:
+        for unit in running:
+            unit[1] -= step
+        running = [unit for unit in running if unit[1] > 0]
+        for number in begun - ended:
+            _, _, _, seconds, units = pieces[number]
+            under_way = [unit[1] for unit in running if unit[0] == number]
+            if not open_units[number] and not under_way:
+                ended.add(number)
                 left.end(str(number))
-                del running[number]
+            elif units == 1:
+                left.advance(str(number), 1 - under_way[0] / seconds)
             else:
-                left.advance(str(number), running[number] / seconds)
+                left.advance(str(number), 1 - (open_units[number] + len(under_way)) / units)
         for subject in planned:
-            if not any(piece[0] == subject for _, piece in waiting) and not any(
-                pieces[number][0] == subject for number in running
-            ):
+            if all(number in ended for number, piece in enumerate(pieces) if piece[0] == subject):
                 left.finish(subject)
         seen.append((clock.now, left.seconds()))
     return seen, clock.now
@@ -60,8 +74,8 @@ def run_of(models, rng):
     for model in models:
         steps, tokens = rng.randint(100, 300), rng.randint(1000, 1500)
         planned[model] = {"train": float(steps), "sample": float(tokens)}
-        pieces += [(model, "train", steps, steps / 20), (model, "sample", tokens, tokens / 100)]
-        pieces.append((model, "likelihoods", 0.0, rng.uniform(2, 4)))
+        pieces += [(model, "train", steps, steps / 20, 1), (model, "sample", tokens, tokens / 100, 8)]
+        pieces.append((model, "likelihoods", 0.0, rng.uniform(2, 4), 1))
     return pieces, planned
 
 
@@ -86,7 +100,7 @@ def _with_cores(run, cores):
 
 def test_nothing_is_told_before_work_of_each_kind_has_begun():
     clock = Clock()
-    left = TimeLeft(clock)
+    left = TimeLeft({"train"}, clock)
     assert left.seconds() is None
     left.plan({"a": {"train": 10.0, "sample": 10.0}})
     left.ask("1", "a", "train", 10.0)
@@ -104,7 +118,7 @@ def test_nothing_is_told_before_work_of_each_kind_has_begun():
 
 def test_what_was_found_finished_takes_no_time():
     clock = Clock()
-    left = TimeLeft(clock)
+    left = TimeLeft({"train"}, clock)
     left.plan({"a": {"sample": 10.0}, "b": {"sample": 10.0}, "c": {"sample": 10.0}})
     left.found("a", "sample", 10.0)
     left.finish("a")
@@ -113,3 +127,19 @@ def test_what_was_found_finished_takes_no_time():
     clock.now = 4.0
     left.end("1")
     assert left.seconds() == pytest.approx(4.0)
+
+
+def test_a_training_that_ended_early_leaves_nothing_of_its_plan():
+    clock = Clock()
+    left = TimeLeft({"train"}, clock)
+    left.plan({"a": {"train": 100.0, "sample": 20.0}})
+    left.ask("1", "a", "train", 10.0)
+    left.begin("1")
+    clock.now = 10.0
+    left.end("1")
+    left.only("a", {"sample": 10.0})
+    left.ask("2", "a", "sample", 10.0)
+    left.begin("2")
+    clock.now = 12.0
+    left.advance("2", 0.5)
+    assert left.seconds() == pytest.approx(2.0)

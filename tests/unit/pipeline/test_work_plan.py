@@ -35,3 +35,14 @@ def test_each_kind_of_work_is_planned_as_its_stages_count_it(benchmark):
     shared = experiment.sampling.model_copy(update={"tensor_parallel": 2})
     served = experiment.model_copy(update={"sampling": shared})
     assert set(planned_work(served, benchmark, ["model"])["model"]) == {"sample"}
+
+
+def test_rounds_are_planned_by_their_own_steps(benchmark):
+    rule = {"name": "rule", "base": {"name": "npo"}, "rounds": 3, "steps": 4, "samples": 8, "control": True}
+    train = {"steps": 10, "batch_size": 8, "retain_batch_size": 12}
+    document = {"benchmark": {"name": "fictional"}, "methods": [rule], "train": train}
+    experiment = parse_experiment(document, "e.yaml").with_protocol(benchmark.protocol).on_devices(0.0, fast_bf16=False)
+    planned = planned_work(experiment, benchmark, ["rule-npo", "npo-control"])
+    assert planned["rule-npo"]["train"] == planned["npo-control"]["train"] == (10 + 3 * 4) * (8 + 12)
+    sampled = planned["rule-npo"]["sample"] - planned["npo-control"]["sample"]
+    assert sampled == 3 * 8 * len(benchmark.forget) * experiment.sampling.max_new_tokens
