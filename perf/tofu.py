@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--methods", help="of the example's methods these alone, by their names in tables, with commas")
     args = parser.parse_args()
     command = f"python -m perf.tofu {args.page} --path FOLDER_OF_TOFU"
+    command += " --model FOLDER_OF_GEMMA" if args.model else ""
     command += f" --methods {args.methods}" if args.methods else ""
     page, changes = PAGES[args.page], [f"benchmark.path={args.path}"]
     if args.model:

@@ -35,6 +35,7 @@ FAULTS: dict[str, Callable[[Undisturbed, random.Random, Path, Places], Outcome]]
     "sampling worker": faults.killed_worker("sampling worker"),
     "scoring worker": faults.killed_worker("scoring worker"),
     "driver": faults.killed_driver,
+    "SIGTERM": faults.asked_to_end,
     "MLflow server": faults.killed_mlflow,
     "a host of three": faults.killed_host,
     "the head of three hosts": faults.killed_head,

@@ -180,6 +180,23 @@ def killed_driver(whole: Undisturbed, rng: random.Random, folder: Path, places: 
     return found
 
 
+def asked_to_end(whole: Undisturbed, rng: random.Random, folder: Path, places: Places) -> Outcome:
+    """SIGTERM: the run saves, marks itself and ends with 143; then the same command to the end."""
+    driver = places.local("asked")
+    run = Run(driver, folder / "store", whole.experiment)
+    moment = rng.uniform(0, 0.9) * whole.working
+    if after(run, moment, lambda: at_work([driver.pid])) is None:
+        raise TooLateError
+    os.kill(driver.pid, signal.SIGTERM)
+    code, said = run.end(), run.said()
+    places.end_driver("asked")
+    assert code == 128 + signal.SIGTERM, f"exit code {code}:\n{said[-3000:]}"
+    assert list(run.store.glob("runs/*/interrupted.json")), said[-3000:]
+    assert "Traceback" not in said, said[-3000:]
+    before = standing(run.store)
+    return outcome(whole, Run(places.local(), run.store, whole.experiment), f"{moment:.1f} s at work", before)
+
+
 def killed_attacker(whole: Undisturbed, rng: random.Random, folder: Path, places: Places) -> Outcome:
     """kill -9 of a worker while attacks are made, whatever it does for them; Ray must go on by itself."""
     driver = places.local()
