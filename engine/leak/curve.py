@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.leak.batched import ends_and_p_values, ends_of_means
 from engine.leak.clusters import Labels, clusters_of
 from engine.leak.estimator import Floats, Ints, Rows, check_k, default_k, pad_rows, prompt_leak, valid_samples
 from engine.leak.intervals import (
@@ -23,7 +24,6 @@ from engine.leak.intervals import (
     sampling_difference,
     sampling_mean,
 )
-from engine.leak.p_values import p_values
 from engine.leak.variance import sampling_variance
 
 
@@ -163,14 +163,12 @@ def curve_intervals(
 ) -> list[CurveIntervals]:
     """The intervals of many curves at once, each a mean of leak@k over prompts, k rising, and what it has beyond the
     retain model's, None without one."""
-    known = [each for each in differences if each is not None]
-    p_value = iter(p_values(known, confidence))
+    ends = ends_of_means(means, 1 - confidence)
+    tests = iter(ends_and_p_values([each for each in differences if each is not None], confidence))
     found = []
-    for mean, excess in zip(means, differences, strict=True):
-        low, high = mean.ends(1 - confidence)
+    for mean, (low, high), excess in zip(means, ends, differences, strict=True):
         if excess is None:
             found.append(CurveIntervals(mean.value, low, high))
         else:
-            ends = excess.ends(1 - confidence)
-            found.append(CurveIntervals(mean.value, low, high, excess.value, *ends, next(p_value)))
+            found.append(CurveIntervals(mean.value, low, high, excess.value, *next(tests)))
     return found

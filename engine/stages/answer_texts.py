@@ -44,12 +44,15 @@ def answer_texts(
     if not ids:  # of no answers at all transformers decodes one empty text
         return []
     answers = [list(each) if thinking is None else thinking.answer(each) for each in ids]
-    decoded = tokenizer.batch_decode([each or [] for each in answers], skip_special_tokens=True)
+    keys = [tuple(each or ()) for each in answers]
+    distinct = list(dict.fromkeys(keys))  # many are the same
+    decoded = tokenizer.batch_decode([list(each) for each in distinct], skip_special_tokens=True)
     if thinking is not None:
         decoded = [text.lstrip() for text in decoded]
+    text_of = dict(zip(distinct, decoded, strict=True))
     return [
-        None if answer is None else before_stop(text, stop)
-        for answer, text, stop in zip(answers, decoded, stops, strict=True)
+        None if answer is None else before_stop(text_of[key], stop)
+        for answer, key, stop in zip(answers, keys, stops, strict=True)
     ]
 
 

@@ -135,7 +135,7 @@ def fingerprint_probes(probes: Sequence[Probe]) -> str:
         [
             {
                 name: value
-                for name, value in dataclasses.asdict(probe).items()
+                for name, value in vars(probe).items()
                 if name in FIRST_FIELDS or (value is not None and name != "cluster")
             }
             for probe in probes
@@ -145,4 +145,4 @@ def fingerprint_probes(probes: Sequence[Probe]) -> str:
 
 def fingerprint_examples(examples: Sequence[Example]) -> str:
     """Identity of examples in order."""
-    return fingerprint([dataclasses.asdict(example) for example in examples])
+    return fingerprint([vars(example) for example in examples])

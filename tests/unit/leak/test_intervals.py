@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from engine.leak.batched import ends_and_p_values, ends_of_means
 from engine.leak.clusters import clusters_of
 from engine.leak.curve import leak_curve
 from engine.leak.intervals import (
@@ -15,7 +16,6 @@ from engine.leak.intervals import (
     sampling_difference,
     sampling_mean,
 )
-from engine.leak.p_values import p_values
 
 
 def alone(prompts):
@@ -273,7 +273,7 @@ def test_a_p_value_is_the_smallest_share_of_misses_whose_interval_leaves_zero_ou
         assert narrower.excess_low[column] > 0 or narrower.excess_high[column] < 0
 
 
-def test_many_p_values_at_once_are_those_of_each_alone():
+def test_many_at_once_are_as_each_alone():
     """Differences of several kinds: clusters, columns of a curve, these prompts, a single cluster."""
     rng = np.random.default_rng(5)
     differences = []
@@ -288,6 +288,9 @@ def test_many_p_values_at_once_are_those_of_each_alone():
         differences.append(population_difference(first, second, clusters, columns))
         means = [sampling_mean(each, each * 0.01, np.arange(columns, 0, -1) * 4, columns) for each in (first, second)]
         differences.append(sampling_difference(*means))
-    for each, together in zip(differences, p_values(differences, 0.95), strict=True):
-        np.testing.assert_array_equal(together, each.p_value(0.95))
-    assert p_values([], 0.95) == []
+    for each, together in zip(differences, ends_and_p_values(differences, 0.95), strict=True):
+        np.testing.assert_array_equal(together, (*each.ends(0.05), each.p_value(0.95)))
+    means = [each.first for each in differences]
+    for mean, together in zip(means, ends_of_means(means, 0.05), strict=True):
+        np.testing.assert_array_equal(together, mean.ends(0.05))
+    assert ends_and_p_values([], 0.95) == ends_of_means([], 0.05) == []
