@@ -10,6 +10,8 @@ import time
 import pytest
 import yaml
 
+from tests.e2e.hosts import Hosts
+
 EXPERIMENT = {
     "name": "tiny",
     "benchmark": {"name": "fictional", "split": "forget01"},
@@ -140,3 +142,22 @@ def test_a_search_on_three_nodes_loses_one_and_finds_its_winner(search, tmp_path
         assert finished <= {each["id"] for each in found["trials"]}
     finally:
         cluster.shutdown()
+
+
+@pytest.mark.long
+def test_a_search_that_loses_the_head_of_its_cluster_goes_on_on_another(search, tmp_path):
+    hosts = Hosts(2)
+    try:
+        driver = search(**hosts.environment)
+        finished = wait_for_a_look(tmp_path, driver)
+        time.sleep(2.2)  # Ray Tune keeps its account every two seconds
+        hosts.kill_head()
+        driver.communicate(timeout=400)
+        assert driver.returncode != 0
+        assert len(finished) < SPACE["trials"], "the search ended before it could lose its head"
+    finally:
+        hosts.stop()
+    before = trainings(tmp_path)
+    found = result(tmp_path, search())
+    assert finished <= {each["id"] for each in found["trials"]}
+    assert before.items() <= trainings(tmp_path).items()

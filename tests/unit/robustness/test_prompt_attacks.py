@@ -125,6 +125,20 @@ def test_families_are_put_together_by_the_prompt_that_they_stand_for():
     assert joint.scores.tolist() == [[1, 0, 0, 0], [1, 1, 0, 1]]
 
 
+def test_a_prompt_whose_own_id_has_a_tilde_is_found_again():
+    one = GroupScores(["a~1~x", "a~2~x"], np.array([[1, 0], [0, 0]]))
+    other = GroupScores(["a~2~y", "a~1~y"], np.array([[1, 1], [0, 1]]))
+    joint = pooled({"x": one, "y": other})
+    assert joint.prompt_ids == ["a~1", "a~2"]
+    assert joint.scores.tolist() == [[1, 0, 0, 1], [0, 0, 1, 1]]
+
+
+def test_families_without_a_common_prompt_are_nothing_together():
+    joint = pooled({"x": GroupScores(["a~x"], np.ones((1, 2))), "y": GroupScores(["b~y"], np.ones((1, 3)))})
+    assert joint.prompt_ids == []
+    assert joint.scores.shape == (0, 5)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_relearning_shows_nothing_that_is_judged(fictional, share, seed):
