@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -17,6 +18,7 @@ from types import ModuleType
 from engine.errors import StorageError, UserError, disk_is_full, one_line
 from engine.redact import redact
 
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)  # what no file system takes for a path, wherever it was looked at
 COMMANDS = {
     "demo": "the embedded default from nothing: models, methods, RULE, leak@k table and picture (2 cores, no network)",
     "run": "one experiment file from end to end",
@@ -116,6 +118,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_PATH:
+            said = f"{str(error.filename)[:60]!r}: {os.strerror(error.errno).lower()}; give another path"
+            print(f"leakatk: {redact(one_line(said))}", file=sys.stderr)
+            return 2
         if not disk_is_full(error):
             print(redact(traceback.format_exc()), file=sys.stderr)
             return 1

@@ -53,6 +53,13 @@ def test_an_unknown_command_names_the_nearest(capsys):
     assert "did you mean 'demo'" in refused(capsys, "dmo")
 
 
+@pytest.mark.parametrize(
+    "command", ["compare", "report", "export", "check", "verify", "audit", "run", "leak", "import"]
+)
+def test_a_path_that_no_file_system_takes_is_one_line(capsys, command):
+    assert "too long" in refused(capsys, command, "a" * 300)
+
+
 def test_an_unknown_flag_is_refused(capsys):
     assert "--sed" in refused(capsys, "demo", "--sed", "3")
 
