@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cluster import ray_cluster
 from engine.cluster.reporter import Board, Reporter, Row
-from engine.cluster.time_left import Planned, TimeLeft
+from engine.cluster.time_left import Likened, Planned, TimeLeft
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -63,7 +63,8 @@ class Progress:
 
         self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
         self.board: Any = board  # handle of the actor, which Ray types as a function's result
-        self.suffix = f" {uuid.uuid4().hex}" if board is not None else ""  # tells labels on one board apart
+        self.of_another = board is not None
+        self.suffix = f" {uuid.uuid4().hex}" if self.of_another else ""  # tells labels on one board apart
         self.on_terminal = self.console.is_terminal and not quiet
         self.lock = threading.Lock()
         self.subjects: dict[str, str] = {}  # every subject in order -> what became of it, once it is finished
@@ -87,6 +88,11 @@ class Progress:
         self._take_rows()
         if self.on_terminal:
             self.view.stop()
+        if self.board is not None and not self.of_another:
+            import ray
+
+            with contextlib.suppress(Exception):  # the cluster may be gone
+                ray.kill(self.board)  # Ray would keep its process for as long as the driver lives
 
     def shared_board(self) -> ActorHandle[Board]:
         """Where workers report, for the Progress of other processes."""
@@ -117,11 +123,11 @@ class Progress:
         except Exception:  # the cluster is gone: the last checkpoints stand
             return
 
-    def plan(self, planned: Planned) -> None:
-        """The work that is to come, by subject, in the order in which they are shown."""
+    def plan(self, planned: Planned, likened: Likened | None = None) -> None:
+        """The work that is to come, by subject, in the order in which they are shown. likened: as TimeLeft's."""
         with self.lock:
             self.subjects |= dict.fromkeys(planned, "")
-            self.time_left.plan(planned)
+            self.time_left.plan(planned, likened)
 
     def only(self, subject: str, rests: Mapping[str, float]) -> None:
         """What is left to do of a subject, by kind, whatever more of it was planned."""

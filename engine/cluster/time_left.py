@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 
 Planned = Mapping[str, Mapping[str, float]]  # subject -> kind -> amount
+Likened = Mapping[str, tuple[str, float]]  # kind -> another, and how many of its amounts take as long as one
 
 
 @dataclasses.dataclass
@@ -42,6 +43,7 @@ class TimeLeft:
     def __init__(self, narrow: Collection[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self.narrow, self.clock = narrow, clock
         self.planned: Planned = {}
+        self.likened: Likened = {}
         self.finished: set[str] = set()
         self.pieces: dict[str, _Piece] = {}
         self.spent: dict[tuple[str, str], float] = defaultdict(float)  # seconds by subject and kind
@@ -51,9 +53,10 @@ class TimeLeft:
         self.done: dict[tuple[str, str], float] = defaultdict(float)  # amount by subject and kind, found ones too
         self.last = clock()
 
-    def plan(self, planned: Planned) -> None:
-        """What there is to do. Kinds that are not planned are taken to cost every subject the same time."""
-        self.planned = planned
+    def plan(self, planned: Planned, likened: Likened | None = None) -> None:
+        """What there is to do. Kinds that are not planned are taken to cost every subject the same time. likened: by
+        what the time of a kind is guessed before any of it was seen."""
+        self.planned, self.likened = planned, likened or {}
 
     def ask(self, key: str, subject: str, kind: str, amount: float) -> None:
         """A piece of `amount`, as planned for its kind, is asked for. While it waits for its turn it takes no time."""
@@ -105,13 +108,13 @@ class TimeLeft:
             for kind, amount in kinds.items()
             if subject not in self.finished
         }
-        if not rests or any(rest and not self.worked[kind] for (_, kind), rest in rests.items()):
+        if not rests or any(rest and self._shared(kind) is None for (_, kind), rest in rests.items()):
             return None
         unplanned = self._unplanned()
         whole, chains, narrow = sum(unplanned.values()), dict(unplanned), dict.fromkeys(unplanned, 0.0)
         for (subject, kind), rest in rests.items():
             if rest:
-                shared = self._shared(kind)
+                shared = self._shared(kind) or 0.0
                 whole += rest * shared
                 if kind in self.narrow:
                     narrow[subject] += rest * max(self._own(kind), shared)
@@ -135,8 +138,12 @@ class TimeLeft:
             self.worked[piece.kind] += amount
         self.done[piece.subject, piece.kind] += amount
 
-    def _shared(self, kind: str) -> float:
-        """Seconds of the whole machine an amount of 1."""
+    def _shared(self, kind: str) -> float | None:
+        """Seconds of the whole machine an amount of 1; None before there is anything to go by."""
+        if not self.worked[kind]:
+            other, times = self.likened.get(kind, ("", 0.0))
+            each = self._shared(other) if other else None
+            return None if each is None else times * each
         return sum(seconds for (_, of), seconds in self.spent.items() if of == kind) / self.worked[kind]
 
     def _own(self, kind: str) -> float:

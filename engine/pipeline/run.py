@@ -32,7 +32,7 @@ from engine.pipeline.preparation import prepared
 from engine.pipeline.run_plan import announce, planned
 from engine.pipeline.sampling_engine import engine_of
 from engine.pipeline.unlearning_requests import judged_on, split_requests
-from engine.pipeline.work_plan import evaluation_work, planned_work
+from engine.pipeline.work_plan import evaluation_work, likenesses, planned_work
 from engine.reporting.records import AttackResult, Curve
 from engine.reporting.results import ModelResult, ModelResults, Results
 from engine.stages.base import Stages, fingerprint_examples
@@ -171,7 +171,8 @@ class _Run:
             model = self.experiment.model
             compares = model.retain is not None or model.finetune is not None
             names = [name for name, _ in built if compares or name != "retain"]
-            self.stages.progress.plan(planned_work(self.experiment, self.benchmark, names))
+            planned = planned_work(self.experiment, self.benchmark, names)
+            self.stages.progress.plan(planned, likenesses(self.experiment))
             evaluated = [(name, future, pool.submit(self._evaluated, future)) for name, future in built]
             self._end_at_a_mistake(pool, [evaluation for _, _, evaluation in evaluated])
             rows: list[tuple[BuiltModel, Evaluation]] = []

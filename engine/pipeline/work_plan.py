@@ -12,12 +12,14 @@ import re
 from collections.abc import Sequence
 
 from benchmarks.base import Benchmark, is_leak_group
+from engine.cluster.progress import TRAINING
 from engine.config.experiment import Experiment
 from engine.config.sections import MethodSection
 from engine.evaluation.benchmark_metrics import likelihood_examples, wants_likelihoods
 from engine.pipeline.planned_parts import Training, model_samples, trainings
 from engine.stages.known_answers import AnswersJob
 from engine.stages.likelihood import GRADIENT_PAIRS, LikelihoodJob
+from engine.stages.sample import SampleJob
 
 
 def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -37,6 +39,17 @@ def planned_work(experiment: Experiment, benchmark: Benchmark, models: Sequence[
             amounts["sample"] += _rounds(sections[method], len(benchmark.forget) / requests) * tokens
         found[name] = amounts
     return found
+
+
+def likenesses(experiment: Experiment) -> dict[str, tuple[str, float]]:
+    """By what the time of a kind of work is guessed before any of it was seen: a training goes through its tokens
+    forwards and backwards, which takes three times as long as reading them; sequences count as half of the longest."""
+    training = experiment.finetune_section or experiment.train
+    return {
+        SampleJob.title: (TRAINING, 1 / (3 * max(1.0, training.max_length / 2))),
+        AnswersJob.title: (SampleJob.title, float(experiment.sampling.max_new_tokens or 1)),
+        LikelihoodJob.title: (TRAINING, 1 / 3),
+    }
 
 
 def evaluation_work(experiment: Experiment, benchmark: Benchmark) -> dict[str, float]:

@@ -2,8 +2,10 @@
 
 import time
 
+import pytest
 import ray
 
+from engine.cluster.progress import Progress
 from engine.cluster.ray_cluster import connect, memory_to_ask, resources
 from engine.cluster.reporter import Board, Reporter, Silent
 
@@ -39,3 +41,14 @@ def test_trainings_that_memory_does_not_hold_together_run_one_after_the_other():
 def most_at_once(tasks):
     times = ray.get(tasks)
     return max(sum(began <= at < ended for began, ended in times) for at, _ in times)
+
+
+def test_the_process_that_holds_reports_ends_with_its_progress():
+    connect()
+    with Progress(quiet=True) as progress:
+        with Progress(quiet=True, board=progress.shared_board()) as other, other.task("train", "a", 1) as report:
+            report.begin()
+            report(1, force=True)
+        assert ray.get(progress.board.read.remote()) == {}  # the other's has ended, the board has not
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(progress.board.read.remote())

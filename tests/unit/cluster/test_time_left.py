@@ -15,14 +15,14 @@ class Clock:
         return self.now
 
 
-def played(pieces, cores, planned, step=0.5, asked_at_once=False):
+def played(pieces, cores, planned, step=0.5, asked_at_once=False, likened=None):
     """Estimates at each moment, and when all was done.
 
     pieces: (subject, kind, amount, seconds on one core, units), each after the one before it of its subject, its units
     on cores of their own. The first that can go on takes a core; pieces are asked for just before, or all at once."""
     clock = Clock()
     left = TimeLeft({"train"}, clock)
-    left.plan(planned)
+    left.plan(planned, likened)
     asked, begun, ended = set(), set(), set()
     open_units = {number: piece[4] for number, piece in enumerate(pieces)}  # that have not begun
     running, seen = [], []  # [piece, seconds left]
@@ -91,6 +91,23 @@ def test_after_a_third_it_is_never_off_by_more_than_twice(cores, seed, asked_at_
         if now > end / 3 and rest > 8:
             assert seconds is not None
             assert rest / 2 <= seconds <= rest * 2, (now, rest, seconds)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 8])
+@pytest.mark.parametrize("guess", [0.15, 0.2, 0.3])
+def test_work_that_was_not_seen_yet_is_guessed_by_its_like(cores, guess):
+    """A token takes a fifth of a step, and nothing is sampled in the first third."""
+    models = [f"m{number}" for number in range(10)]
+    planned = {model: {"train": 200.0, "sample": 600.0} for model in models}
+    pieces = [(model, "train", 200.0, 10.0, 1) for model in models]
+    pieces += [(model, "sample", 600.0, 6.0, 8) for model in models]
+    seen, end = played(pieces, cores, planned, likened={"sample": ("train", guess)})
+    assert all(seconds is not None for now, seconds in seen if now < end - 1)
+    for now, seconds in seen:
+        if now > end / 3 and end - now > 8:
+            assert (end - now) / 2 <= seconds <= (end - now) * 2, (now, end - now, seconds)
+    unseen, _ = played(pieces, cores, planned)
+    assert unseen[0][1] is None
 
 
 def _with_cores(run, cores):
