@@ -73,8 +73,9 @@ def attack_curves(results: Results, narrow: bool = False) -> Figure:
             axes.minorticks_off()
             axes.set_ylim(-0.02, 1.03)
             axes.grid(axis="y", alpha=0.25)
-        for axes in list(grid.flat)[len(attacks) :]:
-            axes.set_visible(False)
+        for empty in range(len(attacks), rows * columns):
+            grid.flat[empty].set_visible(False)
+            grid.flat[empty - columns].tick_params(labelbottom=True)  # the last one of its column
         ks = results.headline[0][1].k
         grid[0, 0].set_xticks([ks[0], ks[-1]], [str(ks[0]), str(ks[-1])])
         figure.supxlabel("k samples", fontsize=9)
