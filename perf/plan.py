@@ -165,16 +165,13 @@ def _together(job: Any, work: Path) -> float:
     return max(json.loads(path.read_text()) for path in work.glob("peak*"))
 
 
-def _watched(config: dict[str, Any]) -> None:
+def _watched(config: dict[str, Any], rank: int, device: str) -> None:
     """A training worker that notes its peak resident size."""
     import resource
 
-    import ray.train
-
     from engine.train.launch import train_worker
 
-    train_worker(config)
-    rank = ray.train.get_context().get_world_rank()
+    train_worker(config, rank, device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (Path(config["place"].folder) / f"peak{rank}").write_text(json.dumps(peak))
 

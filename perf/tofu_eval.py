@@ -21,7 +21,7 @@ import leakatk
 from benchmarks import BENCHMARKS
 from engine.evaluation.benchmark_metrics import likelihood_examples
 from engine.models.chat_template import stop_token_ids
-from engine.models.loading import worker_model
+from engine.models.loading import cached_model
 from engine.models.source import model_source
 from engine.models.tokenization import collate, encode_example, encode_prompt, pad_token_id
 from perf.report import machine, table, write_page
@@ -65,22 +65,29 @@ def of_ours(model: str, options: dict[str, object], precision: str) -> tuple[flo
     settings |= {"model.template": "plain", "sampling.precision": precision, "sampling.max_new_tokens": TOKENS}
     settings |= {"sampling.decoding": "greedy", "sampling.cpus": 1}
     with tempfile.TemporaryDirectory() as store:
-        before = psutil.cpu_times()
+        before = _busy()
         leakatk.evaluate(model, benchmark="tofu", set=settings, store=store)
-        after = psutil.cpu_times()
+        taken = _busy() - before
         stages: dict[str, float] = {}
         for path in Path(store).glob("*/*/manifest.json"):
             manifest = json.loads(path.read_text())
             stages[manifest["kind"]] = stages.get(manifest["kind"], 0.0) + manifest["facts"].get("seconds", 0.0)
-    return after.user - before.user + after.system - before.system, stages
+    return taken, stages
+
+
+def _busy() -> float:
+    """CPU seconds that this machine has worked; Ray's workers are nice."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system
 
 
 def of_hugging_face(path: str, options: dict[str, object], precision: str) -> dict[str, float]:
     """CPU seconds of this process for the same answers and likelihoods."""
     import torch
 
+    torch.set_num_threads(1)  # as each of our workers
     benchmark = BENCHMARKS["tofu"].load(**options)
-    model, tokenizer = worker_model(model_source(path), bf16=precision == "bf16")
+    model, tokenizer = cached_model(model_source(path), "cpu", precision)
     pad, ends = pad_token_id(tokenizer), stop_token_ids(tokenizer, None)
     prompts = [each.prompt for each in benchmark.probes]
     texts, _ = likelihood_examples(benchmark)

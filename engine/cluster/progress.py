@@ -116,9 +116,10 @@ class Progress:
         try:
             ray.get(self.board.stop.remote(), timeout=patience)
             while time.monotonic() < deadline:
-                state: dict[str, tuple[float, str]] = ray.get(self.board.read.remote(), timeout=10)
-                if not any(label.startswith(f"{TRAINING} ") and done for label, (done, _) in state.items()):
-                    break
+                with contextlib.suppress(ray.exceptions.GetTimeoutError):  # a machine that is busy saving
+                    state: dict[str, tuple[float, str]] = ray.get(self.board.read.remote(), timeout=10)
+                    if not any(label.startswith(f"{TRAINING} ") and done for label, (done, _) in state.items()):
+                        break
                 time.sleep(0.1)
         except Exception:  # the cluster is gone: the last checkpoints stand
             return

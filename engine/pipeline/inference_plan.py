@@ -74,7 +74,7 @@ def reference_items(
         have = room(settings.workers, nodes) if sharded else alone
         fits = "unknown" if not have else "yes" if need <= have else "tight" if sure <= have else "no"
         instead = ("train.zero_stage: 3 with more train.workers",) if fits == "no" else ()
-        detail = f"{settings.workers} workers, ZeRO 3" if sharded else "one worker"
+        detail = f"{settings.workers} workers, ZeRO 3, {settings.precision}" if sharded else "one worker"
         items[detail] = Item("reference log-probabilities, a worker", need, have, fits, detail, instead)
     return list(items.values())
 

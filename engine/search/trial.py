@@ -62,9 +62,11 @@ def run_trial(
             raise
 
 
-def sample_further(values: Mapping[str, object], setting: Setting, rung: Rung) -> TrialReport:
+def sample_further(
+    values: Mapping[str, object], setting: Setting, rung: Rung, board: ActorHandle[Board] | None = None
+) -> TrialReport:
     """The report at a further rung of a trial that `run_trial` has run."""
-    with Progress(quiet=True) as progress:
+    with Progress(quiet=True, board=board) as progress:
         try:
             return _trial(values, setting, progress).at(rung)
         except (DivergedError, UserError) as error:

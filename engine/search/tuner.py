@@ -95,7 +95,7 @@ def search(
         )
         target_keeps = kept(setting, stages, benchmark, before, "target")
         setting = dataclasses.replace(setting, least=least(setting, target_keeps))
-        trials = _with_finalists_sampled(_tuned(setting, folder, progress, at_once), setting, folder)
+        trials = _with_finalists_sampled(_tuned(setting, folder, progress, at_once), setting, folder, progress)
     return Search(trials, setting, folder, round(time.monotonic() - clock, 1))
 
 
@@ -186,13 +186,13 @@ def _trial(number: int, result: Result) -> Trial:
     return Trial(name.removeprefix(PREFIX), dict(result.config or {}), report)
 
 
-def _with_finalists_sampled(trials: list[Trial], setting: Setting, folder: Path) -> list[Trial]:
+def _with_finalists_sampled(trials: list[Trial], setting: Setting, folder: Path, progress: Progress) -> list[Trial]:
     """The trials, the finalists among them sampled in full, which is printed and logged as all before."""
     log, by_id = TrialLog(folder), {trial.id: trial for trial in trials}
 
     def sample(name: str, rung: Rung) -> TrialReport:
         values = by_id[name].values
-        report = sample_further(values, setting, rung)
+        report = sample_further(values, setting, rung, progress.shared_board())
         if not any(row.trial == name and row.report.n == report.n for row in log.rows):  # not a rerun
             log.add(name, values, report)
         print(report_line(name, values, report), file=sys.stderr, flush=True)

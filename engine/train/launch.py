@@ -131,8 +131,7 @@ def run_training(job: TrainJob, work: Path, report: Report) -> JsonObject:
             raise error.cause if known else error from None
     else:
         facts = train_together(job, place, report, gpus > 0, cpus)
-    for leftover in ("checkpoint", "ray"):
-        shutil.rmtree(work / leftover, ignore_errors=True)
+    shutil.rmtree(work / "checkpoint", ignore_errors=True)
     return facts
 
 
@@ -167,29 +166,38 @@ def train_alone(job: TrainJob, work: str, report: Report) -> JsonObject:
 def train_together(job: TrainJob, place: Workplace, report: Report, use_gpu: bool, cpus: int) -> JsonObject:
     """The loop under Ray Train: one DeepSpeed worker a process, restarted from the last checkpoint when one dies."""
     work = Path(place.folder)
-    (work / FAILURE).unlink(missing_ok=True)
     on_workers(train_worker, {"job": job, "place": place, "report": report}, job.settings.workers, use_gpu, cpus)
-    if (work / FAILURE).exists():
-        name, text = json.loads((work / FAILURE).read_text())
-        raise {end.__name__: end for end in ENDS}[name](text)
     facts = json.loads((work / FACTS).read_text())
     (work / FACTS).unlink()  # the stage's manifest holds them
     return facts
 
 
+def train_worker(config: JsonObject, rank: int, device: str) -> None:
+    """One of the workers of a training. config: `job`, `place` and `report`."""
+    work = Path(config["place"].folder)
+    facts = train_sharded(config["job"], work, config["report"], device, rank)
+    if rank == 0:
+        (work / FACTS).write_text(json.dumps(facts))
+
+
 def on_workers(
-    function: Callable[[JsonObject], None], config: JsonObject, workers: int, use_gpu: bool, cpus: int
+    function: Callable[[JsonObject, int, str], None], config: JsonObject, workers: int, use_gpu: bool, cpus: int
 ) -> None:
-    """Call `function(config)` in each of many workers, a process group of Ray Train's, and take over what they write
-    into config["place"]. A worker that dies is begun again with all others, three times at most."""
+    """Call `function(config, rank, device)` in each of many workers, a process group of Ray Train's, and take over what
+    they write into config["place"]. A worker that dies is begun again with all others, three times at most.
+
+    Raises what the workers raise, of ENDS, which all of them come to.
+    """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     place: Workplace = config["place"]
+    work = Path(place.folder)
+    (work / FAILURE).unlink(missing_ok=True)
     TorchTrainer(
-        function,
-        train_loop_config=config,
+        worker,
+        train_loop_config=config | {"function": function},
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
         ),
@@ -203,45 +211,33 @@ def on_workers(
         ),
     ).fit()
     place.receive()
+    if (work / FAILURE).exists():
+        name, text = json.loads((work / FAILURE).read_text())
+        raise {end.__name__: end for end in ENDS}[name](text)
+    shutil.rmtree(work / "ray", ignore_errors=True)
 
 
-def train_worker(config: JsonObject) -> None:
-    """One Ray Train worker. config: `job`, `place` and `report`."""
-    job, place = config["job"], config["place"]
-    work = Path(place.folder)
-    rank, device = arrive(place)
-    try:
-        facts = train_sharded(job, work, config["report"], device, rank)
-    except ENDS as error:
-        # Every worker comes to it in the same step. Raised from here, Ray Train would begin again, to the same end.
-        if rank == 0:
-            (work / FAILURE).write_text(json.dumps([type(error).__name__, str(error)]))
-    else:
-        if rank == 0:
-            (work / FACTS).write_text(json.dumps(facts))
-    deliver(place, rank)
-
-
-def arrive(place: Workplace) -> tuple[int, str]:
-    """Make ready a worker of many at its place: its rank and its device."""
-    import ray.train
-
-    place.arrive()
-    device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
-    if device == "cpu":
-        ray_cluster.take_threads()
-    return ray.train.get_context().get_world_rank(), device
-
-
-def deliver(place: Workplace, rank: int) -> None:
-    """Hand over what the workers of this node have written, where the nodes share no folder."""
+def worker(config: JsonObject) -> None:
+    """One Ray Train worker. config: `function` and what it takes, among it `place`."""
     import ray.train
     import torch
 
+    place: Workplace = config["place"]
+    place.arrive()
+    context = ray.train.get_context()
+    device = str(ray.train.torch.get_device()) if on_gpu() else "cpu"
+    if device == "cpu":
+        ray_cluster.take_threads()
+    try:
+        config["function"](config, context.get_world_rank(), device)
+    except ENDS as error:
+        # Every worker comes to it in the same step. Raised from here, Ray Train would begin again, to the same end.
+        if context.get_world_rank() == 0:
+            (Path(place.folder) / FAILURE).write_text(json.dumps([type(error).__name__, str(error)]))
     if place.mirror is not None:
         torch.distributed.barrier()  # every worker of a node has written its part
-        if ray.train.get_context().get_local_rank() == 0:
-            place.deliver(rank)
+        if context.get_local_rank() == 0:
+            place.deliver(context.get_world_rank())
 
 
 def train_sharded(job: TrainJob, work: Path, given: Report, device: str, rank: int) -> JsonObject:

@@ -15,10 +15,11 @@ from engine.cluster import ray_cluster
 from engine.cluster.reporter import Report
 from engine.config.sections import TrainSection
 from engine.jsonl import JsonObject
+from engine.models.lora import is_adapter
 from engine.stages.base import Stage
 from engine.stages.reference import LOGPROBS, ReferenceJob, encoded_answers, logprobs_of, rows_at_once
 from engine.store.work_dir import open_workplace
-from engine.train.launch import arrive, cpus_a_worker, deliver, gpus_a_worker, on_workers
+from engine.train.launch import cpus_a_worker, gpus_a_worker, on_workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,26 +45,25 @@ class ShardedReference(Stage):
         gpus = gpus_a_worker(settings)
         ray_cluster.check_fits(settings.workers, gpus, "train.workers")
         config = {"job": self.job, "precision": settings.precision, "place": open_workplace(work), "report": report}
-        on_workers(reference_worker, config, settings.workers, gpus > 0, cpus_a_worker(settings))
+        on_workers(reference_worker, config, settings.workers, gpus > 0, cpus_a_worker(settings, self.job.portable))
         return {"examples": len(self.job.examples)}
 
 
 def reference_stage(job: ReferenceJob, settings: TrainSection) -> Stage:
     """The stage that takes reference log-probabilities for a training: by its workers together where they share the
-    model, else by one."""
-    return ShardedReference(job, settings) if settings.zero_stage == 3 and settings.workers > 1 else job
+    model, else by one, and so of an adapter, which cannot be merged into shards."""
+    shared = settings.zero_stage == 3 and settings.workers > 1 and not is_adapter(Path(job.model.path))
+    return ShardedReference(job, settings) if shared else job
 
 
-def reference_worker(config: JsonObject) -> None:
-    """One Ray Train worker. config: `job`, `precision`, `place` and `report`."""
+def reference_worker(config: JsonObject, rank: int, device: str) -> None:
+    """One of the workers. config: `job`, `precision`, `place` and `report`."""
     import torch
 
     from engine.models.tokenization import load_tokenizer, pad_token_id
     from engine.train.deepspeed_backend import sharded_model
 
     job: ReferenceJob = config["job"]
-    place = config["place"]
-    rank, device = arrive(place)
     if rank == 0:
         config["report"].begin()
     model = sharded_model(job.model, config["precision"], device)
@@ -77,5 +77,4 @@ def reference_worker(config: JsonObject) -> None:
     torch.distributed.all_gather_object(parts, logprobs_of(model, own, rows, pad_token_id(tokenizer), device))
     if rank == 0:
         values = [parts[index % workers][index // workers] for index in range(len(encoded))]
-        (Path(place.folder) / LOGPROBS).write_text(json.dumps(values))
-    deliver(place, rank)
+        (Path(config["place"].folder) / LOGPROBS).write_text(json.dumps(values))

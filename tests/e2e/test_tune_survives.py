@@ -106,12 +106,18 @@ def test_a_search_whose_driver_is_killed_goes_on_with_the_same_command(search, t
 
 @pytest.mark.long
 def test_a_search_that_is_asked_to_end_saves_its_trainings_and_goes_on(search, tmp_path):
-    slow = SPACE["parameters"] | {"train.steps": {"choice": [100]}}
+    slow = SPACE["parameters"] | {"train.steps": {"choice": [200]}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(SPACE | {"parameters": slow, "trials": 2}))
-    first = search()
-    while not list(tmp_path.glob("store/train/*.work/checkpoint/progress.json")):
+    rarely = EXPERIMENT | {"train": {"checkpoint_every": 1000}}  # a checkpoint is one that the signal made
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(rarely))
+    first, saved = search(), "store/train/*.work/checkpoint/progress.json"
+    while not trainings(tmp_path) or not list(
+        tmp_path.glob("store/train/*.work")
+    ):  # the target is made, a trial trains
         assert first.poll() is None, (tmp_path / "said").read_text()[-3000:]
         time.sleep(0.05)
+    time.sleep(4)
+    assert not list(tmp_path.glob(saved))
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=120)
     said = (tmp_path / "said").read_text()
@@ -119,6 +125,7 @@ def test_a_search_that_is_asked_to_end_saves_its_trainings_and_goes_on(search, t
     assert "Traceback" not in said
     (mark,) = (tmp_path / "store" / "tune").glob("*/interrupted.json")
     assert json.loads(mark.read_text())["signal"] == "SIGTERM"
+    assert list(tmp_path.glob(saved))
     out, _ = search().communicate(timeout=400)
     found = json.loads(out)
     assert not any(each["failed"] for each in found["trials"])

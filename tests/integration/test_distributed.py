@@ -12,7 +12,7 @@ import ray
 from benchmarks.base import Example
 from engine.cluster.reporter import Silent
 from engine.config.sections import TrainSection
-from engine.errors import DivergedError
+from engine.errors import DivergedError, UserError
 from engine.models.loading import load_model
 from engine.models.lora import LoraSection
 from engine.models.source import ModelSource, model_source
@@ -170,6 +170,24 @@ def test_reference_logprobs_of_a_sharded_model_are_those_of_a_whole_one(job, tmp
     assert stage.inputs() != reference.inputs()
     stage.run(tmp_path, Silent())
     np.testing.assert_allclose(read_reference(tmp_path), job.forget_reference[:19], rtol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["logprobs.json"]
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_sharded_reference_is_told_as_by_one_worker(job, tmp_path):
+    reference = ReferenceJob(job.model, job.forget[:2], max_length=2)
+    with pytest.raises(UserError, match="max_length"):
+        answer_logprobs(reference, False)
+    shared = job.settings.model_copy(update={"workers": 2, "zero_stage": 3})
+    with pytest.raises(UserError, match="max_length"):
+        reference_stage(reference, shared).run(tmp_path, Silent())
+
+
+def test_an_adapter_is_read_by_one_worker(job, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    reference = ReferenceJob(ModelSource(str(tmp_path), ""), job.forget[:2])
+    shared = job.settings.model_copy(update={"workers": 2, "zero_stage": 3})
+    assert reference_stage(reference, shared) is reference
 
 
 @pytest.mark.slow

@@ -224,6 +224,20 @@ def test_what_a_method_reads_of_the_target_model_is_planned(size, gpus, train, f
     assert not reference_items([each for each in wanted if each.label == "grad-diff"], filled, size, [node_of(gpus)])
 
 
+@pytest.mark.parametrize("first", ["fp32", "bf16"])
+def test_of_two_precisions_neither_hides_the_other(first):
+    train = {"workers": 4, "zero_stage": 3}
+    second = "bf16" if first == "fp32" else "fp32"
+    methods = [
+        {"name": "npo", "label": "one", "train": train | {"precision": first}},
+        {"name": "npo", "label": "two", "train": train | {"precision": second}},
+    ]
+    filled, benchmark = experiment(methods=methods, sampling={"gpus": 1})
+    items = reference_items(trainings(filled, benchmark), filled, LLAMA_70B, [node_of("4x80")])
+    assert len(items) == 2
+    assert sorted(item.fits for item in items) != ["yes", "yes"]
+
+
 @pytest.mark.parametrize("text", ["h100", "0x80", "8xfoo", "x80", "8x0", "8x-1"])
 def test_gpus_that_are_none_are_one_line(text):
     with pytest.raises(UserError, match="expected as 8x80"):
