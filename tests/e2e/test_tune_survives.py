@@ -106,7 +106,7 @@ def test_a_search_whose_driver_is_killed_goes_on_with_the_same_command(search, t
 
 @pytest.mark.long
 def test_a_search_that_is_asked_to_end_saves_its_trainings_and_goes_on(search, tmp_path):
-    slow = SPACE["parameters"] | {"train.steps": {"choice": [200]}}
+    slow = SPACE["parameters"] | {"train.steps": {"choice": [600]}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(SPACE | {"parameters": slow, "trials": 2}))
     rarely = EXPERIMENT | {"train": {"checkpoint_every": 1000}}  # a checkpoint is one that the signal made
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(rarely))
@@ -116,7 +116,7 @@ def test_a_search_that_is_asked_to_end_saves_its_trainings_and_goes_on(search, t
     ):  # the target is made, a trial trains
         assert first.poll() is None, (tmp_path / "said").read_text()[-3000:]
         time.sleep(0.05)
-    time.sleep(4)
+    time.sleep(12)
     assert not list(tmp_path.glob(saved))
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=120)
