@@ -161,8 +161,10 @@ def leak_curve(
 def curve_intervals(
     means: Sequence[Mean], differences: Sequence[Difference | None], confidence: float = 0.95
 ) -> list[CurveIntervals]:
-    """The intervals of many curves at once, each a mean of leak@k over prompts, k rising, and what it has beyond the
-    retain model's, None without one."""
+    """The intervals of many curves at once, in their order, float64 [K] in [0, 1] each, of differences in [-1, 1].
+
+    means: leak@k over prompts of each curve, k rising; differences: what it has beyond the retain model's, None without
+    one, which are differences of two Means. confidence in (0, 1)."""
     ends = ends_of_means(means, 1 - confidence)
     tests = iter(ends_and_p_values([each for each in differences if each is not None], confidence))
     found = []

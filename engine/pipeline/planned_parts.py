@@ -59,20 +59,17 @@ def _of_method(experiment: Experiment, section: MethodSection, examples: int) ->
     needs, settings = method.trained.needs, experiment.train_section(section)
     times = method.trainings * len(experiment.requests or (1,))
     graphs = 1 + ("retain" in needs) + ("alternate" in needs)
-    reference, steps = "reference_model" in needs, _steps(settings, examples)
-    keeps = method.procedure == "rounds"
-    copies = (GRADIENTS if "two_gradients" in needs else 0) + (1 if method.trained.radius else 0)
     return Training(
         experiment.label(section),
         settings,
         graphs,
-        reference,
-        steps,
-        times,
-        keeps,
-        copies,
-        method.trained.layers,
-        "reference_logprob" in needs,
+        reference="reference_model" in needs,
+        steps=_steps(settings, examples),
+        times=times,
+        keeps=method.procedure == "rounds",
+        copies=(GRADIENTS if "two_gradients" in needs else 0) + (1 if method.trained.radius else 0),
+        layers=method.trained.layers,
+        logprobs="reference_logprob" in needs,
     )
 
 

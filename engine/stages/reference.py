@@ -116,7 +116,8 @@ def rows_at_once(encoded: Sequence[Encoded], vocabulary: int, device_type: str) 
 
 
 def logprobs_of(model: Any, encoded: Sequence[Encoded], rows: int, pad: int, device: str) -> list[float]:
-    """Sum of log-probabilities of the labelled tokens of each sequence, `rows` of them in a forward pass."""
+    """Sum of log-probabilities (natural) of the labelled tokens: a float a sequence, in their order, `rows` of them in
+    a forward pass."""
     import torch
 
     from engine.models.tokenization import collate

@@ -1,5 +1,6 @@
 """No more tasks run at once than the cluster has CPUs and memory for."""
 
+import threading
 import time
 
 import pytest
@@ -51,4 +52,34 @@ def test_the_process_that_holds_reports_ends_with_its_progress():
             report(1, force=True)
         assert ray.get(progress.board.read.remote()) == {}  # the other's has ended, the board has not
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(progress.board.read.remote())
+        read_until(progress.board, time.monotonic() + 30)
+
+
+def read_until(board, deadline):
+    while time.monotonic() < deadline:  # a kill is not waited for
+        ray.get(board.read.remote())
+        time.sleep(0.1)
+
+
+def test_trainings_of_another_process_are_told_to_stop_and_waited_for():
+    connect()
+    with Progress(quiet=True) as progress, Progress(quiet=True, board=progress.shared_board()) as other:
+        stopped = threading.Event()
+
+        def train():
+            with other.task("train", "a", 100) as report:
+                report.begin()
+                step = 0
+                while not report.stopping():
+                    step += 1
+                    report(step, force=True)
+                time.sleep(1)  # saving
+                stopped.set()
+
+        training = threading.Thread(target=train)
+        training.start()
+        time.sleep(2)
+        assert not stopped.is_set()
+        progress.stop_trainings(30)
+        assert stopped.is_set()
+        training.join()
