@@ -21,9 +21,12 @@ def load_table(
 
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the last error is told in one line below
-    folder = _folder(path)
-    for file in visible_files(folder) if folder is not None else ():
-        refuse_pointer(file, f"{key} {path}")
+    folder, cache = _folder(path), None
+    if folder is not None:
+        files = visible_files(folder)
+        for file in files:
+            refuse_pointer(file, f"{key} {path}")
+        cache = _cache_of(files)
     commit = revision if folder is not None else _commit(path, revision) or revision
     where, place = f"{key} {path}", str(folder or path)
     try:
@@ -32,7 +35,7 @@ def load_table(
             config = found[0]
         if config not in found:
             raise UserError(f"{where}: has no config {config!r}; found {', '.join(sorted(found))}")
-        return datasets.load_dataset(place, config, split=split, revision=commit)
+        return datasets.load_dataset(place, config, split=split, revision=commit, cache_dir=cache)
     except UserError:
         raise
     except ValueError as error:
@@ -76,6 +79,15 @@ def data_version(path: str, revision: str | None = None) -> str:
         commit = _commit(path, revision)
         return f"commit {commit}" if commit else "cached copy"
     return f"sha256 {fingerprint(folder_digests(visible_files(folder), folder))[:40]}"
+
+
+def _cache_of(files: Sequence[Path]) -> str:
+    """Where a folder of these files is cached. `datasets` finds a folder that lists its configs again by its name and
+    that list alone, whatever else has that name and however its files were changed."""
+    import datasets
+
+    stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / fingerprint(stamps)[:16])
 
 
 def _folder(path: str) -> Path | None:

@@ -27,7 +27,7 @@ def fake_hub(monkeypatch):
     class Info:
         sha = "c1"
 
-    def load(place, config, split, revision):
+    def load(place, config, split, revision, cache_dir):
         read.append(revision)
         return datasets.Dataset.from_list(ROWS)
 
@@ -48,6 +48,15 @@ def test_a_folder_is_known_by_its_files(tmp_path):
     there = write_hub(tmp_path / "there", {"all": {"train": ROWS}})
     other = write_hub(tmp_path / "other", {"all": {"train": ROWS * 2}})
     assert hub.data_version(here) == hub.data_version(there) != hub.data_version(other)
+
+
+def test_what_a_folder_holds_now_is_read_whatever_was_read_under_its_name(tmp_path):
+    def answer(folder, text):
+        write_hub(folder, {"all": {"train": [{"question": "q", "answer": text}]}})
+        return hub.load_rows(str(folder), "all", "train", ("answer",))[0]["answer"]
+
+    assert [answer(tmp_path / "data", text) for text in ("one", "another")] == ["one", "another"]
+    assert answer(tmp_path / "elsewhere" / "data", "a third") == "a third"
 
 
 def one_line(*arguments):
