@@ -187,9 +187,14 @@ def cores_of_a_node() -> int:
 
 
 def take_threads() -> None:
-    """Let torch run as many threads as Ray has given this worker CPUs; one outside a worker, where nobody was asked."""
+    """Let torch run as many threads as Ray has given this worker CPUs; one outside a worker, where nobody was asked.
+
+    To be called before the first matrix product: on AMD's processors MKL takes another kernel for small ones where
+    there are more threads, unless told to give the same bits, which costs nothing there.
+    """
     import torch
 
+    os.environ.setdefault("MKL_CBWR", "AUTO")
     given = 1.0
     if connected():
         import ray
