@@ -24,7 +24,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.base import Probe
 from engine.decode.sampler import sample
 from engine.models.chat_template import stop_token_ids
-from engine.models.loading import load_model
+from engine.models.loading import cached_model, load_model
 from engine.models.source import ModelSource, model_source
 from engine.models.tokenization import encode_prompt, load_tokenizer
 from perf.generate import generate
@@ -63,15 +63,16 @@ def ways_of(path: str, probes: Sequence[Probe], only: tuple[str, ...]) -> dict[s
     tokenizer, source = load_tokenizer(path), model_source(path)
     prompts = [encode_prompt(tokenizer, probe.prompt) for probe in probes]
     ends = stop_token_ids(tokenizer)
-    full, half = load_model(source, "cpu", "fp32"), load_model(source, "cpu", "bf16")
+    (full, _), (half, _) = (cached_model(source, "cpu", precision) for precision in ("fp32", "bf16"))
+    plain = load_model(source, "cpu", "bf16")  # as transformers itself runs it
     ways: dict[str, Callable[[int], int]] = {
         "exact, bf16": lambda n: exact(half, prompts, ends, n),
         "exact, fp32": lambda n: exact(full, prompts, ends, n),
         "generate, num_return_sequences, bf16": lambda n: generate(
-            half, prompts, ends, n, MAX_NEW_TOKENS, repeated=False
+            plain, prompts, ends, n, MAX_NEW_TOKENS, repeated=False
         ),
         "generate, the prompt 32 times, bf16": lambda n: generate(
-            half, prompts, ends, n, MAX_NEW_TOKENS, repeated=True
+            plain, prompts, ends, n, MAX_NEW_TOKENS, repeated=True
         ),
     }
     if VLLM.startswith(only):

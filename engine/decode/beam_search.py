@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.base import Decoding
-from engine.decode.law import decoding_log_probs
+from engine.decode.law import scores_and_total
 from engine.decode.logprobs import FULL
 
 if TYPE_CHECKING:
@@ -53,24 +53,30 @@ def likely_answers(
     tokens_PBT = np.zeros((len(prompts), 1, 0), dtype=np.int64)
     with torch.inference_mode():
         output = model(
-            input_ids=torch.tensor([list(prompt) for prompt in prompts], device=model.device), use_cache=True
+            input_ids=torch.tensor([list(prompt) for prompt in prompts], device=model.device),
+            use_cache=True,
+            logits_to_keep=1,
         )
         beam_PB = torch.zeros((len(prompts), 1), dtype=torch.float64, device=model.device)
         for step in range(max_new_tokens):
-            step_PBV = decoding_log_probs(output.logits[:, -1], decoding).view(*beam_PB.shape, -1)
-            step_PBV += beam_PB[..., None]
-            ended_PB = step_PBV[..., ends].logsumexp(-1).cpu().numpy()
+            scores_RV, total_R1 = scores_and_total(output.logits[:, -1], decoding)
+            before_R1 = beam_PB.view(-1, 1) - total_R1  # what a token's score is added to
+            ended_R = (scores_RV[:, ends].double() + before_R1).logsumexp(-1)
+            ended_PB = ended_R.view_as(beam_PB).cpu().numpy()
             for prompt, beam in zip(*np.nonzero((ended_PB > least) & (ended_PB > -np.inf)), strict=True):
                 answer = Answer(tuple(tokens_PBT[prompt, beam].tolist()), float(ended_PB[prompt, beam]))
                 answers[alive[prompt]].append(answer)
             if step == max_new_tokens - 1:
                 break
-            step_PBV[..., ends] = -torch.inf
-            best = step_PBV.flatten(1).topk(min(beams, step_PBV[0].numel()))
+            scores_RV[:, ends] = -torch.inf
+            likeliest = scores_RV.topk(min(beams, scores_RV.shape[1]))  # of each row: all that its beam may keep
+            step_PM = (likeliest.values.double() + before_R1).view(len(alive), -1)
+            best = step_PM.topk(min(beams, step_PM.shape[1]))
             kept_P = ((best.values > least) & (best.values > -torch.inf)).any(1)
             if not kept_P.any():
                 break
-            parents, tokens = best.indices // step_PBV.shape[2], best.indices % step_PBV.shape[2]
+            parents = best.indices // likeliest.values.shape[1]
+            tokens = likeliest.indices.view(len(alive), -1).gather(1, best.indices)
             rows = torch.arange(len(alive), device=model.device)[:, None] * beam_PB.shape[1] + parents
             beam_PB, parents, tokens, rows = best.values[kept_P], parents[kept_P], tokens[kept_P], rows[kept_P]
             chosen = kept_P.cpu().numpy()

@@ -18,6 +18,7 @@ from benchmarks.base import Decoding
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHUNK_ELEMENTS = {"cpu": 2**17, "cuda": 2**27}  # of float64 logits that are added up together
 TIES_VERSION = 2  # part of the fingerprint of log-probabilities where ties at a cut are likely (`tie_inputs`)
 
 
@@ -69,6 +70,24 @@ def decoding_log_probs(logits: Tensor, decoding: Decoding) -> Tensor:
         kept = kept_tokens(token_weights(logits, decoding.temperature), decoding)
         scaled = scaled.masked_fill(~kept, -torch.inf)
     return scaled.log_softmax(-1)
+
+
+def scores_and_total(logits: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """Scores [..., V] and float64 `total` [..., 1]: a token's log-probability is its score, in float64, less the total.
+
+    What wants the probabilities of few tokens is spared the float64 ones of all.
+    """
+    import torch
+
+    if decoding.greedy or decoding.restricted:
+        scores = decoding_log_probs(logits, decoding)
+        return scores, torch.zeros_like(scores[..., :1])
+    scores = logits if decoding.temperature == 1 else logits.double() / decoding.temperature
+    rows = scores.flatten(0, -2)
+    # Few rows at a time: what lies in a CPU's cache is not read from main memory again and again.
+    size = max(1, CHUNK_ELEMENTS[logits.device.type] // logits.shape[-1])
+    totals = [chunk.double().logsumexp(-1) for chunk in rows.split(size)]
+    return scores, torch.cat(totals).view(*scores.shape[:-1], 1)
 
 
 def tie_inputs(decodings: Iterable[Decoding], bf16: bool) -> dict[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.base import Decoding
-from engine.decode.law import decoding_log_probs
+from engine.decode.law import scores_and_total
 
 if TYPE_CHECKING:
     from engine.models.causal_lm import CausalLM
@@ -62,11 +62,12 @@ def decoded_log_probs(
     ids_BT = ids_BT.to(model.device)
     log_probs = np.empty((len(decodings), len(answers)))
     with torch.inference_mode():
-        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, len(prompt) - 1 : -1]
+        kept = model(input_ids=ids_BT, use_cache=False, logits_to_keep=longest + 1).logits
         for decoding, row in zip(decodings, log_probs, strict=True):
-            log_probs_BTV = decoding_log_probs(logits_BTV, decoding)
-            token_BT = log_probs_BTV.gather(-1, ids_BT[:, len(prompt) :, None])[..., 0].cpu().numpy()
-            end_BT = log_probs_BTV[..., ends].logsumexp(-1).cpu().numpy()
+            scores_BTV, total_BT1 = scores_and_total(kept[:, :-1], decoding)
+            token_BT1 = scores_BTV.gather(-1, ids_BT[:, len(prompt) :, None]).double() - total_BT1
+            token_BT = token_BT1[..., 0].cpu().numpy()
+            end_BT = (scores_BTV[..., ends].double() - total_BT1).logsumexp(-1).cpu().numpy()
             row[:] = [
                 tokens[:length].sum() + (end[length] if is_whole else 0.0)
                 for tokens, end, length, is_whole in zip(token_BT, end_BT, lengths, ended, strict=True)

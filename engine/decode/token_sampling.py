@@ -69,7 +69,7 @@ def _draw(
     where greedy. place_S counts the samples of each row."""
     of_model = _law(logits_RV, 1.0)
     if decoding.greedy:
-        token_RM = logits_RV.argmax(dim=-1, keepdim=True)
+        token_RM = logits_RV.float().argmax(dim=-1, keepdim=True)  # in bfloat16 it takes several times as long
         logprob_RM = torch.zeros_like(token_RM, dtype=torch.float64)
     else:
         uniform_RM = np.zeros((len(logits_RV), int(place_S.max()) + 1))

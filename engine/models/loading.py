@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cluster import ray_cluster
 from engine.errors import UserError, disk_is_full, one_line
+from engine.models.attention import group_queries
 from engine.models.lora import adapter_base, is_adapter, merged
 from engine.models.source import ModelSource
 from engine.store.replica import at_home, mirror_of, present
@@ -81,7 +82,10 @@ def cached_model(source: ModelSource, device: str, precision: str) -> tuple[Any,
     from engine.models.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
-    return load_model(source, device, precision), tokenizer
+    model = load_model(source, device, precision)
+    if device == "cpu":
+        group_queries(model)
+    return model, tokenizer
 
 
 def worker_model(source: ModelSource, on_gpu: bool = False, bf16: bool = False) -> tuple[Any, Tokenizer]:

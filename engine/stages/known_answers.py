@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from engine.models.tokenization import Tokenizer
 
 
-ANSWERS_VERSION = 3  # part of every stage's fingerprint: raise it when other answers are found
+ANSWERS_VERSION = 4  # part of every stage's fingerprint: raise it when other answers are found
 UNIT_PROMPTS = 64
 BEAM_LOGITS = {"cpu": 2**22, "cuda": 2**27}  # held at once, float64
 LEAST_LOG_PROB = -25.0  # an answer below 1.4e-11 adds .014 to leak@k at k = 1e9

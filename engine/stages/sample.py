@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from engine.decode.prefix_tree import Sample
     from engine.models.causal_lm import CausalLM
     from engine.models.tokenization import Tokenizer
-SAMPLE_VERSION = 4  # part of every sampling's fingerprint: raise it when the sampler's results change
+SAMPLE_VERSION = 5  # part of every sampling's fingerprint: raise it when the sampler's results change
 UNIT_ROWS = 2048
 UNIT_PROMPTS = 64
 UNIT_SECONDS = 60.0  # that a unit takes at most, about: what a kill loses, and what a worker idles at the end

@@ -27,7 +27,9 @@ def test_a_task_that_waits_for_answers_hands_its_cpu_to_no_other():
     board = ray.remote(Board).options(num_cpus=0).remote()
     report = Reporter(board, "train")
     task = ray.remote(reporting).options(num_cpus=1)
-    assert most_at_once([task.remote(report.of(str(part)), 2.0) for part in range(cpus + 1)]) <= cpus  # fewer where workers start slowly
+    assert (
+        most_at_once([task.remote(report.of(str(part)), 2.0) for part in range(cpus + 1)]) <= cpus
+    )  # fewer where workers start slowly
 
 
 def test_trainings_that_memory_does_not_hold_together_run_one_after_the_other():

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from benchmarks.base import Decoding
 from engine.decode.beam_search import likely_answers
-from engine.decode.law import decoding_log_probs, decoding_weights, tie_inputs
+from engine.decode.law import decoding_log_probs, decoding_weights, scores_and_total, tie_inputs
 from engine.decode.logprobs import answer_log_probs
 from engine.decode.sampler import sample
 from engine.leak.bounds import leak_floor
@@ -61,6 +61,13 @@ def plainly(logits, decoding):
     probabilities = np.zeros(V)
     probabilities[kept] = weights[kept] / weights[kept].sum()
     return probabilities
+
+
+@pytest.mark.parametrize("decoding", GRID, ids=str)
+def test_a_score_less_the_total_is_a_log_probability(decoding):
+    logits = tied_logits(6).view(2, 3, V)
+    scores, total = scores_and_total(logits, decoding)
+    np.testing.assert_allclose(scores.double() - total, decoding_log_probs(logits, decoding), atol=1e-12)
 
 
 @pytest.mark.parametrize("decoding", GRID, ids=str)

@@ -1,0 +1,46 @@
+"""Attention of one new token a row to a cache, on a CPU: the queries that share keys and values are one matrix.
+
+Knows nothing of caches or of what is decoded.
+Shape letters: R rows, H heads of queries, K heads of keys and values, T positions, D width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "sdpa_grouped"
+
+
+def group_queries(model: Any) -> None:
+    """Let a model whose attention is torch's take the queries of heads that share keys together.
+
+    transformers does so where there is a mask; without one it leaves the heads to torch, which on a CPU reads the keys
+    anew for every query and in bfloat16 takes several times as long. Another model stays as it is.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    if model.config.get_text_config()._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, _attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """query [R, H, T, D], key and value [R, K, T, D]: [R, T, H, D], as transformers' own functions have it."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, heads, length, width = query.shape
+    shared = key.shape[1]
+    if length > 1 or heads == shared or attention_mask is not None or options.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    grouped = query.reshape(rows, shared, heads // shared, width)
+    scale = options.get("scaling")
+    found = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, scale=scale)
+    return found.reshape(rows, 1, heads, -1), None
