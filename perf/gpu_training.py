@@ -26,8 +26,9 @@ from benchmarks.base import Example
 from benchmarks.fictional import make_tokenizer
 from engine.config.sections import TrainSection
 from engine.models.loading import cached_model
+from engine.models.size import model_size
 from engine.models.source import ModelSource, model_source
-from engine.pipeline.memory_model import model_size, training_memory
+from engine.pipeline.memory_model import training_memory
 from engine.stages.reference import ReferenceJob, answer_logprobs
 from engine.train.job import TrainJob
 from engine.train.launch import run_training, train_alone

@@ -46,8 +46,9 @@ def main() -> None:
         print(measure(wanted, given) if wanted in CASES else measure_likelihoods(*LIKELIHOODS[wanted], given))
         return
     from engine.config.sections import TrainSection
+    from engine.models.size import model_size
     from engine.models.source import ModelSource
-    from engine.pipeline.memory_model import PROCESS, likelihood_memory, model_size, training_memory
+    from engine.pipeline.memory_model import PROCESS, likelihood_memory, training_memory
     from engine.stages.likelihood import BATCH_LOGITS
     from methods import METHODS
     from perf.memory import _write_model

@@ -177,14 +177,15 @@ class Progress:
         self.console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/dim]  {escape(text)}", highlight=False)
 
     def _take_rows(self) -> None:
-        if self.on_row is None or self.board is None:
+        if self.board is None or self.of_another:
             return
         import ray
 
         with contextlib.suppress(Exception):  # as in _look
             rows: list[tuple[str, int, Row]] = ray.get(self.board.take.remote(), timeout=10)
-            for label, step, row in rows:
-                self.on_row(label, step, row)
+            if self.on_row is not None:  # else the board has forgotten them
+                for label, step, row in rows:
+                    self.on_row(label, step, row)
 
     def _draw(self) -> None:
         last_plain = time.monotonic()

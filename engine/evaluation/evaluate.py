@@ -23,7 +23,8 @@ from engine.leak.clusters import Clusters, clusters_of
 from engine.leak.estimator import Floats
 from engine.leak.per_prompt import PromptLeaks, leaks_of_scores
 from engine.leak.variance import sampling_half_width
-from engine.models.source import ModelSource, weights_of
+from engine.models.size import parameters_of
+from engine.models.source import ModelSource
 from engine.reporting.results import answers_stage, generations_stage, scores_stage, tally
 from engine.stages.base import Stages
 from engine.stages.known_answers import AnswersJob, Known, known_answers
@@ -141,7 +142,7 @@ def _answers(subject: Subject, sampling: Sampling) -> FinishedStage:
     experiment, metric = subject.experiment, subject.benchmark.protocol.core_metric
     job = sample_job(on_exact_path(experiment), subject.benchmark, subject.model, sampling.decoding)
     beams, tokens = experiment.leak.beams, experiment.sampling.max_new_tokens or 1
-    units = unit_prompts(max(beams, 1), tokens, weights_of(subject.model), bool(experiment.sampling.gpus))
+    units = unit_prompts(max(beams, 1), tokens, parameters_of(subject.model), bool(experiment.sampling.gpus))
     answers = AnswersJob(job, metric, experiment.metric_options.get(metric, {}), beams, units)
     return subject.stages.run(f"{subject.label} {sampling.decoding.name}", answers)
 

@@ -14,7 +14,8 @@ from engine.config.experiment import Experiment
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import likelihood_examples
 from engine.metrics import METRICS
-from engine.models.source import ModelSource, weights_of
+from engine.models.size import parameters_of
+from engine.models.source import ModelSource
 from engine.stages.base import Stages
 from engine.stages.likelihood import LikelihoodJob
 from engine.stages.sample import SampleJob, unit_prompts
@@ -83,7 +84,7 @@ def job_for(
         bf16=sampling.precision == "bf16",
         portable=experiment.portable,
         workers=sampling.workers,
-        prompts_a_unit=unit_prompts(n, sampling.max_new_tokens or 1, weights_of(model), gpus > 0),
+        prompts_a_unit=unit_prompts(n, sampling.max_new_tokens or 1, parameters_of(model), gpus > 0),
     )
 
 

@@ -19,7 +19,6 @@ from engine.models.lora import (
     check_adapter,
     is_adapter,
 )
-from engine.store.replica import manifest_of
 
 # what names of files end in that transformers reads
 READ = {
@@ -83,23 +82,6 @@ def model_source(
         raise UserError(f"{where}: there is no folder {path}; give a model folder or a hub name such as org/model")
     commit = _hub_commit(path, revision, where)
     return ModelSource(path, f"{path}@{commit}", commit, trust_remote_code)
-
-
-def weights_of(model: ModelSource) -> float:
-    """About how many weights a model has, from the bytes of its files in float32, the model below an adapter included;
-    0 where they are not at hand, as of a hub name."""
-    folder = Path(model.path)
-    files = {name: facts["bytes"] for name, facts in manifest_of(folder.parent).get("files", {}).items()}
-    size = sum(bytes for name, bytes in files.items() if name.startswith(f"{folder.name}/") and _is_weights(name))
-    if not size and folder.is_dir():
-        size = sum(path.stat().st_size for path in folder.iterdir() if _is_weights(path.name))
-    if folder.is_dir() and is_adapter(folder):
-        return size / 4 + weights_of(ModelSource(adapter_base(folder)[0], ""))
-    return size / 4
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors")
 
 
 def _check_folder(folder: Path, where: str) -> None:

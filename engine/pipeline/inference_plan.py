@@ -11,13 +11,8 @@ from benchmarks.base import Benchmark
 from engine.cluster.hardware import Node
 from engine.config.experiment import Experiment
 from engine.evaluation.benchmark_metrics import likelihood_examples
-from engine.pipeline.memory_model import (
-    PROCESS,
-    ModelSize,
-    likelihood_memory,
-    reference_memory,
-    sampling_memory,
-)
+from engine.models.size import ModelSize
+from engine.pipeline.memory_model import PROCESS, likelihood_memory, reference_memory, sampling_memory
 from engine.pipeline.plan_items import CONTEXT, Item, beside, on_gpus, room
 from engine.pipeline.planned_parts import Training
 from engine.stages.likelihood import BATCH_LOGITS

@@ -7,53 +7,15 @@ are from what was measured, in perf/results/plan.md. Knows nothing of machines o
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import struct
-from pathlib import Path
 
 from engine.config.sections import TrainSection
-from engine.jsonl import JsonObject
-from engine.models.lora import LoraSection, adapter_base, is_adapter
-from engine.models.source import ModelSource
+from engine.models.size import ModelSize
 
 GIB = 2**30
 PROCESS = 0.7 * GIB  # a worker's own: Python, Ray, torch, transformers, DeepSpeed
 BUCKET = 500_000_000  # elements of DeepSpeed's default reduce bucket
 LIVE = 1_000_000_000  # elements that ZeRO-3 keeps gathered at most, its default stage3_max_live_parameters
 ROW_LOGITS = 16  # bytes a vocabulary entry of a sampled row: logits and probabilities
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSize:
-    """A decoder's shape. query, kv: widths of all query and of all key (or value) heads together."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    query: int
-    kv: int
-    vocabulary: int
-
-    @property
-    def layer(self) -> int:
-        """Parameters of one decoder layer."""
-        return self.hidden * (2 * self.query + 2 * self.kv + 3 * self.intermediate + 2)
-
-    def reached(self, layers: int | None) -> int:
-        """Parameters that a loss of the first decoder layers gives gradients; None: of all layers and the head."""
-        if layers is None:
-            return self.parameters
-        return self.vocabulary * self.hidden + min(layers, self.layers) * self.layer
-
-    def adapter(self, lora: LoraSection) -> int:
-        """Parameters of a LoRA adapter: rank * (inputs + outputs) of each layer that gets one."""
-        h, i, q, kv = self.hidden, self.intermediate, self.query, self.kv
-        shapes = {"q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h}
-        shapes |= {"gate_proj": h + i, "up_proj": h + i, "down_proj": i + h}
-        chosen = shapes if isinstance(lora.targets, str) else [name for name in lora.targets if name in shapes]
-        return lora.rank * self.layers * sum(shapes[name] for name in chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,60 +36,6 @@ class TrainingMemory:
     @property
     def on_device(self) -> float:
         return self.whole - self.offloaded
-
-
-def model_size(source: ModelSource) -> ModelSize | None:
-    """The size of a model of a folder or of the hub (its configuration alone is read); None where it does not say."""
-    folder = Path(source.path)
-    if is_adapter(folder):
-        path, revision = adapter_base(folder)
-        return model_size(ModelSource(path, "", revision))
-    try:
-        config = json.loads(_config_file(source).read_text(encoding="utf-8"))
-        size = size_of(config.get("text_config") or config)
-        counted = stored_parameters(folder) if folder.is_dir() else 0
-    except Exception:  # no network, another layout: a plan is no reason to stop
-        return None
-    return dataclasses.replace(size, parameters=counted) if counted else size
-
-
-def parameters_of(source: ModelSource) -> int:
-    """How many parameters a model has, by its files or else its configuration; 0 where neither says."""
-    folder = Path(source.path)
-    if folder.is_dir() and not is_adapter(folder) and (stored := stored_parameters(folder)):
-        return stored
-    size = model_size(source)
-    return 0 if size is None else size.parameters
-
-
-def _config_file(source: ModelSource) -> Path:
-    if Path(source.path).is_dir():
-        return Path(source.path) / "config.json"
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(source.path, "config.json", revision=source.revision))
-
-
-def size_of(config: JsonObject) -> ModelSize:
-    """The size from a configuration of Llama's kind: gated MLP, grouped heads. KeyError where a key is missing."""
-    hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
-    heads, inner = config["num_attention_heads"], config["intermediate_size"]
-    width = config.get("head_dim") or hidden // heads
-    query, kv = heads * width, (config.get("num_key_value_heads") or heads) * width
-    size = ModelSize(0, layers, hidden, inner, query, kv, vocabulary)
-    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
-    return dataclasses.replace(size, parameters=layers * size.layer + embeddings + hidden)
-
-
-def stored_parameters(folder: Path) -> int:
-    """Elements of all tensors of a folder's safetensors files, by their headers; tied weights are stored once."""
-    shapes: dict[str, list[int]] = {}
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        shapes |= {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
-    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def training_memory(

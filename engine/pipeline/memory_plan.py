@@ -16,10 +16,10 @@ from engine.config.experiment import Experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
 from engine.evaluation.benchmark_metrics import wants_likelihoods
+from engine.models.size import ModelSize
 from engine.pipeline.inference_plan import likelihood_item, reference_items, sampling_item
 from engine.pipeline.memory_model import (
     PROCESS,
-    ModelSize,
     TrainingMemory,
     checkpoint_bytes,
     generation_bytes,

@@ -17,9 +17,10 @@ from engine.config.sections import MethodSection, TrainSection
 from engine.errors import UserError
 from engine.evaluation.jobs import job_for
 from engine.jsonl import JsonObject
+from engine.models.size import ModelSize, model_size
 from engine.models.source import ModelSource, model_source
 from engine.pipeline.alternate_answers import alternate_probes, paired, refusals
-from engine.pipeline.memory_model import ModelSize, model_size, sure_memory
+from engine.pipeline.memory_model import sure_memory
 from engine.pipeline.model_checks import check_model
 from engine.pipeline.rule import Rule, RuleRun
 from engine.reporting.records import RuleRound

@@ -26,8 +26,9 @@ from engine.cluster.hardware import Node, fast_bf16, nodes
 from engine.config.experiment import Experiment
 from engine.config.sections import ModelSection, TrainSection
 from engine.errors import UserError
+from engine.models.size import ModelSize, model_size, size_of
 from engine.models.source import ModelSource, model_source
-from engine.pipeline.memory_model import PROCESS, ModelSize, model_size, size_of, training_memory
+from engine.pipeline.memory_model import PROCESS, training_memory
 from engine.pipeline.memory_plan import plan
 from engine.pipeline.model_checks import check_metrics, check_model
 from engine.pipeline.plan_items import CONTEXT, gib

@@ -14,8 +14,8 @@ from engine.cluster.hardware import Node, nodes
 from engine.config.experiment import Experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
+from engine.models.size import model_size
 from engine.models.source import ModelSource
-from engine.pipeline.memory_model import model_size
 from engine.pipeline.memory_plan import plan, refuse
 from engine.pipeline.plan_items import Item, gib
 from engine.store.store import Store

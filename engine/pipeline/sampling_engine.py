@@ -6,8 +6,8 @@ Knows nothing of how either samples.
 from __future__ import annotations
 
 from engine.config.experiment import Experiment
+from engine.models.size import parameters_of
 from engine.models.source import model_source
-from engine.pipeline.memory_model import parameters_of
 from engine.stages import sample_vllm
 
 # Above it vLLM's kernels outweigh what computing shared prefixes once saves: assumed, for nothing of the kind was

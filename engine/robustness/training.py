@@ -8,8 +8,9 @@ from benchmarks.base import Example
 from engine.config.experiment import Experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError, validated
+from engine.models.size import model_size
 from engine.models.source import ModelSource
-from engine.pipeline.memory_model import model_size, sure_memory
+from engine.pipeline.memory_model import sure_memory
 from engine.train.job import TrainJob, in_pieces
 
 # What ends a training early, or looks at it, belongs to unlearning.

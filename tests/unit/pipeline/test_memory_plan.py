@@ -13,9 +13,10 @@ from engine.cluster.hardware import Gpu, Node, node_of, this_node
 from engine.config.experiment import parse_experiment
 from engine.config.sections import TrainSection
 from engine.errors import UserError
+from engine.models.size import size_of
 from engine.pipeline import preflight, run_plan
 from engine.pipeline.inference_plan import likelihood_item, reference_items, sampling_item
-from engine.pipeline.memory_model import GIB, size_of
+from engine.pipeline.memory_model import GIB
 from engine.pipeline.memory_plan import disk_item, plan, refuse, training_item
 from engine.pipeline.planned_parts import Training, trainings
 

@@ -7,8 +7,9 @@ import pytest
 
 from engine.config.experiment import parse_experiment
 from engine.errors import UserError
+from engine.models import size
 from engine.models.source import ModelSource
-from engine.pipeline import memory_model, sampling_engine
+from engine.pipeline import sampling_engine
 from engine.pipeline.identity import experiment_fingerprint
 from engine.stages import sample_vllm
 
@@ -43,7 +44,7 @@ def test_auto_takes_vllm_for_a_large_model_on_gpus(monkeypatch, tmp_path, instal
     config.write_text(json.dumps({"num_hidden_layers": layers, "vocab_size": 300_000, **shape}))
     monkeypatch.setattr(sample_vllm, "installed", lambda: installed)
     monkeypatch.setattr(sampling_engine, "model_source", lambda path, *_, **__: ModelSource(path, ""))
-    monkeypatch.setattr(memory_model, "_config_file", lambda source: config)
+    monkeypatch.setattr(size, "_config_file", lambda source: config)
     assert sampling_engine.engine_of(experiment(engine="auto"), on_gpus) == expected
 
 
