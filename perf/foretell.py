@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,14 +48,15 @@ from perf.report import insert, machine, table, write_page
 ATTACKS = ({"name": "relearn", "share": 0.1, "steps": 50}, {"name": "quantize", "scheme": "nf4"})
 OTHER_SEED = 1000  # whose authors no model has seen: the non-members of membership inference
 FAR = "1000000"
-RETAIN = "retain"
+RETAIN, GREEDY = "retain", "greedy"
 BEAMS = 4
 THREADS = 8  # they only wait for Ray
 DRAWS = 2000
 TEXT = """\
 Which number, taken before an attack, orders unlearned models as leak@{k} after it does: Spearman's rho, the mean over
 {seeds} seeds of the embedded benchmark (each makes other authors and other models), over {models} unlearned models a
-seed. In brackets 95 % of {draws} bootstrap draws of methods and seeds. 1: the same order; 0: none.
+seed, and how much more that is than the greedy answers' rho. In brackets 95 % of {draws} bootstrap draws of methods and
+seeds. 1: the same order; 0: none.
 
 Models: {names}; with the settings of docs/methods.md, `numerics: native`. {n} samples of each of 72 questions, exact
 fact. Floor: the least that leaks at k = 10^6, from exact probabilities (beams: {beams}). Extraction strength, exact
@@ -105,7 +107,8 @@ def main() -> None:
     store, found = Store(args.store.resolve()), []
     for seed in map(int, args.seeds.split(",")):
         found += models_of(seed, experiment(seed, args.methods, args.samples), store)
-    paragraphs = page(found, args.samples, f"python -m perf.foretell {' '.join(sys.argv[1:])}")
+    options = re.sub(r"--store[ =]\S+ ?", "", " ".join(sys.argv[1:]))
+    paragraphs = page(found, args.samples, f"python -m perf.foretell {options}".strip())
     if not args.write:
         print("\n\n".join(paragraphs))
         return
@@ -117,6 +120,7 @@ def experiment(seed: int, methods: str | None, samples: int) -> Experiment:
     """The experiment of docs/methods.md with attacks, fewer samples and a narrower search for likely answers."""
     whole = experiment_of(seed)
     chosen = [each for each in whole.methods if methods is None or whole.label(each) in methods.split(",")]
+    chosen = [each for each in chosen if each.name != "dpo"]  # refusals are its other answers here: it is idk_dpo
     powers = [2**power for power in range(samples.bit_length()) if 2**power <= samples]
     # What is not set stays so: the benchmark's protocol fills it in.
     document = whole.model_dump(mode="json", exclude_unset=True) | {
@@ -165,7 +169,7 @@ def measured(shared: Seed, model: BuiltModel, seed: int) -> Model:
     """All numbers of one model before attacks, and leak@k after each."""
     evaluation = evaluate(shared.stages, shared.experiment, shared.asked, model.source, model.name)
     curve = _curve(shared, evaluation)
-    before = {"greedy": evaluation.greedy_means("exact_fact")[curve.group]}
+    before = {GREEDY: evaluation.greedy_means("exact_fact")[curve.group]}
     before |= {f"leak@{k}": leak for k, leak in zip(curve.k, curve.leak, strict=True)}
     before |= {"floor at k = 10^6": (curve.far_floor or {})[FAR]}
     before |= teacher_forced(shared, model, strangers(shared.benchmark, seed + OTHER_SEED))
@@ -228,20 +232,30 @@ def _min_k(read: Likelihoods, examples: Sequence[Example]) -> Any:
     return privacy.min_k_score([row.logprobs for row in read.of([(each.question, each.answer) for each in examples])])
 
 
-def order(models: Sequence[Model], number: str, attack: str, draws: int = DRAWS) -> Order:
+def order(models: Sequence[Model], number: str, attack: str, less: str | None = None, draws: int = DRAWS) -> Order:
     """Spearman's rho of a number before and leak@k after an attack: the mean over seeds, and 95 % of bootstrap draws of
-    seeds and of methods (the same methods in every seed of a draw)."""
+    seeds and of methods (the same methods in every seed of a draw). less: another number, whose rho is taken off, that
+    of the same draw."""
     seeds, names = (list(dict.fromkeys(getattr(each, field) for each in models)) for field in ("seed", "name"))
-    pairs = np.full((len(seeds), len(names), 2), np.nan)
-    for each in models:
-        pairs[seeds.index(each.seed), names.index(each.name)] = each.before[number], each.after[attack]
+    numbers = [number] if less is None else [number, less]
+    pairs = np.full((len(numbers), len(seeds), len(names), 2), np.nan)
+    for place, each_number in enumerate(numbers):
+        for each in models:
+            pair = each.before[each_number], each.after[attack]
+            pairs[place, seeds.index(each.seed), names.index(each.name)] = pair
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(draws):
-        chosen = pairs[rng.integers(len(seeds), size=len(seeds))]
-        drawn.append(_mean_rho(chosen[:, rng.integers(len(names), size=len(names))]))
+        chosen = pairs[:, rng.integers(len(seeds), size=len(seeds))]
+        drawn.append(_rho(chosen[:, :, rng.integers(len(names), size=len(names))]))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Order(_mean_rho(pairs), float(low), float(high))
+    return Order(_rho(pairs), float(low), float(high))
+
+
+def _rho(pairs: np.ndarray) -> float:
+    """Mean rho of the first number less that of the others; pairs [numbers, seeds, models, 2]."""
+    first, *others = map(_mean_rho, pairs)
+    return first - sum(others)
 
 
 def _mean_rho(pairs: np.ndarray) -> float:
@@ -261,7 +275,10 @@ def page(models: Sequence[Model], samples: int, command: str) -> list[str]:
     """The page: what was done, and a row a number."""
     unlearned = [each for each in models if each.name != RETAIN]
     attacks, numbers = list(models[0].after), list(models[0].before)
-    rows = [[number, *(_text(order(unlearned, number, attack)) for attack in attacks)] for number in numbers]
+    rows = [
+        [number, *(_text(order(unlearned, number, attack, less)) for attack in attacks for less in (None, GREEDY))]
+        for number in numbers
+    ]
     names = list(dict.fromkeys(each.name for each in unlearned))
     k = 2 ** (samples.bit_length() - 1)
     text = TEXT.format(
@@ -273,9 +290,12 @@ def page(models: Sequence[Model], samples: int, command: str) -> list[str]:
         n=samples,
         beams=BEAMS,
     )
-    header = ["number before", *(f"leak@{k} after {attack}" for attack in attacks)]
+    header = [
+        "number before",
+        *(each for attack in attacks for each in (f"leak@{k} after {attack}", "more than greedy's")),
+    ]
     title = f"leak@{k} of every model, before and after: the median of the seeds, the lowest and highest in brackets."
-    found = table(["model", "greedy", "no attack", *attacks], _rows(models, f"leak@{k}", attacks))
+    found = table(["model", GREEDY, "no attack", *attacks], _rows(models, f"leak@{k}", attacks))
     return ["# What foretells leakage after an attack", machine(command), text, table(header, rows), title, found]
 
 
@@ -286,7 +306,7 @@ def _rows(models: Sequence[Model], number: str, attacks: Sequence[str]) -> list[
         by_name.setdefault(each.name, []).append(each)
     rows = []
     for name in sorted(by_name, key=lambda name: statistics.median(each.after[attacks[0]] for each in by_name[name])):
-        before = [[each.before[column] for each in by_name[name]] for column in ("greedy", number)]
+        before = [[each.before[column] for each in by_name[name]] for column in (GREEDY, number)]
         after = [[each.after[attack] for each in by_name[name]] for attack in attacks]
         rows.append([name, *map(_spread, (*before, *after))])
     return rows
