@@ -1,4 +1,5 @@
-"""examples/fictional-attacks.yaml over seeds, as a table of docs/robustness.md: who stays forgotten, under what.
+"""The models of examples/fictional-attacks.yaml under every attack, over seeds, as a table of docs/robustness.md: who
+stays forgotten, under what.
 
     python -m perf.attacks [--store FOLDER] [--seeds 0,1,2] [--write]
 
@@ -24,6 +25,15 @@ from engine.store.store import Store
 from perf.report import insert, machine, table
 
 EXAMPLE = "fictional-attacks"
+ATTACKS = (
+    "{name: quantize, scheme: nf4}",
+    "{name: quantize, scheme: int4}",
+    "{name: prune, sparsity: 0.3}",
+    "{name: interpolate, with: target, alpha: 0.2}",
+    "{name: finetune, on: retain, steps: 100}",
+    "{name: relearn, share: 0.1, steps: 50}",
+    "{name: prompts, families: [paraphrase, prefix, few_shot, instruction, cloze], prefix: [1, 2]}",
+)
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = """\
 leak@{k} after each attack: the median of {count} seeds, their lowest and highest in brackets ({prompts} questions about
@@ -41,6 +51,7 @@ def main() -> None:
     for seed in args.seeds.split(","):
         clock = time.monotonic()
         changes = [f"seed={seed}", f"benchmark.seed={seed}", f"name={EXAMPLE}-{seed}"]
+        changes.append(f"attacks=[{', '.join(ATTACKS)}]")
         runs.append(pipeline.run(load_experiment(example_files()[EXAMPLE], changes), store, attacker=Attacks()))
         seconds.append(time.monotonic() - clock)
     print(f"seconds of each seed, what was found finished included: {', '.join(f'{each:.0f}' for each in seconds)}")

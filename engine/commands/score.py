@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.config.loader import Loader
 from engine.errors import UserError, one_line
 from engine.metrics import METRICS
 from engine.redact import redact
@@ -101,7 +102,7 @@ def _options(given: list[str]) -> dict[str, object]:
         if not equals or not key:
             raise UserError(f"--option {option}: expected KEY=VALUE, for example --option model=org/name")
         try:
-            options[key] = yaml.safe_load(value)
+            options[key] = yaml.load(value, Loader)
         except yaml.YAMLError as error:
             raise UserError(f"--option {option}: the value is not YAML") from error
     return options

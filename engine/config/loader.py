@@ -7,6 +7,7 @@ the documents are about.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ import yaml
 from engine.errors import UserError
 
 Overrides = Sequence[str] | Mapping[str, object]
+BOOLEAN = "tag:yaml.org,2002:bool"
+
+
+class Loader(yaml.SafeLoader):
+    """YAML whose booleans are true and false alone, as YAML 1.2 has it; to PyYAML `on` and `no` are booleans too."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] != BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(BOOLEAN, re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def read_yaml(path: Path, expected: str) -> dict[str, object]:
@@ -25,7 +38,7 @@ def read_yaml(path: Path, expected: str) -> dict[str, object]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -51,7 +64,7 @@ def override(document: dict[str, object], change: str) -> None:
     if not equals or not path:
         raise UserError(f"--set {change}: expected key.path=value, for example --set train.lr=1e-5")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise UserError(f"--set {change}: the value is not YAML") from error
     if isinstance(value, str):
