@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "sdpa_grouped"
+MORE = ("position_bias", "softcap", "cache")  # what transformers' own function does or refuses
 
 
 def group_queries(model: Any) -> None:
@@ -38,7 +39,8 @@ def _attention(
 
     rows, heads, length, width = query.shape
     shared = key.shape[1]
-    if length > 1 or heads == shared or attention_mask is not None or options.get("position_bias") is not None:
+    plain = attention_mask is None and all(options.get(name) is None for name in MORE)
+    if length > 1 or heads == shared or not plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     grouped = query.reshape(rows, shared, heads // shared, width)
     scale = options.get("scaling")
