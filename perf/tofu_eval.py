@@ -21,9 +21,9 @@ import leakatk
 from benchmarks import BENCHMARKS
 from engine.evaluation.benchmark_metrics import likelihood_examples
 from engine.models.chat_template import stop_token_ids
-from engine.models.loading import cached_model
+from engine.models.loading import load_model
 from engine.models.source import model_source
-from engine.models.tokenization import collate, encode_example, encode_prompt, pad_token_id
+from engine.models.tokenization import collate, encode_example, encode_prompt, load_tokenizer, pad_token_id
 from perf.report import machine, table, write_page
 
 BATCH = 32
@@ -87,7 +87,7 @@ def of_hugging_face(path: str, options: dict[str, object], precision: str) -> di
 
     torch.set_num_threads(1)  # as each of our workers
     benchmark = BENCHMARKS["tofu"].load(**options)
-    model, tokenizer = cached_model(model_source(path), "cpu", precision)
+    model, tokenizer = load_model(model_source(path), "cpu", precision), load_tokenizer(path)
     pad, ends = pad_token_id(tokenizer), stop_token_ids(tokenizer, None)
     prompts = [each.prompt for each in benchmark.probes]
     texts, _ = likelihood_examples(benchmark)
