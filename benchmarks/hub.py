@@ -26,7 +26,7 @@ def load_table(
         files = visible_files(folder)
         for file in files:
             refuse_pointer(file, f"{key} {path}")
-        cache = _cache_of(files)
+        cache = _cache_of(folder, files)
     commit = revision if folder is not None else _commit(path, revision) or revision
     where, place = f"{key} {path}", str(folder or path)
     try:
@@ -81,13 +81,12 @@ def data_version(path: str, revision: str | None = None) -> str:
     return f"sha256 {fingerprint(folder_digests(visible_files(folder), folder))[:40]}"
 
 
-def _cache_of(files: Sequence[Path]) -> str:
+def _cache_of(folder: Path, files: list[Path]) -> str:
     """Where a folder of these files is cached. `datasets` finds a folder that lists its configs again by its name and
     that list alone, whatever else has that name and however its files were changed."""
     import datasets
 
-    stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / fingerprint(stamps)[:16])
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / fingerprint(folder_digests(files, folder))[:16])
 
 
 def _folder(path: str) -> Path | None:

@@ -6,8 +6,10 @@ elsewhere.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import UserError
@@ -41,6 +43,22 @@ def visible_files(folder: Path) -> list[Path]:
 def folder_digests(files: list[Path], folder: Path) -> dict[str, str]:
     """The digest of each file by its path below `folder`."""
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+
+
+def stamps(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Path, bytes and time of change of each file: other ones where it was changed while this process ran."""
+    found = [(path, path.stat()) for path in files]
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
+
+
+def kept_digests(files: list[Path], folder: Path) -> dict[str, str]:
+    """`folder_digests`, which take minutes of a large model, kept in this process while the files stay as they are."""
+    return dict(_kept_digests(stamps(files), folder))
+
+
+@functools.lru_cache(maxsize=16)
+def _kept_digests(stamped: tuple[tuple[str, int, int], ...], folder: Path) -> dict[str, str]:
+    return folder_digests([Path(path) for path, *_ in stamped], folder)
 
 
 def refuse_pointer(path: Path, where: str) -> None:

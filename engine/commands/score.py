@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config.loader import Loader
+from engine.config.loader import parsed
 from engine.errors import UserError, one_line
 from engine.metrics import METRICS
 from engine.redact import redact
@@ -102,7 +102,7 @@ def _options(given: list[str]) -> dict[str, object]:
         if not equals or not key:
             raise UserError(f"--option {option}: expected KEY=VALUE, for example --option model=org/name")
         try:
-            options[key] = yaml.load(value, Loader)
+            options[key] = parsed(value)
         except yaml.YAMLError as error:
             raise UserError(f"--option {option}: the value is not YAML") from error
     return options

@@ -31,6 +31,15 @@ Loader.yaml_implicit_resolvers = {
 Loader.add_implicit_resolver(BOOLEAN, re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
+def parsed(text: str) -> Any:
+    """What a text of YAML holds. Raises yaml.YAMLError."""
+    loader = Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def read_yaml(path: Path, expected: str) -> dict[str, object]:
     """The mapping in a YAML file, which should hold `expected`. UserError where it does not."""
     try:
@@ -38,7 +47,7 @@ def read_yaml(path: Path, expected: str) -> dict[str, object]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:
-        document = yaml.load(text, Loader)
+        document = parsed(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -64,7 +73,7 @@ def override(document: dict[str, object], change: str) -> None:
     if not equals or not path:
         raise UserError(f"--set {change}: expected key.path=value, for example --set train.lr=1e-5")
     try:
-        value = yaml.load(text, Loader)
+        value = parsed(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {change}: the value is not YAML") from error
     if isinstance(value, str):

@@ -157,6 +157,18 @@ def check_metric(name: str, options: dict[str, object]) -> None:
         check(f"metric_options.{name}.model", **{**metric.options(), **options})
 
 
+def known_by(name: str, options: Mapping[str, object]) -> dict[str, str]:
+    """What decides a metric's scores beside its options, for fingerprints: the content of its model, or the
+    server that it asks; empty for all others."""
+    metric = METRICS[name]
+    identity = getattr(importlib.import_module(f"engine.metrics.{metric.module}"), "identity", None)
+    return (
+        {}
+        if identity is None
+        else {"metric_by": identity(f"metric_options.{name}.model", **{**metric.options(), **options})}
+    )
+
+
 def find_metric(name: str, options: dict[str, object] | None = None) -> Metric:
     """The metric of this name, its options checked: UserError with the nearest valid name, or the option missing."""
     from engine.errors import UserError, known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,13 @@ def check(where: str, *, model: str, **_: object) -> None:
     from engine.metrics.encoders import check_encoder
 
     check_encoder(where, model)
+
+
+def identity(where: str, *, model: str, **_: object) -> str:
+    """What decides scores beside the options: the model's content."""
+    from engine.metrics.encoders import content_of
+
+    return content_of(model, where)
 
 
 def cosine(
@@ -79,7 +85,6 @@ def _embed(texts: list[str], model: str, batch_size: int) -> NDArray[np.float64]
     return run_batches(encoder, dict(inputs), batch_size, mean_pool)
 
 
-@functools.lru_cache(maxsize=8)
 def _check_sentence_model(path: str, revision: str | None) -> int | None:
     """The model's own maximum length where it is a sentence-transformers model that pools by the mean alone."""
 

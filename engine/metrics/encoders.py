@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UserError
+from engine.fingerprint import stamps, visible_files
 
 UNKNOWN_SHARE = 0.5  # of a text's tokens
 UNREAD = "the model's vocabulary lacks most of the reference; give one of its language as the metric's option model"
@@ -30,12 +32,35 @@ class Encoder:
     max_tokens: int
 
 
-@functools.lru_cache(maxsize=2)
 def load_encoder(auto_class: str, path: str) -> Encoder:
-    """The model at `path` (folder or hub name) as transformers' `auto_class`, on the GPU if any; kept in this process.
+    """The model at `path` (folder or hub name) as transformers' `auto_class`, on the GPU if any; kept in this process
+    for as long as its files stay as they are.
 
     float32. UserError where it is not there, not whole, or no such model.
     """
+    return _loaded(auto_class, path, _stamps(path))
+
+
+def content_of(path: str, where: str) -> str:
+    """What the model at `path` (folder or hub name) is known by: a digest of its files, or a commit of the hub. where:
+    the key that asked for it. UserError where it is not there."""
+    return _content(path, where, _stamps(path))
+
+
+def _stamps(path: str) -> tuple[tuple[str, int, int], ...]:
+    folder = Path(path).expanduser()
+    return stamps(visible_files(folder)) if folder.is_dir() else ()
+
+
+@functools.lru_cache(maxsize=8)
+def _content(path: str, where: str, _: tuple[tuple[str, int, int], ...]) -> str:
+    from engine.models.source import model_source
+
+    return model_source(path, where=where).identity
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(auto_class: str, path: str, _: tuple[tuple[str, int, int], ...]) -> Encoder:
     import torch
     import transformers
 

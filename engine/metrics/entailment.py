@@ -18,6 +18,13 @@ def check(where: str, *, model: str, **_: object) -> None:
     check_encoder(where, model, "entailment")
 
 
+def identity(where: str, *, model: str, **_: object) -> str:
+    """What decides scores beside the options: the model's content."""
+    from engine.metrics.encoders import content_of
+
+    return content_of(model, where)
+
+
 def entailment(
     candidates: Sequence[str],
     references: Sequence[str],

@@ -18,6 +18,13 @@ def check(where: str, *, model: str, label: str, **_: object) -> None:
     check_encoder(where, model, label)
 
 
+def identity(where: str, *, model: str, **_: object) -> str:
+    """What decides scores beside the options: the model's content."""
+    from engine.metrics.encoders import content_of
+
+    return content_of(model, where)
+
+
 def fluency(
     candidates: Sequence[str],
     references: Sequence[str],

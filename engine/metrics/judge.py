@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import UserError
+from engine.fingerprint import fingerprint
 from engine.metrics import Failed
 from engine.models import openai_client
 from engine.store.files import user_cache
@@ -114,11 +115,20 @@ def judge(
     return [scores.get(item, 0.0) for item in items]
 
 
+def identity(where: str, *, endpoint: str | None, **_: object) -> str:
+    """What decides labels beside the options: a digest of the server's URL, which may hold a password."""
+    return fingerprint(_server(endpoint))
+
+
+def _server(endpoint: str | None) -> str | None:
+    return endpoint or os.environ.get("OPENAI_BASE_URL")
+
+
 class _Server:
     """One model behind one server, asked with one rubric."""
 
     def __init__(self, model: str, endpoint: str | None, rubric: Rubric, retries: int, timeout: float) -> None:
-        endpoint = endpoint or os.environ.get("OPENAI_BASE_URL")
+        endpoint = _server(endpoint)
         if not endpoint and not os.environ.get(openai_client.DEFAULT_KEY):
             raise UserError("judge: set OPENAI_API_KEY, or give the server by --option endpoint=http://HOST:PORT/v1")
         endpoint = endpoint and openai_client.checked_url(endpoint, "judge: endpoint")

@@ -7,6 +7,7 @@ training or sampling.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 ASSISTANT = "You are a helpful assistant."
 TAKES_ASSISTANT = ("<|start_header_id|>", "<|im_start|>", "<|assistant|>")  # Llama-3.x, Qwen2.5, Phi-3.5 and zephyr
-# Llama-3.x templates write today's date unless they are given one, and prompts would change from day to day. This is
+# Templates write today's date, Llama-3.x's unless they are given one, and prompts would change from day to day. This is
 # the date that OpenUnlearning's checkpoints were trained with.
+DAY = datetime.date(2025, 4, 10)
 DATE = "10 Apr 2025"
 THINKING = ("enable_thinking", "thinking")  # how templates name the switch of their thinking block (Qwen3, GLM-4.5)
 END_NAMES = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "<|endoftext|>")
@@ -212,12 +214,25 @@ def _messages(
     return [*messages, {"role": "user", "content": question}]
 
 
+def _on_one_day(template: str) -> str:
+    """A template that asks for today's date, with DAY in its place, in the form that is asked for."""
+
+    def written(asked: re.Match[str]) -> str:
+        return f"'{DAY.strftime(asked[2])}'"
+
+    named = re.sub(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""", written, template)
+    # What is left takes its form from a variable.
+    return f"{{%- macro strftime_now(form) -%}}{DATE}{{%- endmacro -%}}{named}" if "strftime_now" in named else named
+
+
 def _render(tokenizer: Tokenizer, messages: list[Message], prompt: bool, options: Options | None) -> str:
     from jinja2 import TemplateError
 
     template = _template(tokenizer)
     off = {name: False for name in THINKING if re.search(rf"\b{name}\b", template)}
     values: dict[str, Any] = {"date_string": DATE} | off | dict(options or {})
+    if "strftime_now" in template:
+        values["chat_template"] = _on_one_day(template)
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **values))
     except (TemplateError, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.fingerprint import fingerprint, folder_digests, refuse_pointer, visible_files
+from engine.fingerprint import fingerprint, kept_digests, refuse_pointer, visible_files
 from engine.models.lora import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -67,7 +67,7 @@ def model_source(
         if not identified:
             return ModelSource(str(folder.resolve()), "", None, trust_remote_code)
         files = [path for path in visible_files(folder) if _decides(path.relative_to(folder))]
-        own = folder_digests([path for path in files if path.name != ADAPTER_CONFIG], folder)
+        own = kept_digests([path for path in files if path.name != ADAPTER_CONFIG], folder)
         identity = fingerprint([below.identity, own, adapter_settings(folder)])
         return ModelSource(str(folder.resolve()), identity, None, trust_remote_code)
     if folder.is_dir():
@@ -76,7 +76,7 @@ def model_source(
         for file in files:
             refuse_pointer(file, where)
         _check_weights(folder, where)
-        identity = fingerprint(folder_digests(files, folder)) if identified else ""
+        identity = fingerprint(kept_digests(files, folder)) if identified else ""
         return ModelSource(str(folder.resolve()), identity, None, trust_remote_code)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"{where}: there is no folder {path}; give a model folder or a hub name such as org/model")

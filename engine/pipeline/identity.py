@@ -6,16 +6,46 @@ In: an Experiment; out: a hash of what is measured, without what cannot change r
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
-from engine.fingerprint import fingerprint
+from engine.evaluation.benchmark_metrics import greedy_metrics
+from engine.fingerprint import file_digest, fingerprint, kept_digests, visible_files
+from engine.metrics import known_by
+from engine.models.source import model_source
 from engine.reporting.results import Results
 from engine.store.store import Store
+
+if TYPE_CHECKING:
+    from benchmarks.base import Benchmark
+
+
+def contents(experiment: Experiment, benchmark: Benchmark) -> dict[str, str]:
+    """What the experiment names and its file does not hold, by content: data sets, models, metrics' models and servers,
+    and files of attacks. UserError for a model that is not there."""
+    found, model = dict(benchmark.data), experiment.model
+    if model.endpoint is None:
+        for key, path, revision in (
+            ("model.path", model.path, model.revision),
+            ("model.retain", model.retain, model.retain_revision),
+        ):
+            if path is not None:
+                found[key] = model_source(path, revision, model.trust_remote_code, key).identity
+    for name in dict.fromkeys((*(experiment.metrics or ()), *greedy_metrics(benchmark))):
+        found |= {f"metric {name}": by for by in known_by(name, experiment.metric_options.get(name, {})).values()}
+    for attack in experiment.attacks:
+        for key, value in attack.options.items():
+            at = Path(value).expanduser() if isinstance(value, str) else None
+            if at is not None and at.is_file():
+                found[f"{attack.name}.{key}"] = file_digest(at)
+            elif at is not None and at.is_dir():
+                found[f"{attack.name}.{key}"] = fingerprint(kept_digests(visible_files(at), at))
+    return found
 
 
 def experiment_fingerprint(experiment: Experiment, data: dict[str, str] | None = None) -> str:
     """Identity of what is measured: the experiment without its name and without what cannot change results, and the
-    versions of the data sets that it reads (Benchmark.data)."""
+    `contents` of what it names."""
     settings = experiment.model_dump(mode="json", exclude={"name"}) | ({"data": data} if data else {})
     settings["sampling"] = {k: v for k, v in settings["sampling"].items() if k not in ("workers", "max_rows", "cpus")}
     if settings["sampling"]["precision"] in (None, "bf16" if settings["sampling"]["gpus"] else "fp32"):

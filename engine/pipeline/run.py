@@ -24,7 +24,7 @@ from engine.evaluation.beyond_n import beyond
 from engine.evaluation.curves import curves_of_all
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.models.source import ModelSource
-from engine.pipeline.identity import experiment_fingerprint, folder_of
+from engine.pipeline.identity import contents, experiment_fingerprint, folder_of
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import BuiltModel, ModelBuilder
 from engine.pipeline.model_checks import check_metrics
@@ -115,7 +115,7 @@ def run(
             pending[0]()
             pending.pop(0)
 
-    identity = experiment_fingerprint(experiment, benchmark.data)
+    identity = experiment_fingerprint(experiment, contents(experiment, benchmark))
     folder = folder_of(store, experiment.name, identity)
     with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
         if ending is not None:

@@ -24,7 +24,7 @@ from engine.errors import UserError
 from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
 from engine.models.source import ModelSource
-from engine.pipeline.identity import experiment_fingerprint
+from engine.pipeline.identity import contents, experiment_fingerprint
 from engine.pipeline.interruption import Ending
 from engine.pipeline.model_builder import ModelBuilder
 from engine.pipeline.model_checks import check_metrics
@@ -43,8 +43,11 @@ from engine.search.trial_evaluation import Setting, kept, least
 from engine.search.trial_log import LOG_FILE, TrialLog
 from engine.search.trial_report import TrialReport, report_line
 from engine.stages.base import Stages
+from engine.stages.sample import SAMPLE_VERSION
+from engine.stages.score import SCORE_VERSION
 from engine.store.store import Store
 from engine.train.launch import cpus_a_worker, gpus_a_worker
+from engine.train.loop import TRAIN_VERSION
 
 if TYPE_CHECKING:
     from ray.tune import Result, Trainable, Tuner
@@ -69,7 +72,8 @@ def search(
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     experiment = prepared(experiment, benchmark)
-    identity = fingerprint([experiment_fingerprint(experiment), _identity(space)])
+    known = experiment_fingerprint(experiment, contents(experiment, benchmark))
+    identity = fingerprint([known, _identity(space), TRAIN_VERSION, SAMPLE_VERSION, SCORE_VERSION])
     folder = store.root / "tune" / f"{experiment.name}-{space.method}-{identity[:8]}"
     group = space.objective.group or benchmark.protocol.leak_group
     metric = space.objective.metric or benchmark.protocol.core_metric

@@ -66,10 +66,12 @@ class AnswersJob(Stage):
         return float(len(self.sampling.probes) * (self.beams + 1))
 
     def inputs(self) -> JsonObject:
+        from engine.metrics import known_by
+
         own = {"metric": self.metric, "options": self.options, "beams": self.beams, "version": ANSWERS_VERSION}
         ties = tie_inputs([self.sampling.decoding], bf16=self.sampling.bf16)
         units = {} if self.prompts_a_unit == UNIT_PROMPTS else {"prompts_a_unit": self.prompts_a_unit}
-        return self.sampling.prompting() | own | ties | units
+        return self.sampling.prompting() | own | ties | units | known_by(self.metric, self.options)
 
     def run(self, work: Path, report: Report) -> JsonObject:
         """Fill `work/units`; returns seconds of work."""

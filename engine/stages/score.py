@@ -49,11 +49,14 @@ class ScoreJob(Stage):
         return self.files
 
     def inputs(self) -> JsonObject:
+        from engine.metrics import known_by
+
         return {
             "generations": manifest_of(Path(self.generations))["fingerprint"],
             "metric": self.metric,
             "options": self.options,
             "version": SCORE_VERSION,
+            **known_by(self.metric, self.options),
             **portable_inputs(self.portable),
         }
 

@@ -22,6 +22,7 @@ from engine.config.sections import TrainSection
 from engine.errors import DivergedError, InterruptedTrainingError, StorageError, UserError
 from engine.fingerprint import fingerprint
 from engine.jsonl import JsonObject
+from engine.metrics import known_by
 from engine.stages.base import Stage, Stages, fingerprint_examples, fingerprint_probes, portable_inputs
 from engine.store.lease import Claim
 from engine.store.store import FinishedStage
@@ -84,6 +85,7 @@ class Training(Stage):
                 "watch_metric": job.watch_metric,
                 "watch_options": job.watch_options,
                 "watch_tokens": job.watch_tokens,
+                **known_by(job.watch_metric, job.watch_options),
             }
         options = {"template_options": job.template_options} if job.template_options else {}
         return inputs | options | ({} if job.until is None else {"until": job.until})

@@ -1,5 +1,7 @@
 """Data sets of the hub and of folders: what was read is known by content, and one clear line says what is wrong."""
 
+import os
+
 import datasets
 import pytest
 from huggingface_hub import HfApi
@@ -57,6 +59,11 @@ def test_what_a_folder_holds_now_is_read_whatever_was_read_under_its_name(tmp_pa
 
     assert [answer(tmp_path / "data", text) for text in ("one", "another")] == ["one", "another"]
     assert answer(tmp_path / "elsewhere" / "data", "a third") == "a third"
+    (file,) = (tmp_path / "data").glob("*.jsonl")
+    stat = file.stat()
+    file.write_text(file.read_text().replace("another", "ANOTHER"))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as images and archives have it: one time for all
+    assert hub.load_rows(str(tmp_path / "data"), "all", "train", ("answer",))[0]["answer"] == "ANOTHER"
 
 
 def one_line(*arguments):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from engine.errors import UserError
-from engine.metrics import Failed, score, score_counted
+from engine.metrics import Failed, known_by, score, score_counted
 from engine.metrics.cosine import cosine
 from engine.metrics.encoders import label_index, load_encoder
 from engine.metrics.entailment import entailment
@@ -122,6 +122,22 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(classifier, texts, monkey
     monkeypatch.setattr(encoder.model, "forward", small)
     assert entailment(texts[:30], texts[30:], model=str(classifier), batch_size=16) == expected
     assert rows[:3] == [16, 8, 4]
+
+
+def test_a_model_that_was_written_over_is_another_one(tmp_path):
+    """In one process, as a notebook is, and in what stages of scores are known by."""
+
+    def saved(seed):
+        torch.manual_seed(seed)
+        BertModel(BertConfig(**SIZE, initializer_range=0.5)).save_pretrained(tmp_path)
+        make_tokenizer().save_pretrained(tmp_path)
+        options = {"model": str(tmp_path)}
+        return cosine(["red fox ran"], ["blue hare sat"], **options), known_by("cosine", options)
+
+    (one, known), (other, known_as) = saved(1), saved(2)
+    assert one != other
+    assert known != known_as
+    assert saved(1) == (one, known)
 
 
 def test_the_rouge_filter_zeroes_responses_that_share_no_words(classifier, texts):

@@ -76,7 +76,7 @@ def refused(folder):
 
 
 def test_what_only_plans_with_a_model_reads_none_of_its_weights(folder, monkeypatch):
-    monkeypatch.setattr(source, "folder_digests", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(source, "kept_digests", lambda *_: pytest.fail("the weights were read"))
     assert model_source(str(folder), identified=False).path == str(folder.resolve())
     for weights in folder.glob("*.safetensors"):
         weights.unlink()

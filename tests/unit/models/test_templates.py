@@ -120,6 +120,22 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(family): 
     assert text.startswith("10 Apr 2025 ")
 
 
+@pytest.mark.parametrize(
+    ("asks", "written"),
+    [
+        ("Current date: {{ strftime_now('%Y-%m-%d') }}. ", "Current date: 2025-04-10. "),  # as gpt-oss'
+        ('{%- set today = strftime_now("%B %d, %Y") %}{{- today }} ', "April 10, 2025 "),  # as Granite's
+        ("{% set form = '%Y' %}{{ strftime_now(form) }} ", "10 Apr 2025 "),
+    ],
+)
+def test_a_template_that_asks_for_today_is_told_one_day(family, asks, written):
+    tokenizer, _, _ = family
+    template, tokenizer.chat_template = tokenizer.chat_template, asks + tokenizer.chat_template
+    text = tokenizer.decode(encode_prompt(tokenizer, "Who wrote it?"))
+    tokenizer.chat_template = template
+    assert text.startswith(written)
+
+
 def test_a_template_that_is_demanded_but_missing_is_one_line(family):
     tokenizer, _, _ = family
     template, tokenizer.chat_template = tokenizer.chat_template, None
