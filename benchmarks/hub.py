@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
 from engine.fingerprint import fingerprint, folder_digests, refuse_pointer, visible_files
+
+COMMITS: dict[tuple[str, str | None], str] = {}  # that the hub has told this process: all of a run's reads are of one
 
 
 def load_table(
@@ -100,9 +101,17 @@ def _folder(path: str) -> Path | None:
     return None
 
 
-@functools.lru_cache(maxsize=64)
 def _commit(name: str, revision: str | None) -> str | None:
-    """The commit that a revision of a data set stands at; None where the hub cannot be reached."""
+    """The commit that a revision of a data set stands at; None where the hub cannot be reached, this time."""
+    if (name, revision) not in COMMITS:
+        found = _asked_commit(name, revision)
+        if found is None:
+            return None
+        COMMITS[name, revision] = found
+    return COMMITS[name, revision]
+
+
+def _asked_commit(name: str, revision: str | None) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

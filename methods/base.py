@@ -78,6 +78,7 @@ class Method(BaseModel):
     starts_from: the model whose training makes the method's; "pretrained": from the model before the target model, on
         the retain set alone, whatever was unlearned before.
     procedure: one "training", or "rounds" of a base method's, each on the forget set and on what still leaks.
+    version: of its formula: raised with it, so that a store that holds trainings of the one before makes them anew.
 
     Most methods are `forget_loss` alone, or with a `retain_loss` of their own; `loss` adds the two up, weighted. A
     method whose loss has no such parts has `loss` alone. A method that carries something from step to step (a dual
@@ -89,6 +90,7 @@ class Method(BaseModel):
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
     starts_from: ClassVar[Literal["target", "pretrained"]] = "target"
     procedure: ClassVar[Literal["training", "rounds"]] = "training"
+    version: ClassVar[int] = 1
 
     @property
     def alternate_prompt(self) -> str | None:

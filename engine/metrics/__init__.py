@@ -25,7 +25,8 @@ class Metric:
     """`function` of engine.metrics.`module`, its `field` where it gives several, with `preset` options.
 
     reads_fact: compares with the probe's fact where it has one, else with the whole reference. reads_prompt: takes the
-    prompts as a third argument. by_rouge: ROUGE decides, which cannot see references in other scripts than Latin: they
+    prompts as a third argument. version: of its formula: raised with it, so that a store's scores by the one before are
+    not found. by_rouge: ROUGE decides, which cannot see references in other scripts than Latin: they
     give no score.
     """
 
@@ -37,6 +38,7 @@ class Metric:
     reads_fact: bool = False
     reads_prompt: bool = False
     by_rouge: bool = False
+    version: int = 1
 
     def load(self) -> Callable[..., Any]:
         return getattr(importlib.import_module(f"engine.metrics.{self.module}"), self.function)
@@ -158,15 +160,15 @@ def check_metric(name: str, options: dict[str, object]) -> None:
 
 
 def known_by(name: str, options: Mapping[str, object]) -> dict[str, str]:
-    """What decides a metric's scores beside its options, for fingerprints: the content of its model, or the
-    server that it asks; empty for all others."""
+    """What decides a metric's scores beside its options, for fingerprints: its version from 2 on, the content of its
+    model, or the server that it asks; empty for all others."""
     metric = METRICS[name]
+    version = {"metric_version": str(metric.version)} if metric.version > 1 else {}
     identity = getattr(importlib.import_module(f"engine.metrics.{metric.module}"), "identity", None)
-    return (
-        {}
-        if identity is None
-        else {"metric_by": identity(f"metric_options.{name}.model", **{**metric.options(), **options})}
-    )
+    if identity is None:
+        return version
+    where = f"metric_options.{name}.model"
+    return version | {"metric_by": identity(where, **{**metric.options(), **options})}
 
 
 def find_metric(name: str, options: dict[str, object] | None = None) -> Metric:

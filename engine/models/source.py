@@ -77,11 +77,14 @@ def model_source(
             refuse_pointer(file, where)
         _check_weights(folder, where)
         identity = fingerprint(kept_digests(files, folder)) if identified else ""
+        if identity and trust_remote_code and "auto_map" in (folder / "config.json").read_text(encoding="utf-8"):
+            identity = fingerprint([identity, "by its own code"])  # which may compute otherwise than transformers' own
         return ModelSource(str(folder.resolve()), identity, None, trust_remote_code)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"{where}: there is no folder {path}; give a model folder or a hub name such as org/model")
     commit = _hub_commit(path, revision, where)
-    return ModelSource(path, f"{path}@{commit}", commit, trust_remote_code)
+    code = " by its own code" if trust_remote_code else ""
+    return ModelSource(path, f"{path}@{commit}{code}", commit, trust_remote_code)
 
 
 def _check_folder(folder: Path, where: str) -> None:

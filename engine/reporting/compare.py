@@ -143,6 +143,7 @@ def _check_alike(results: list[Results]) -> None:
             ("core metric", first.core_metric, other.core_metric),
             ("group of prompts", first.leak_group, other.leak_group),
             ("confidence", first.confidence, other.confidence),
+            (f"options of {first.core_metric}", _metric_options(first), _metric_options(other)),
         ):
             if mine != its:
                 advice = (
@@ -151,6 +152,11 @@ def _check_alike(results: list[Results]) -> None:
                 raise UserError(
                     f"{first.name} and {other.name} cannot be compared: {what} {mine} and {its}; give {advice}"
                 )
+
+
+def _metric_options(results: Results) -> object:
+    """What the core metric was told, as its model or its judge."""
+    return results.experiment.get("metric_options", {}).get(results.core_metric, {})
 
 
 def _entries(runs: list[tuple[Path, Results]]) -> list[_Entry]:

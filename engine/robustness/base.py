@@ -29,7 +29,7 @@ class Setting:
 
 class Attack(BaseModel):
     """One attack: its fields are its options. `on_servers` says whether it works on a model behind a server, `judges`
-    what leak@k is taken of after it, in words.
+    what leak@k is taken of after it, in words; `version` is raised where it makes other weights of the same.
 
     seed: of all that is random in it (in an experiment file that does not set it: the experiment's). label: its name in
     tables, where the same attack is made twice.
@@ -38,6 +38,7 @@ class Attack(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     on_servers: ClassVar[bool] = False
     judges: ClassVar[str] = "the facts"
+    version: ClassVar[int] = 1
     seed: int = Field(default=0, ge=0)
     label: Label | None = Field(default=None, exclude=True)  # no part of what is done
 

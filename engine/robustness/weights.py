@@ -28,6 +28,8 @@ WEIGHTS_VERSION = 1  # part of every such stage's fingerprint: raise it when att
 class ChangesWeights(Protocol):
     """An attack as this stage needs it."""
 
+    version: ClassVar[int]
+
     def change(self, model: nn.Module, other: nn.Module | None) -> None:
         """Change the model's weights in place; `other`: the second model that the attack reads."""
         ...
@@ -59,6 +61,7 @@ class WeightsJob(Stage):
             "model": self.model.identity,
             "other": self.other.identity if self.other is not None else None,
             "version": WEIGHTS_VERSION,
+            **({"attack_version": self.attack.version} if self.attack.version > 1 else {}),
             **portable_inputs(self.portable),
         }
 

@@ -31,6 +31,7 @@ from engine.train.checkpoint import FolderCheckpoints, RayTrainCheckpoints
 from engine.train.job import TrainJob, accumulation, on_gpu
 from engine.train.loop import TRAIN_VERSION, Worker, train_loop
 from engine.train.torch_backend import TorchBackend
+from methods import METHODS, make_method
 
 MOST_CPUS = 8  # of a worker, where the experiment does not say: more threads gain little
 FAILURE = "failure.json"
@@ -87,7 +88,10 @@ class Training(Stage):
                 "watch_tokens": job.watch_tokens,
                 **known_by(job.watch_metric, job.watch_options),
             }
-        options = {"template_options": job.template_options} if job.template_options else {}
+        options: JsonObject = {"template_options": job.template_options} if job.template_options else {}
+        names = (job.method["name"], *make_method(job.method).base_names)
+        if versions := {name: METHODS[name].version for name in names if METHODS[name].version > 1}:
+            options["method_versions"] = versions
         return inputs | options | ({} if job.until is None else {"until": job.until})
 
     def run(self, work: Path, report: Report) -> JsonObject:
@@ -245,7 +249,6 @@ def worker(config: JsonObject) -> None:
 def train_sharded(job: TrainJob, work: Path, given: Report, device: str, rank: int) -> JsonObject:
     """The training of one of many workers, which share the model by DeepSpeed. One of them reports."""
     from engine.train.deepspeed_backend import DeepSpeedBackend
-    from methods import make_method
 
     apart = "two_gradients" in make_method(job.method).needs
     backend = DeepSpeedBackend(job.model, job.settings, accumulation(job.settings), device, job.seed, rank, apart)

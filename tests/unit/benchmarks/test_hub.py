@@ -16,9 +16,9 @@ ROWS = [{"question": "q", "answer": "a"}]
 
 @pytest.fixture(autouse=True)
 def no_memory():
-    hub._commit.cache_clear()
+    hub.COMMITS.clear()
     yield
-    hub._commit.cache_clear()
+    hub.COMMITS.clear()
 
 
 @pytest.fixture

@@ -55,6 +55,18 @@ def test_what_may_decide_results_changes_it(folder, name):
     assert identity(folder) != before
 
 
+def test_a_models_own_code_makes_another_model_where_it_may_run(folder):
+    def both():
+        return [model_source(str(folder), trust_remote_code=trusted).identity for trusted in (False, True)]
+
+    before = both()
+    assert before[0] == before[1]  # there is none
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Own"}}))
+    without, by_its_own = both()
+    assert len({*before, without, by_its_own}) == 3
+
+
 def test_other_weights_are_another_model(folder):
     before = identity(folder)
     weights = next(folder.glob("*.safetensors"))
