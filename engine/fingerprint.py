@@ -46,9 +46,10 @@ def folder_digests(files: list[Path], folder: Path) -> dict[str, str]:
 
 
 def stamps(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Path, bytes and time of change of each file: other ones where it was changed while this process ran."""
+    """Path, bytes and time of change of each file: other ones where it was changed while this process ran. The time is
+    the file system's own: what is copied over a file may bring its time of writing along."""
     found = [(path, path.stat()) for path in files]
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
+    return tuple((str(path), stat.st_size, stat.st_ctime_ns) for path, stat in found)
 
 
 def kept_digests(files: list[Path], folder: Path) -> dict[str, str]:

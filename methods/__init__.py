@@ -63,6 +63,12 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+def versions_of(method: Mapping[str, Any]) -> dict[str, int]:
+    """By name, the versions from 2 on of a method and of those that it is made over, for fingerprints."""
+    names = (str(method["name"]), *make_method(method).base_names)
+    return {name: METHODS[name].version for name in names if METHODS[name].version > 1}
+
+
 def make_method(method: Mapping[str, Any]) -> Method:
     """A method from its "name" and its hyperparameters, as in an experiment file."""
     return METHODS[method["name"]](**{key: value for key, value in method.items() if key != "name"})

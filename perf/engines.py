@@ -23,8 +23,9 @@ import torch
 from benchmarks import BENCHMARKS
 from benchmarks.base import Probe
 from engine.decode.sampler import sample
+from engine.models.attention import group_queries, ungroup_queries
 from engine.models.chat_template import stop_token_ids
-from engine.models.loading import cached_model, load_model
+from engine.models.loading import cached_model
 from engine.models.source import ModelSource, model_source
 from engine.models.tokenization import encode_prompt, load_tokenizer
 from perf.generate import generate
@@ -64,16 +65,20 @@ def ways_of(path: str, probes: Sequence[Probe], only: tuple[str, ...]) -> dict[s
     prompts = [encode_prompt(tokenizer, probe.prompt) for probe in probes]
     ends = stop_token_ids(tokenizer)
     (full, _), (half, _) = (cached_model(source, "cpu", precision) for precision in ("fp32", "bf16"))
-    plain = load_model(source, "cpu", "bf16")  # as transformers itself runs it
+
+    def plain(n: int, repeated: bool) -> int:
+        """With attention as transformers itself has it."""
+        ungroup_queries()
+        try:
+            return generate(half, prompts, ends, n, MAX_NEW_TOKENS, repeated=repeated)
+        finally:
+            group_queries()
+
     ways: dict[str, Callable[[int], int]] = {
         "exact, bf16": lambda n: exact(half, prompts, ends, n),
         "exact, fp32": lambda n: exact(full, prompts, ends, n),
-        "generate, num_return_sequences, bf16": lambda n: generate(
-            plain, prompts, ends, n, MAX_NEW_TOKENS, repeated=False
-        ),
-        "generate, the prompt 32 times, bf16": lambda n: generate(
-            plain, prompts, ends, n, MAX_NEW_TOKENS, repeated=True
-        ),
+        "generate, num_return_sequences, bf16": lambda n: plain(n, repeated=False),
+        "generate, the prompt 32 times, bf16": lambda n: plain(n, repeated=True),
     }
     if VLLM.startswith(only):
         ways[VLLM] = vllm_engine(source, prompts, ends)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from benchmarks.base import Decoding
 from engine.models.lora import LoraSection
@@ -150,6 +150,14 @@ class EndpointSection(Section):
     timeout: float = Field(default=300.0, gt=0)
 
 
+def _switches(given: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    """ValueError for a word in place of a switch: to a template any text is true."""
+    for name, value in given.items():
+        if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+            raise ValueError(f"{name}: write true or false, found {value}")
+    return given
+
+
 class ModelSection(Section):
     """The target model, and the retain model to compare with.
 
@@ -171,7 +179,7 @@ class ModelSection(Section):
     trust_remote_code: bool = False
     template: Literal["auto", "chat", "plain", "llama-2"] = "auto"
     system: str | None = None
-    template_options: dict[str, bool | int | float | str] = {}
+    template_options: Annotated[dict[str, bool | int | float | str], AfterValidator(_switches)] = {}
     finetune: dict[str, object] | None = None
     endpoint: EndpointSection | None = None
 

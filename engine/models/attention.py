@@ -11,23 +11,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAME = "sdpa_grouped"
 MORE = ("position_bias", "softcap", "cache")  # what transformers' own function does or refuses
 
 
-def group_queries(model: Any) -> None:
-    """Let a model whose attention is torch's take the queries of heads that share keys together.
+def group_queries() -> None:
+    """On CPUs, let this process's models whose attention is torch's take the queries of heads that share keys together.
 
     transformers does so where there is a mask; without one it leaves the heads to torch, which on a CPU reads the keys
-    anew for every query and in bfloat16 takes several times as long. Another model stays as it is.
+    anew for every query and in bfloat16 takes several times as long. The name stays "sdpa", which models ask for.
     """
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    if model.config.get_text_config()._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, _attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+    AttentionInterface.register("sdpa", _attention)
+
+
+def ungroup_queries() -> None:
+    """Attention as transformers has it."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("sdpa", sdpa_attention_forward)
 
 
 def _attention(
@@ -40,7 +43,7 @@ def _attention(
     rows, heads, length, width = query.shape
     shared = key.shape[1]
     plain = attention_mask is None and all(options.get(name) is None for name in MORE)
-    if length > 1 or heads == shared or not plain:
+    if length > 1 or heads == shared or not plain or query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     grouped = query.reshape(rows, shared, heads // shared, width)
     scale = options.get("scaling")

@@ -221,8 +221,11 @@ def _on_one_day(template: str) -> str:
         return f"'{DAY.strftime(asked[2])}'"
 
     named = re.sub(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""", written, template)
-    # What is left takes its form from a variable.
-    return f"{{%- macro strftime_now(form) -%}}{DATE}{{%- endmacro -%}}{named}" if "strftime_now" in named else named
+    if "strftime_now" not in named:
+        return named
+    # What is left takes its form from a variable. Templates lose a line end after a block.
+    end = "\n" if named.startswith("\n") else ""
+    return f"{{%- macro strftime_now(format) -%}}{DATE}{{%- endmacro %}}{end}{named}"
 
 
 def _render(tokenizer: Tokenizer, messages: list[Message], prompt: bool, options: Options | None) -> str:

@@ -82,10 +82,8 @@ def cached_model(source: ModelSource, device: str, precision: str) -> tuple[Any,
     from engine.models.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(source.path, source.trust_remote_code, source.revision)
-    model = load_model(source, device, precision)
-    if device == "cpu":
-        group_queries(model)
-    return model, tokenizer
+    group_queries()
+    return load_model(source, device, precision), tokenizer
 
 
 def worker_model(source: ModelSource, on_gpu: bool = False, bf16: bool = False) -> tuple[Any, Tokenizer]:

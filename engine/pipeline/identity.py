@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from engine.config.experiment import Experiment
 from engine.evaluation.benchmark_metrics import greedy_metrics
-from engine.fingerprint import file_digest, fingerprint, kept_digests, visible_files
+from engine.fingerprint import fingerprint
 from engine.metrics import known_by
 from engine.models.source import model_source
 from engine.reporting.results import Results
 from engine.store.store import Store
+from methods import versions_of
 
 if TYPE_CHECKING:
     from benchmarks.base import Benchmark
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def contents(experiment: Experiment, benchmark: Benchmark) -> dict[str, str]:
     """What the experiment names and its file does not hold, by content: data sets, models, metrics' models and servers,
-    and files of attacks. UserError for a model that is not there."""
+    and versions of methods from 2 on. UserError for a model that is not there."""
     found, model = dict(benchmark.data), experiment.model
     if model.endpoint is None:
         for key, path, revision in (
@@ -32,14 +33,10 @@ def contents(experiment: Experiment, benchmark: Benchmark) -> dict[str, str]:
             if path is not None:
                 found[key] = model_source(path, revision, model.trust_remote_code, key).identity
     for name in dict.fromkeys((*(experiment.metrics or ()), *greedy_metrics(benchmark))):
-        found |= {f"metric {name}": by for by in known_by(name, experiment.metric_options.get(name, {})).values()}
-    for attack in experiment.attacks:
-        for key, value in attack.options.items():
-            at = Path(value).expanduser() if isinstance(value, str) else None
-            if at is not None and at.is_file():
-                found[f"{attack.name}.{key}"] = file_digest(at)
-            elif at is not None and at.is_dir():
-                found[f"{attack.name}.{key}"] = fingerprint(kept_digests(visible_files(at), at))
+        known = known_by(name, experiment.metric_options.get(name, {}))
+        found |= {f"{key} of {name}": by for key, by in known.items()}
+    for section in experiment.methods:
+        found |= {f"version of {name}": str(version) for name, version in versions_of(section.method).items()}
     return found
 
 

@@ -70,6 +70,10 @@ class Attacker(Protocol):
         any work starts."""
         ...
 
+    def reads(self, experiment: Experiment, benchmark: Benchmark) -> dict[str, str]:
+        """What the attacks read beside the experiment's data and models, by content."""
+        ...
+
     def attack(
         self, stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]
     ) -> Attacked:
@@ -115,7 +119,8 @@ def run(
             pending[0]()
             pending.pop(0)
 
-    identity = experiment_fingerprint(experiment, contents(experiment, benchmark))
+    read = attacker.reads(experiment, benchmark) if attacker is not None else {}
+    identity = experiment_fingerprint(experiment, contents(experiment, benchmark) | read)
     folder = folder_of(store, experiment.name, identity)
     with Live(experiment.name, identity, folder, store.root) as live, Progress(quiet, live) as progress:
         if ending is not None:

@@ -17,12 +17,15 @@ from engine.errors import UserError, known
 from engine.leak import intervals
 from engine.leak.clusters import clusters_of
 from engine.leak.estimator import pad_rows, prompt_leak, valid_samples
+from engine.metrics import METRICS
 from engine.reporting.formatting import Estimate
 from engine.reporting.records import Curve
 from engine.reporting.results import ModelResult, Results, groups, read_results
 from engine.reporting.scores import SCORES, read_scores
 
 NAMED = 4  # models that a note names one by one
+# Options of metrics that decide no score.
+HOW_TO_ASK = {"batch_size", "concurrency", "attempts", "retries", "timeout", "cache"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +158,10 @@ def _check_alike(results: list[Results]) -> None:
 
 
 def _metric_options(results: Results) -> object:
-    """What the core metric was told, as its model or its judge."""
-    return results.experiment.get("metric_options", {}).get(results.core_metric, {})
+    """What decides the core metric's scores, as its model or its judge."""
+    given = results.experiment.get("metric_options", {}).get(results.core_metric, {})
+    options = METRICS[results.core_metric].options() if results.core_metric in METRICS else {}
+    return {key: value for key, value in (options | given).items() if key not in HOW_TO_ASK}
 
 
 def _entries(runs: list[tuple[Path, Results]]) -> list[_Entry]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,8 +110,9 @@ def write_scores(results: Results, folder: Path, store_root: Path) -> Path:
     from engine.stages.score import group_scores
 
     out = folder / SCORES
-    shutil.rmtree(out, ignore_errors=True)  # a model that has failed since has none
-    out.mkdir()
+    out.mkdir(exist_ok=True)
+    for before in out.glob("*.jsonl"):  # a model that has failed since has none
+        before.unlink()
     for model, curve in results.headline:
         stage = store_root / model.stages[scores_stage(curve.decoding, results.core_metric)]
         for group, values in group_scores(stage).items():

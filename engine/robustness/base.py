@@ -29,7 +29,8 @@ class Setting:
 
 class Attack(BaseModel):
     """One attack: its fields are its options. `on_servers` says whether it works on a model behind a server, `judges`
-    what leak@k is taken of after it, in words; `version` is raised where it makes other weights of the same.
+    what leak@k is taken of after it, in words; `version` is raised where it changes weights otherwise than before; what
+    else an attack does shows in what it trains on or asks.
 
     seed: of all that is random in it (in an experiment file that does not set it: the experiment's). label: its name in
     tables, where the same attack is made twice.
@@ -55,6 +56,11 @@ class Attack(BaseModel):
     def done(self, family: str = "") -> str:
         """What was done, as the beginning of a sentence about the model: "After 50 steps on 10% of the facts"."""
         raise NotImplementedError
+
+    def reads(self, benchmark: Benchmark) -> dict[str, str]:
+        """What it reads beside the experiment's own data and models, by option: digests of the content. UserError where
+        that cannot be read."""
+        return {}
 
     def check(self, experiment: Experiment, benchmark: Benchmark) -> None:
         """UserError where the attack cannot be made in this experiment; called before any work starts."""

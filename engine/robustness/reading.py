@@ -5,6 +5,8 @@ Sections of an experiment come in, Attacks come out; every mistake is a UserErro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmarks.base import Benchmark
 from engine.config.experiment import Experiment
 from engine.config.sections import AttackSection
@@ -23,6 +25,12 @@ def attack_of(section: AttackSection, where: str, experiment: Experiment, benchm
         raise UserError(f"{where}: {section.name} changes weights, which a model behind a server does not give")
     attack.check(experiment, benchmark)
     return attack
+
+
+def reads_of(attacks: Sequence[Attack], benchmark: Benchmark) -> dict[str, str]:
+    """What attacks read and are, beside their options: the content of files and models, versions from 2 on."""
+    found = {f"{attack.title}: {key}": by for attack in attacks for key, by in attack.reads(benchmark).items()}
+    return found | {f"{attack.title}: version": str(attack.version) for attack in attacks if attack.version > 1}
 
 
 def attacks_of(experiment: Experiment, benchmark: Benchmark) -> list[Attack]:

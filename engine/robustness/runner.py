@@ -27,7 +27,7 @@ from engine.reporting.records import AttackResult, Curve
 from engine.robustness.attacks.prompts import JOINT
 from engine.robustness.base import Attack, ModelAttack, PromptAttack, Setting
 from engine.robustness.joint import origin, pooled
-from engine.robustness.reading import attacks_of
+from engine.robustness.reading import attacks_of, reads_of
 from engine.stages.base import Stages
 
 THREADS = 16  # they only wait for Ray
@@ -40,6 +40,9 @@ class Attacks:
     def trainings(self, experiment: Experiment, benchmark: Benchmark) -> list[TrainSection]:
         attacks = attacks_of(experiment, benchmark)
         return [section for attack in attacks if (section := attack.training(experiment)) is not None]
+
+    def reads(self, experiment: Experiment, benchmark: Benchmark) -> dict[str, str]:
+        return reads_of(attacks_of(experiment, benchmark), benchmark)
 
     def attack(
         self, stages: Stages, experiment: Experiment, benchmark: Benchmark, models: Sequence[EvaluatedModel]

@@ -31,7 +31,7 @@ from engine.pipeline.model_checks import check_metrics
 from engine.pipeline.preparation import prepared, refuse_blind
 from engine.pipeline.run_plan import announce, planned
 from engine.robustness.base import Attack
-from engine.robustness.reading import attacks_of
+from engine.robustness.reading import attacks_of, reads_of
 from engine.search.final_selection import sample_finalists
 from engine.search.objective import objective_attack
 from engine.search.result import Search, Trial
@@ -43,16 +43,19 @@ from engine.search.trial_evaluation import Setting, kept, least
 from engine.search.trial_log import LOG_FILE, TrialLog
 from engine.search.trial_report import TrialReport, report_line
 from engine.stages.base import Stages
+from engine.stages.likelihood import LIKELIHOOD_VERSION
 from engine.stages.sample import SAMPLE_VERSION
 from engine.stages.score import SCORE_VERSION
 from engine.store.store import Store
 from engine.train.launch import cpus_a_worker, gpus_a_worker
 from engine.train.loop import TRAIN_VERSION
+from methods import versions_of
 
 if TYPE_CHECKING:
     from ray.tune import Result, Trainable, Tuner
     from ray.tune.experiment import Trial as RayTrial
 
+VERSIONS = (TRAIN_VERSION, SAMPLE_VERSION, SCORE_VERSION, LIKELIHOOD_VERSION)  # of what trials' reports are made by
 TRIAL_MEMORY = 200 * 2**20  # bytes; a trial only waits for its stages and takes no share of a CPU from them
 PREFIX = "trial_"
 
@@ -72,14 +75,17 @@ def search(
     clock = time.monotonic()
     benchmark = BENCHMARKS[experiment.benchmark.name].load(**experiment.benchmark.options)
     experiment = prepared(experiment, benchmark)
-    known = experiment_fingerprint(experiment, contents(experiment, benchmark))
-    identity = fingerprint([known, _identity(space), TRAIN_VERSION, SAMPLE_VERSION, SCORE_VERSION])
+    attacks = attacks_of(experiment, benchmark)  # the winner's run makes them: a mistake is told before any trial
+    attack = objective_attack(space.objective, experiment, benchmark)
+    every_attack = attacks if attack is None else [*attacks, attack]
+    known = experiment_fingerprint(experiment, contents(experiment, benchmark) | reads_of(every_attack, benchmark))
+    identity = fingerprint(
+        [known, _identity(space), versions_of(space.section(space.corner_points()[0]).method), VERSIONS]
+    )
     folder = store.root / "tune" / f"{experiment.name}-{space.method}-{identity[:8]}"
     group = space.objective.group or benchmark.protocol.leak_group
     metric = space.objective.metric or benchmark.protocol.core_metric
     refuse_blind(metric, benchmark, group, experiment)
-    attacks_of(experiment, benchmark)  # the winner's run makes them: a mistake is told before any trial
-    attack = objective_attack(space.objective, experiment, benchmark)
     ray_cluster.connect(distributed_training=True)
     at_once = concurrent_trials(space, experiment, attack)
     with Progress(quiet) as progress:

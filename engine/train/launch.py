@@ -31,7 +31,7 @@ from engine.train.checkpoint import FolderCheckpoints, RayTrainCheckpoints
 from engine.train.job import TrainJob, accumulation, on_gpu
 from engine.train.loop import TRAIN_VERSION, Worker, train_loop
 from engine.train.torch_backend import TorchBackend
-from methods import METHODS, make_method
+from methods import make_method, versions_of
 
 MOST_CPUS = 8  # of a worker, where the experiment does not say: more threads gain little
 FAILURE = "failure.json"
@@ -89,8 +89,7 @@ class Training(Stage):
                 **known_by(job.watch_metric, job.watch_options),
             }
         options: JsonObject = {"template_options": job.template_options} if job.template_options else {}
-        names = (job.method["name"], *make_method(job.method).base_names)
-        if versions := {name: METHODS[name].version for name in names if METHODS[name].version > 1}:
+        if versions := versions_of(job.method):
             options["method_versions"] = versions
         return inputs | options | ({} if job.until is None else {"until": job.until})
 

@@ -16,7 +16,7 @@ from engine.errors import UserError
 from engine.models.source import ModelSource
 from engine.robustness.base import ModelAttack, Setting
 from engine.robustness.training import fine_tuning, settings_of
-from engine.stages.base import source_of
+from engine.stages.base import fingerprint_examples, source_of
 from engine.train.launch import train
 
 
@@ -46,6 +46,9 @@ class Finetune(ModelAttack):
                 "out, or take relearn, which judges the others"
             )
         self.training(experiment)
+
+    def reads(self, benchmark: Benchmark) -> dict[str, str]:
+        return {} if self.on == "retain" else {"on": fingerprint_examples(self.examples(benchmark))}
 
     def examples(self, benchmark: Benchmark) -> list[Example]:
         """What is trained on. UserError where the file cannot be read."""

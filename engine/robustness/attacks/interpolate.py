@@ -46,6 +46,11 @@ class Interpolate(ModelAttack):
         if self.other != "target":
             model_source(self.other, where="attacks: interpolate: with", identified=False)
 
+    def reads(self, benchmark: Benchmark) -> dict[str, str]:
+        if self.other == "target":
+            return {}
+        return {"with": model_source(self.other, where="attacks: interpolate: with").identity}
+
     def attacked(self, setting: Setting, label: str, model: ModelSource) -> ModelSource | None:
         if self.other == "target":
             other = setting.target

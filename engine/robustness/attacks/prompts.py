@@ -24,6 +24,7 @@ from pydantic import Field
 from benchmarks.base import Benchmark, Probe, is_leak_group
 from engine.config.experiment import Experiment
 from engine.errors import UserError
+from engine.fingerprint import fingerprint
 from engine.robustness.base import PromptAttack
 
 Family = Literal["paraphrase", "prefix", "few_shot", "instruction", "cloze"]
@@ -114,6 +115,9 @@ class Prompts(PromptAttack):
                     if probe.fact and probe.reference.find(probe.fact) > 0
                 ],
             )
+
+    def reads(self, benchmark: Benchmark) -> dict[str, str]:
+        return {} if self.file is None else {"file": fingerprint(self._wrappers())}
 
     def _wrappers(self) -> list[str]:
         """The instruction wrappers, ours and the user's. UserError for a line without {question}."""

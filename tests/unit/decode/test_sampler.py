@@ -25,7 +25,7 @@ from transformers import (
 from benchmarks.base import Decoding
 from engine.decode.sampler import sample, sample_grid
 from engine.decode.token_sampling import draw as draw_tokens
-from engine.models.attention import group_queries
+from engine.models.attention import group_queries, ungroup_queries
 
 V, EOS = 37, 1
 COMMON = {
@@ -67,8 +67,15 @@ def make(config, spread=1.0):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(spread) if parameter.dim() > 1 else None
-    group_queries(model)  # as workers on CPUs have it
     return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def grouped():
+    """Attention as workers on CPUs have it."""
+    group_queries()
+    yield
+    ungroup_queries()
 
 
 @pytest.fixture(scope="module")

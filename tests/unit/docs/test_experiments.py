@@ -53,3 +53,12 @@ def test_on_is_a_key_and_no_a_word(tmp_path):
 def test_a_switch_may_still_be_said_so(tmp_path, said):
     (tmp_path / "e.yaml").write_text(f"benchmark: {{name: fictional}}\nmodel: {{path: m, trust_remote_code: {said}}}\n")
     assert parse_experiment(read_yaml(tmp_path / "e.yaml", ""), "e.yaml").model.trust_remote_code is True
+
+
+@pytest.mark.parametrize("said", ["yes", "no", "Off"])
+def test_a_word_is_no_switch_of_a_template_to_which_any_text_is_true(tmp_path, said):
+    (tmp_path / "e.yaml").write_text(
+        f"benchmark: {{name: fictional}}\nmodel: {{template_options: {{think: {said}}}}}\n"
+    )
+    with pytest.raises(UserError, match=f"think: write true or false, found {said}"):
+        parse_experiment(read_yaml(tmp_path / "e.yaml", ""), "e.yaml")

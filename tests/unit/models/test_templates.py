@@ -125,7 +125,8 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(family): 
     [
         ("Current date: {{ strftime_now('%Y-%m-%d') }}. ", "Current date: 2025-04-10. "),  # as gpt-oss'
         ('{%- set today = strftime_now("%B %d, %Y") %}{{- today }} ', "April 10, 2025 "),  # as Granite's
-        ("{% set form = '%Y' %}{{ strftime_now(form) }} ", "10 Apr 2025 "),
+        ("{% set form = '%Y' %}{{ strftime_now(format=form) }} ", "10 Apr 2025 "),
+        ("\n{% set form = '%Y' %}{{ strftime_now(form) }} ", "\n10 Apr 2025 "),
     ],
 )
 def test_a_template_that_asks_for_today_is_told_one_day(family, asks, written):
