@@ -7,6 +7,7 @@ Encodes as the training does. Knows nothing of what is computed from the likelih
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -216,12 +217,15 @@ def _said(logits_TV: Tensor, tokens_T: Tensor) -> np.ndarray:
         weights = below.exp()
         total = weights.sum(-1)
         mean = (weights * below).sum(-1) / total
-        logprob = below.gather(-1, tokens[:, None])[:, 0] - total.log()
+        told = below.gather(-1, tokens[:, None])[:, 0]
         below -= mean[:, None]
         variance = weights.mul_(below).mul_(below).sum(-1) / total
-        said = (logprob, mean - total.log(), variance, argmax[:, 0])
+        said = (told, mean, variance, argmax[:, 0], total)
         found.append(torch.stack([each.double() for each in said]))
-    return torch.cat(found, dim=1).cpu().numpy()
+    rows = torch.cat(found, dim=1).cpu().numpy()
+    # torch takes logarithms and roots by MKL, whose last bits are the processor's own.
+    rows[:2] -= np.array([math.log(each) if each == each else each for each in rows[4].tolist()])
+    return rows[:4]
 
 
 @dataclasses.dataclass(frozen=True)
