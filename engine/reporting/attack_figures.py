@@ -57,6 +57,7 @@ def attack_curves(results: Results, narrow: bool = False) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.7 if narrow else 2.3 * columns + 0.4, 2.1 * rows + 0.6), layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        unnamed = {model.name for model in shown}  # in the legend
         for axes, name in zip(grid.flat, attacks, strict=False):
             for model in shown:
                 after = next((each for each in model.attacks if each.attack == name), None)
@@ -65,7 +66,8 @@ def attack_curves(results: Results, narrow: bool = False) -> Figure:
                     continue
                 retain = model.role == "retain"
                 colour = GREY if retain else COLOURS[judged.index(model.name) % len(COLOURS)]
-                label = model.name if axes is grid.flat[0] else None
+                label = model.name if model.name in unnamed else None
+                unnamed.discard(model.name)
                 axes.plot(before.k, before.leak, color=colour, linewidth=1, linestyle=(0, (2, 2)))
                 axes.plot(after.curve.k, after.curve.leak, color=colour, linewidth=1.8, label=label)
             axes.set_title(name, loc="left", fontsize=8.5)
@@ -80,8 +82,16 @@ def attack_curves(results: Results, narrow: bool = False) -> Figure:
         grid[0, 0].set_xticks([ks[0], ks[-1]], [str(ks[0]), str(ks[-1])])
         figure.supxlabel("k samples", fontsize=9)
         figure.supylabel("leak@k; dashed: before the attack", fontsize=9)
-        figure.legend(loc="outside upper left", ncols=2 if narrow else 4, frameon=False, fontsize=8)
+        figure.legend(
+            loc="outside upper left", ncols=_columns(len(shown), 2 if narrow else 5), frameon=False, fontsize=8
+        )
     return figure
+
+
+def _columns(count: int, most: int) -> int:
+    """Columns of a legend of so many names whose rows are as even as can be; names fill columns first."""
+    rows = -(-count // most)
+    return -(-count // rows)
 
 
 def write_attack_figures(results: Results, folder: Path) -> list[Path]:

@@ -28,8 +28,9 @@ class AttackRow:
 
 
 def attack_names(results: Results) -> list[str]:
-    """The attacks in the experiment's order; a model that one of them means nothing for lacks it."""
-    return list(dict.fromkeys(attack.attack for model in results.models for attack in model.attacks))
+    """The attacks in the experiment's order; a model that one of them means nothing for, or failed on, lacks it."""
+    models = sorted(results.models, key=lambda model: -len(model.attacks))  # one that has all comes first
+    return list(dict.fromkeys(attack.attack for model in models for attack in model.attacks))
 
 
 def attack_rows(results: Results) -> list[AttackRow]:

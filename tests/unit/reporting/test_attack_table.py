@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from engine.reporting.attack_table import attack_rows, headline, headlines, print_attacks
+from engine.reporting.attack_table import attack_names, attack_rows, headline, headlines, print_attacks
 from engine.reporting.html_report import write_report
 from engine.reporting.records import AttackResult
 from engine.reporting.results import ModelResults, read_results
@@ -77,6 +77,14 @@ def test_where_no_model_gives_more_the_headline_says_so(results):
     nothing = [(("relearn-0.1", 0.0, 0.0, 0.0, -0.1), RELEARN)]
     *_, last = headline(results(retain=nothing, npo=nothing, simnpo=nothing))
     assert last == "Under no attack does npo, simnpo give more than the retain model, as far as intervals tell."
+
+
+def test_attacks_stand_in_the_experiments_order_though_the_first_model_lacks_one(results):
+    found = two_attacks(results)
+    first, *others = found.models
+    lacking = dataclasses.replace(first, attacks=first.attacks[1:])
+    found = dataclasses.replace(found, models=ModelResults([lacking, *others]))
+    assert attack_names(found) == ["relearn-0.1", "finetune-9"]
 
 
 def test_without_attacks_nothing_is_said(results):
