@@ -77,7 +77,8 @@ class Training(Stage):
             "continue_from": Path(job.continue_from).name if job.continue_from else None,
             "keep_state": job.keep_state,
             "version": TRAIN_VERSION,
-            **portable_inputs(job.portable and job.settings.alone),
+            # A GPU's arithmetic is none that CPUs share.
+            **portable_inputs(job.portable and job.settings.alone and not ray_cluster.has_gpus()),
         }
         if job.watch or job.watch_utility:
             inputs |= {

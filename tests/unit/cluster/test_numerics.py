@@ -90,3 +90,9 @@ def test_the_portable_optimizer_takes_no_root_by_mkl(base_model):
     settings, source = TrainSection(), model_source(str(base_model))
     assert TorchBackend(source, settings, 1, "cpu", 0, portable=True).optimizer.defaults["fused"]
     assert not TorchBackend(source, settings, 1, "cpu", 0).optimizer.defaults["fused"]
+
+
+def test_a_training_on_a_gpu_is_none_that_cpus_share(monkeypatch):
+    on_cpu = training().inputs()
+    monkeypatch.setattr("engine.cluster.ray_cluster.has_gpus", lambda: True)
+    assert training().inputs() == native(training()).inputs() != on_cpu
