@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
-# Many images set it: each of our processes would compile torch, transformers and Ray anew, for half of its start.
+# Many images set it: each of our processes would compile torch, transformers and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo tofu-small tune-demo docs test test-unit test-vllm fuzz lint audit perf gpu gemma chaos clean

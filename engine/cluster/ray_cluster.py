@@ -190,7 +190,7 @@ def take_threads() -> None:
     """Let torch run as many threads as Ray has given this worker CPUs; one outside a worker, where nobody was asked.
 
     To be called before the first matrix product: on AMD's processors MKL takes another kernel for small ones where
-    there are more threads, unless told to give the same bits, which costs nothing there.
+    there are more threads, unless told to give the same bits.
     """
     import torch
 

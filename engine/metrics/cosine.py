@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.metrics import Failed
+from engine.metrics.encoders import identity as identity
 
 DEFAULT_MODEL = "sentence-transformers/paraphrase-MiniLM-L6-v2"
 MODULES = {"Transformer", "Pooling", "Normalize"}  # what of sentence-transformers is done here
@@ -22,13 +23,6 @@ def check(where: str, *, model: str, **_: object) -> None:
     from engine.metrics.encoders import check_encoder
 
     check_encoder(where, model)
-
-
-def identity(where: str, *, model: str, **_: object) -> str:
-    """What decides scores beside the options: the model's content."""
-    from engine.metrics.encoders import content_of
-
-    return content_of(model, where)
 
 
 def cosine(

@@ -41,10 +41,10 @@ def load_encoder(auto_class: str, path: str) -> Encoder:
     return _loaded(auto_class, path, _stamps(path))
 
 
-def content_of(path: str, where: str) -> str:
-    """What the model at `path` (folder or hub name) is known by: a digest of its files, or a commit of the hub. where:
-    the key that asked for it. UserError where it is not there."""
-    return _content(path, where, _stamps(path))
+def identity(where: str, *, model: str, **_: object) -> str:
+    """What decides the scores of a metric that runs an encoder, beside its options: a digest of the files of `model`, a
+    folder, or the commit of a hub name. where: the key that asked for it. UserError where it is not there."""
+    return _content(model, where, _stamps(model))
 
 
 def _stamps(path: str) -> tuple[tuple[str, int, int], ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.metrics import Failed
+from engine.metrics.encoders import identity as identity
 
 DEFAULT_MODEL = "madhurjindal/autonlp-Gibberish-Detector-492513457"
 
@@ -16,13 +17,6 @@ def check(where: str, *, model: str, label: str, **_: object) -> None:
     from engine.metrics.encoders import check_encoder
 
     check_encoder(where, model, label)
-
-
-def identity(where: str, *, model: str, **_: object) -> str:
-    """What decides scores beside the options: the model's content."""
-    from engine.metrics.encoders import content_of
-
-    return content_of(model, where)
 
 
 def fluency(

@@ -22,7 +22,7 @@ TAKES_ASSISTANT = ("<|start_header_id|>", "<|im_start|>", "<|assistant|>")  # Ll
 # Templates write today's date, Llama-3.x's unless they are given one, and prompts would change from day to day. This is
 # the date that OpenUnlearning's checkpoints were trained with.
 DAY = datetime.date(2025, 4, 10)
-DATE = "10 Apr 2025"
+DATE = DAY.strftime("%d %b %Y")
 THINKING = ("enable_thinking", "thinking")  # how templates name the switch of their thinking block (Qwen3, GLM-4.5)
 END_NAMES = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "<|endoftext|>")
 SAMPLE = ("Who wrote it?", "Ada")  # a conversation to look at a template with

@@ -204,8 +204,8 @@ def _batch(
 def _said(logits_TV: Tensor, tokens_T: Tensor) -> np.ndarray:
     """Log-probabilities of the tokens, mean and variance of log p under p, and argmax: float64 [4, T].
 
-    Few positions at a time: on a CPU, what lies in its cache is read some ten times, a whole answer's would come from
-    main memory (6 times as long over 262,144 tokens).
+    Few positions at a time: their logits are read some ten times, on a CPU out of its cache, where those of a whole
+    answer would come from main memory.
     """
     import torch
 
